@@ -1,0 +1,11 @@
+//! Every decision Bulkhead takes, with no effects: no instruction, MMIO access or firmware call happens here.
+//!
+//! The UEFI binary (`hypervisor/src`) applies what this library decides. A subsystem has the same
+//! name on both sides. Everything here runs on the host under `cargo test`.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+extern crate alloc;
+
+pub mod addr;

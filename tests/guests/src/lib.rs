@@ -1,0 +1,2 @@
+//! Shared runtime of the bare-metal test guests.
+#![no_std]

@@ -1,0 +1,1 @@
+//! Library half of `cargo xtask`: provisioning, images, platforms, runs.
