@@ -1,0 +1,253 @@
+//! Typed values out of TOML tables: each getter returns the value or files a complaint about it.
+
+use alloc::format;
+use alloc::string::String;
+use core::ops::RangeInclusive;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::choice::Choice;
+use super::error::{Complaints, ErrorKind, quoted};
+use super::schema::{Key, Presence, TABLES, Table};
+use super::source::Span;
+use super::suggest::nearest;
+
+/// A TOML table read by a [`Table`] of the schema.
+pub(super) struct Fields<'t, 'i> {
+    schema: &'static Table,
+    table: &'t DeTable<'i>,
+    /// Where the table begins: complaints about what is missing go here.
+    pub(super) span: Span,
+}
+
+/// One value of a table, with the key it was found under.
+pub(super) struct Field<'t, 'i> {
+    pub(super) key: &'static Key,
+    pub(super) value: &'t DeValue<'i>,
+    pub(super) span: Span,
+}
+
+impl<'t, 'i> Fields<'t, 'i> {
+    pub(super) fn new(schema: &'static Table, table: &'t DeTable<'i>, span: Span) -> Self {
+        Self {
+            schema,
+            table,
+            span,
+        }
+    }
+
+    /// Complains about every key that the schema does not have, or reserves.
+    pub(super) fn refuse_unknown(&self, complaints: &mut Complaints) {
+        for (name, _) in self.table.iter() {
+            match self.schema.find(name.get_ref()) {
+                Some(key) if key.presence == Presence::Reserved => {
+                    complaints
+                        .add(ErrorKind::ReservedKey, name.span().into())
+                        .found(format!(
+                            "`{key}`, which asks for something this release cannot do"
+                        ))
+                        .expected(format!("no `{}` in {}", key.name, self.schema.title))
+                        .help("remove it; nothing would be done about it");
+                }
+                Some(_) => {}
+                None => self.complain_unknown(name.get_ref(), name.span().into(), complaints),
+            }
+        }
+    }
+
+    fn complain_unknown(&self, name: &str, span: Span, complaints: &mut Complaints) {
+        let names = join(self.schema.usable_names());
+        let complaint = complaints.add(ErrorKind::UnknownKey, span);
+        complaint
+            .found(quoted(name))
+            .expected(format!("a key of {}: {names}", self.schema.title));
+        let elsewhere = || {
+            TABLES
+                .iter()
+                .find(|table| table.usable_names().any(|known| known == name))
+        };
+        if let Some(near) = nearest(name, self.schema.usable_names()) {
+            complaint.help(format!("did you mean `{near}`?"));
+        } else if let Some(table) = elsewhere() {
+            complaint.help(format!("`{name}` is a key of {}", table.title));
+        }
+    }
+
+    /// The field of `key`, if it is there.
+    pub(super) fn optional(&self, key: &'static Key) -> Option<Field<'t, 'i>> {
+        let value: &'t Spanned<DeValue<'i>> = self.table.get(key.name)?;
+        Some(Field {
+            key,
+            value: value.get_ref(),
+            span: value.span().into(),
+        })
+    }
+
+    /// The field of `key`; a complaint if it is not there.
+    pub(super) fn required(
+        &self,
+        key: &'static Key,
+        complaints: &mut Complaints,
+    ) -> Option<Field<'t, 'i>> {
+        let field = self.optional(key);
+        if field.is_none() {
+            complaints
+                .add(ErrorKind::MissingKey, self.span)
+                .found(format!("no `{}` in {}", key.name, self.schema.title))
+                .expected(format!("the key `{}`", key.name));
+        }
+        field
+    }
+}
+
+impl<'t, 'i> Field<'t, 'i> {
+    /// The value as a string.
+    pub(super) fn string(&self, complaints: &mut Complaints) -> Option<&'t str> {
+        let text = self.value.as_str();
+        if text.is_none() {
+            self.wrong_type("a string in quotes", complaints);
+        }
+        text
+    }
+
+    /// The value as an integer of any size that can be compared.
+    pub(super) fn integer(&self, complaints: &mut Complaints) -> Option<i128> {
+        let Some(integer) = self.value.as_integer() else {
+            let complaint = self.wrong_type("a whole number", complaints);
+            if self
+                .value
+                .as_str()
+                .is_some_and(|text| text.parse::<u64>().is_ok())
+            {
+                complaint.help("write it without quotes");
+            }
+            return None;
+        };
+        match i128::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) => Some(number),
+            Err(_) => {
+                complaints
+                    .add(ErrorKind::OutOfRange, self.span)
+                    .found("a number that no computer counts to")
+                    .expected(format!("a whole number for `{}`", self.key));
+                None
+            }
+        }
+    }
+
+    /// The value as an integer within `range`.
+    pub(super) fn integer_in(
+        &self,
+        range: RangeInclusive<u32>,
+        complaints: &mut Complaints,
+    ) -> Option<u32> {
+        let number = self.integer(complaints)?;
+        let fitting = u32::try_from(number)
+            .ok()
+            .filter(|number| range.contains(number));
+        if fitting.is_none() {
+            complaints
+                .add(ErrorKind::OutOfRange, self.span)
+                .found(format!("{number}"))
+                .expected(format!(
+                    "a whole number from {} to {}",
+                    range.start(),
+                    range.end()
+                ));
+        }
+        fitting
+    }
+
+    /// The value as one of the words of `C`.
+    pub(super) fn choice<C: Choice>(&self, complaints: &mut Complaints) -> Option<C> {
+        let text = self.string(complaints)?;
+        let known = C::ALL.iter().find(|(word, _)| *word == text);
+        if known.is_none() {
+            let words = || C::ALL.iter().map(|(word, _)| *word);
+            let complaint = complaints.add(ErrorKind::UnknownValue, self.span);
+            complaint
+                .found(quoted(text))
+                .expected(format!("one of {}", join_quoted(words())));
+            if let Some(near) = nearest(text, words()) {
+                complaint.help(format!("did you mean \"{near}\"?"));
+            }
+        }
+        known.map(|(_, value)| *value)
+    }
+
+    /// The value as an array.
+    pub(super) fn array(
+        &self,
+        expected: &str,
+        complaints: &mut Complaints,
+    ) -> Option<&'t DeArray<'i>> {
+        let array = self.value.as_array();
+        if array.is_none() {
+            self.wrong_type(expected, complaints);
+        }
+        array
+    }
+
+    /// The value as a table read by `schema`, its keys checked.
+    pub(super) fn table(
+        &self,
+        schema: &'static Table,
+        expected: &str,
+        complaints: &mut Complaints,
+    ) -> Option<Fields<'t, 'i>> {
+        let Some(table) = self.value.as_table() else {
+            self.wrong_type(expected, complaints);
+            return None;
+        };
+        let fields = Fields::new(schema, table, self.span);
+        fields.refuse_unknown(complaints);
+        Some(fields)
+    }
+
+    /// Complains that the value is of another type than `expected`.
+    pub(super) fn wrong_type<'c>(
+        &self,
+        expected: &str,
+        complaints: &'c mut Complaints,
+    ) -> &'c mut super::error::Complaint {
+        complaints
+            .add(ErrorKind::WrongType, self.span)
+            .found(describe(self.value))
+            .expected(format!("{expected} for `{}`", self.key))
+    }
+}
+
+/// A value in words.
+fn describe(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the string {}", quoted(text)),
+        DeValue::Integer(_) => String::from("a whole number"),
+        DeValue::Float(_) => String::from("a number with a fraction"),
+        DeValue::Boolean(truth) => format!("the boolean {truth}"),
+        DeValue::Datetime(_) => String::from("a date or time"),
+        DeValue::Array(_) => String::from("an array"),
+        DeValue::Table(_) => String::from("a table"),
+    }
+}
+
+fn join(words: impl Iterator<Item = &'static str>) -> String {
+    join_as(words, '`')
+}
+
+fn join_quoted(words: impl Iterator<Item = &'static str>) -> String {
+    join_as(words, '"')
+}
+
+fn join_as(words: impl Iterator<Item = &'static str>, quote: char) -> String {
+    let mut list = String::new();
+    for word in words {
+        if !list.is_empty() {
+            list.push_str(", ");
+        }
+        list.push(quote);
+        list.push_str(word);
+        list.push(quote);
+    }
+    list
+}

@@ -1,0 +1,81 @@
+//! The name of a VM, fit to stand in log lines, events and `module:<name>` views.
+
+use alloc::string::String;
+use core::fmt;
+
+/// The most characters of a name.
+pub const MAX_LENGTH: usize = 32;
+
+/// A VM's name: a lower-case letter, then lower-case letters, digits and `-`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VmName(String);
+
+/// Why a text is not a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameFault {
+    /// No characters at all.
+    Empty,
+    /// More than [`MAX_LENGTH`].
+    TooLong,
+    /// This character has no place here.
+    Character(char),
+}
+
+impl VmName {
+    /// Checks `text`.
+    ///
+    /// # Errors
+    /// Says which rule `text` breaks.
+    pub fn parse(text: &str) -> Result<Self, NameFault> {
+        let first = text.chars().next().ok_or(NameFault::Empty)?;
+        if !first.is_ascii_lowercase() {
+            return Err(NameFault::Character(first));
+        }
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if let Some(stray) = text.chars().find(|c| !fits(*c)) {
+            return Err(NameFault::Character(stray));
+        }
+        if text.len() > MAX_LENGTH {
+            return Err(NameFault::TooLong);
+        }
+        Ok(Self(String::from(text)))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for VmName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_lower_case_words() {
+        for text in ["a", "demo", "web-1", "x86-64", &"n".repeat(MAX_LENGTH)] {
+            assert_eq!(VmName::parse(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn each_rule_has_its_fault() {
+        assert_eq!(VmName::parse(""), Err(NameFault::Empty));
+        assert_eq!(VmName::parse("1st"), Err(NameFault::Character('1')));
+        assert_eq!(VmName::parse("-a"), Err(NameFault::Character('-')));
+        assert_eq!(VmName::parse("a b"), Err(NameFault::Character(' ')));
+        assert_eq!(VmName::parse("aB"), Err(NameFault::Character('B')));
+        assert_eq!(VmName::parse("a\nb"), Err(NameFault::Character('\n')));
+        assert_eq!(
+            VmName::parse(&"n".repeat(MAX_LENGTH + 1)),
+            Err(NameFault::TooLong)
+        );
+    }
+}
