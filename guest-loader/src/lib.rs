@@ -1,6 +1,162 @@
 //! Turns a kernel image, an initrd and a command line into a bootable guest: pure, host-testable.
+//!
+//! [`load`] is the entry: it takes a [`LoadRequest`], writes everything the guest needs through [`GuestMemory`] and
+//! returns the [`EntryState`] a vCPU starts in. Three image formats are known, one module each: `bzimage` (Linux 64-bit
+//! boot protocol), `elf` (PVH), `flat`. `acpi` describes the platform to the guest, `boot_area` says what lies where in
+//! the first MiB, `placement` keeps everything else apart.
+//!
+//! Images are untrusted: every parser is total, and a refused image leaves the VM unstarted with a [`LoadError`] that
+//! says what, where and what to do.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 extern crate alloc;
+
+mod acpi;
+mod boot_area;
+mod bzimage;
+mod elf;
+mod entry;
+mod error;
+mod field;
+mod flat;
+mod memory;
+mod placement;
+mod start_info;
+
+use bulkhead_core::addr::Gpa;
+
+pub use crate::acpi::AcpiError;
+pub use crate::bzimage::{BzImage, BzImageError};
+pub use crate::elf::{ElfError, PvhKernel, flatten_elf};
+pub use crate::entry::{DescriptorTable, EntryMode, EntryState, Registers, Segment};
+pub use crate::error::{CmdlineError, LoadError};
+pub use crate::flat::FlatError;
+pub use crate::memory::{
+    E820Entry, E820Kind, GpaRange, GuestMemory, LayoutError, MemoryLayout, OutOfRange,
+};
+pub use crate::placement::InitrdError;
+
+/// The format of a kernel image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelFormat {
+    /// bzImage or ELF, whichever the image says it is.
+    #[default]
+    Auto,
+    /// Linux bzImage, entered by the 64-bit boot protocol.
+    BzImage,
+    /// ELF with a PVH entry note.
+    Elf,
+    /// Raw bytes for address 1 MiB, entered in 64-bit mode at the first; never assumed, always asked for.
+    Flat,
+}
+
+/// What the guest's ACPI tables have to say beyond the constants of `bulkhead_core::platform`.
+#[derive(Clone, Copy, Debug)]
+pub struct PlatformDescription<'a> {
+    /// The local APIC id of each vCPU, the boot vCPU first.
+    pub vcpu_apic_ids: &'a [u32],
+}
+
+/// A guest to load.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadRequest<'a> {
+    /// The kernel image as the manifest's file has it.
+    pub kernel: &'a [u8],
+    /// How to read it.
+    pub format: KernelFormat,
+    /// The initial RAM disk, if any.
+    pub initrd: Option<&'a [u8]>,
+    /// The command line, without terminator.
+    pub cmdline: &'a str,
+    /// Where the VM's RAM lies.
+    pub memory: &'a MemoryLayout,
+    /// What ACPI tells the guest.
+    pub platform: &'a PlatformDescription<'a>,
+}
+
+/// Loads a guest into `mem`, which is all zero, and returns the state its boot vCPU starts in.
+///
+/// # Errors
+/// [`LoadError`] says what about the image, initrd, command line or memory cannot work. `mem` may then hold part of the
+/// guest and is not fit to run.
+pub fn load(
+    request: &LoadRequest<'_>,
+    mem: &mut impl GuestMemory,
+) -> Result<EntryState, LoadError> {
+    if mem.size() != request.memory.size() {
+        return Err(LoadError::MemoryMismatch {
+            layout: request.memory.size(),
+            memory: mem.size(),
+        });
+    }
+    let format = detect(request.kernel, request.format)?;
+    let payload = Payload {
+        initrd: request.initrd,
+        cmdline: request.cmdline,
+        memory: request.memory,
+    };
+    let rsdp = acpi::write(request.platform, mem)?;
+    entry::write_tables(mem)?;
+    match format {
+        KernelFormat::Flat => flat::load(request.kernel, &payload, rsdp, mem),
+        KernelFormat::Elf => elf::load(request.kernel, &payload, rsdp, mem),
+        KernelFormat::BzImage | KernelFormat::Auto => {
+            bzimage::load(request.kernel, &payload, rsdp, mem)
+        }
+    }
+}
+
+/// The format to load `kernel` by: the one asked for, or the one its magic number names.
+fn detect(kernel: &[u8], asked: KernelFormat) -> Result<KernelFormat, LoadError> {
+    match asked {
+        KernelFormat::Auto if bzimage::is_bzimage(kernel) => Ok(KernelFormat::BzImage),
+        KernelFormat::Auto if elf::is_elf(kernel) => Ok(KernelFormat::Elf),
+        KernelFormat::Auto => Err(LoadError::UnknownFormat {
+            len: kernel.len() as u64,
+        }),
+        format => Ok(format),
+    }
+}
+
+/// What every format loads besides the kernel.
+struct Payload<'a> {
+    initrd: Option<&'a [u8]>,
+    cmdline: &'a str,
+    memory: &'a MemoryLayout,
+}
+
+impl Payload<'_> {
+    /// Writes the command line with its terminating zero; `max` is the kernel's own limit in bytes.
+    fn write_cmdline(&self, max: u64, mem: &mut impl GuestMemory) -> Result<Gpa, LoadError> {
+        let place = boot_area::CMDLINE;
+        let len = self.cmdline.len() as u64;
+        let max = max.min(start_info::CMDLINE_MAX);
+        if len > max {
+            return Err(CmdlineError::TooLong { len, max }.into());
+        }
+        if let Some(at) = self.cmdline.bytes().position(|byte| byte == 0) {
+            return Err(CmdlineError::ZeroByte { at: at as u64 }.into());
+        }
+        mem.write(place.start, self.cmdline.as_bytes())?;
+        let end = place.start.checked_add(len).unwrap_or(place.start);
+        mem.write(end, &[0])?;
+        Ok(place.start)
+    }
+
+    /// Places the initrd, if there is one, clear of `kernel` and not beyond `last_byte`, and writes it.
+    fn write_initrd(
+        &self,
+        kernel: GpaRange,
+        last_byte: u64,
+        mem: &mut impl GuestMemory,
+    ) -> Result<Option<GpaRange>, LoadError> {
+        let Some(initrd) = self.initrd else {
+            return Ok(None);
+        };
+        let place = placement::place_initrd(initrd.len() as u64, kernel, self.memory, last_byte)?;
+        mem.write(place.start, initrd)?;
+        Ok(Some(place))
+    }
+}
