@@ -9,6 +9,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod events;
 pub mod manifest;
 pub mod vmx;
 pub mod platform;
