@@ -9,7 +9,11 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod apic;
 pub mod events;
+pub mod fault;
+pub mod hypercall;
 pub mod manifest;
-pub mod vmx;
 pub mod platform;
+pub mod ring;
+pub mod vmx;

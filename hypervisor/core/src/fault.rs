@@ -1,0 +1,110 @@
+//! What a guest's mistake becomes: an exception in the guest, or the end of that VM.
+//!
+//! Every decision that can refuse a guest returns a [`GuestFault`]; the exit dispatcher injects it or stops
+//! the VM. Nothing a guest does is a panic of the hypervisor.
+
+use core::fmt;
+
+use crate::addr::Gpa;
+
+/// The refusal of one guest action.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestFault {
+    /// Inject #GP with this error code.
+    Gp(u32),
+    /// Inject #UD.
+    Ud,
+    /// Stop the VM and report why.
+    Stop(StopReason),
+}
+
+impl GuestFault {
+    /// #GP(0), what a refused MSR, port or control register access raises.
+    pub const GP0: Self = Self::Gp(0);
+}
+
+impl fmt::Display for GuestFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gp(code) => write!(
+                f,
+                "general protection fault, error code {code:#x}, goes to the guest"
+            ),
+            Self::Ud => f.write_str("invalid opcode exception goes to the guest"),
+            Self::Stop(reason) => write!(f, "the VM is stopped: {reason}"),
+        }
+    }
+}
+
+impl core::error::Error for GuestFault {}
+
+/// Why a VM cannot go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopReason {
+    /// The guest powered itself off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// An exception while delivering a double fault.
+    TripleFault,
+    /// The guest touched an address at which it has neither memory nor a device.
+    OutsideMemory {
+        /// Where it reached.
+        gpa: Gpa,
+        /// Whether it wrote.
+        write: bool,
+    },
+    /// The guest used an instruction on a device register that the decoder does not know.
+    UndecodedAccess {
+        /// The device register.
+        gpa: Gpa,
+    },
+    /// VM entry was refused, or an exit arrived that no enabled control can cause.
+    UnexpectedExit(u32),
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("powered off by the guest"),
+            Self::Reset => f.write_str("reset by the guest"),
+            Self::TripleFault => {
+                f.write_str("triple fault: the guest has no working exception handlers")
+            }
+            Self::OutsideMemory { gpa, write } => {
+                let what = if *write { "wrote" } else { "read" };
+                write!(
+                    f,
+                    "the guest {what} {gpa}, where it has neither memory nor a device"
+                )
+            }
+            Self::UndecodedAccess { gpa } => {
+                write!(
+                    f,
+                    "the guest used an unsupported instruction on the device register at {gpa}; use a plain MOV"
+                )
+            }
+            Self::UnexpectedExit(reason) => {
+                write!(f, "exit reason {reason} has no cause in this VM's controls")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_reasons_say_where() {
+        let fault = GuestFault::Stop(StopReason::OutsideMemory {
+            gpa: Gpa(0xdead_0000),
+            write: true,
+        });
+        assert_eq!(
+            fault.to_string(),
+            "the VM is stopped: the guest wrote 0xdead0000, where it has neither memory nor a device"
+        );
+        assert_eq!(GuestFault::GP0, GuestFault::Gp(0));
+    }
+}
