@@ -63,18 +63,6 @@ pub enum Error {
         /// Every path looked at.
         tried: Vec<PathBuf>,
     },
-    /// A payload path that leaves the manifest's directory, or has no counterpart on a FAT volume.
-    #[error("{}: `{key}` = \"{name}\": {problem}", manifest.display())]
-    PayloadPath {
-        /// The manifest.
-        manifest: PathBuf,
-        /// The key that names the payload.
-        key: String,
-        /// The path as written.
-        name: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
     /// The command line asks for something impossible.
     #[error("{0}")]
     BadCall(String),
@@ -97,10 +85,7 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Manifest(_)
-            | Self::Payload { .. }
-            | Self::PayloadPath { .. }
-            | Self::BadCall(_) => 2,
+            Self::Manifest(_) | Self::Payload { .. } | Self::BadCall(_) => 2,
             _ => 1,
         }
     }

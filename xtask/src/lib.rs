@@ -1,7 +1,10 @@
 //! Library half of `cargo xtask`: provisioning, images, platforms, runs.
 
+pub mod build;
 pub mod error;
 pub mod exec;
+pub mod image;
+pub mod manifest;
 pub mod paths;
 pub mod provision;
 pub mod ui;

@@ -124,6 +124,15 @@ impl PrivateApt {
         })
     }
 
+    /// The version of `package` in `suite`, when it is there.
+    ///
+    /// # Errors
+    /// When apt cannot be asked.
+    pub fn version(&self, package: &str, suite: &str) -> Result<Option<String>> {
+        let madison = exec::output(self.command("apt-cache").arg("madison").arg(package), HINT)?;
+        Ok(version_in(&String::from_utf8_lossy(&madison), suite))
+    }
+
     /// Frees the downloaded package files; the lists stay small enough to keep.
     ///
     /// # Errors
@@ -208,6 +217,23 @@ fn first_dependency(record: &str, prefix: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// Reads a line of `apt-cache madison`: `package | version | mirror suite/component arch Packages`.
+fn version_in(madison: &str, suite: &str) -> Option<String> {
+    madison.lines().find_map(|line| {
+        match line
+            .split('|')
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .as_slice()
+        {
+            [_, version, origin] if origin.split([' ', '/']).any(|word| word == suite) => {
+                Some((*version).to_owned())
+            }
+            _ => None,
+        }
+    })
+}
+
 /// apt's settings: every path below `dir`, nothing read from the machine but its trusted keys.
 fn configuration(dir: &Path) -> String {
     let dir = dir.display();
@@ -252,6 +278,18 @@ mod tests {
             pick_mirror("http://x.example/ jammy main\n", "bookworm"),
             None
         );
+    }
+
+    #[test]
+    fn versions_are_told_apart_by_suite() {
+        let text = " rust-src | 1.95.0+dfsg1-1 | http://mirror.example/debian trixie-backports/main amd64 Packages\n\
+                     rust-src | 1.85.0 | http://mirror.example/debian trixie/main amd64 Packages\n";
+        assert_eq!(version_in(text, "trixie").as_deref(), Some("1.85.0"));
+        assert_eq!(
+            version_in(text, "trixie-backports").as_deref(),
+            Some("1.95.0+dfsg1-1")
+        );
+        assert_eq!(version_in(text, "forky"), None);
     }
 
     #[test]

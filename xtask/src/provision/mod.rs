@@ -6,7 +6,12 @@
 
 pub mod apt;
 pub mod bochs;
+mod cpio;
 pub mod idiv;
+pub mod initramfs;
+pub mod kernel;
+pub mod payload;
+pub mod targets;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

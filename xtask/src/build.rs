@@ -1,0 +1,109 @@
+//! Building the hypervisor and the bare-metal test guests with cargo.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{IoContext, Result};
+use crate::exec;
+use crate::paths::{Workspace, create_dir};
+use crate::provision::targets::{self, BuildStd};
+use crate::ui::Step;
+
+/// The hypervisor's target.
+pub const UEFI: &str = "x86_64-unknown-uefi";
+/// The test guests' target.
+pub const BARE: &str = "x86_64-unknown-none";
+
+/// What a build produced.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// `bulkhead.efi`.
+    pub efi: PathBuf,
+}
+
+/// Builds `bulkhead.efi`.
+///
+/// # Errors
+/// When the target cannot be had or the build fails.
+pub fn hypervisor(workspace: &Workspace) -> Result<Built> {
+    compile(workspace, "bulkhead", UEFI)?;
+    Ok(Built {
+        efi: workspace
+            .cargo_target()
+            .join(UEFI)
+            .join("release/bulkhead.efi"),
+    })
+}
+
+/// Builds the test guests and puts each into the payloads as `NAME.elf`; returns their paths.
+///
+/// # Errors
+/// When the target cannot be had or the build fails.
+pub fn guests(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    compile(workspace, "test-guests", BARE)?;
+    let output = workspace.cargo_target().join(BARE).join("release");
+    let payloads = create_dir(workspace.payloads())?;
+    let mut placed = Vec::new();
+    for name in guest_names(workspace)? {
+        let place = payloads.join(format!("{name}.elf"));
+        let partial = payloads.join(format!(".{name}.elf.partial"));
+        fs::copy(output.join(&name), &partial).context("copy", &output.join(&name))?;
+        fs::rename(&partial, &place).context("rename", &partial)?;
+        placed.push(place);
+    }
+    Ok(placed)
+}
+
+/// The names of the test guests: one binary for each entry of `tests/guests/src/bin`.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn guest_names(workspace: &Workspace) -> Result<Vec<String>> {
+    let dir = workspace.root().join("tests/guests/src/bin");
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&dir).context("list", &dir)? {
+        let path = entry.context("list", &dir)?.path();
+        if let (true, Some(stem)) = (is_binary(&path), path.file_stem()) {
+            names.push(stem.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Cargo's rule: a source file, or a directory with a `main.rs`.
+fn is_binary(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").is_file()
+}
+
+fn compile(workspace: &Workspace, package: &str, target: &'static str) -> Result<()> {
+    let how = targets::ensure(workspace, target)?;
+    let step = Step::start(format!("Building {package} for {target}"));
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(workspace.root())
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--package",
+            package,
+            "--target",
+            target,
+        ])
+        .arg("--target-dir")
+        .arg(workspace.cargo_target());
+    if how == BuildStd::Yes {
+        cargo.env("RUSTC_BOOTSTRAP", "1").args([
+            "-Zbuild-std=core,alloc,compiler_builtins",
+            "-Zbuild-std-features=compiler-builtins-mem",
+        ]);
+    }
+    exec::passthrough(&mut cargo, "install Rust with rustup")?;
+    step.done("built");
+    Ok(())
+}
