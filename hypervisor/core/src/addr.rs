@@ -89,6 +89,12 @@ address!(
     "gva"
 );
 
+address!(
+    /// A hypervisor virtual address in bytes.
+    Hva,
+    "hva"
+);
+
 /// A host frame number: a host physical address divided by 4 KiB.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(transparent)]

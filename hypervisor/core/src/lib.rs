@@ -10,10 +10,15 @@ extern crate alloc;
 
 pub mod addr;
 pub mod apic;
+pub mod ept;
 pub mod events;
 pub mod fault;
+pub mod hostpt;
 pub mod hypercall;
+pub mod ledger;
 pub mod manifest;
+pub mod mtrr;
 pub mod platform;
 pub mod ring;
+pub mod table;
 pub mod vmx;

@@ -1,0 +1,140 @@
+//! What this processor's EPT and VPID can do.
+//!
+//! Intel SDM vol. 3D, appendix "VMX Capability Reporting Facility", "VPID and EPT Capabilities"
+//! (IA32_VMX_EPT_VPID_CAP).
+
+use core::fmt;
+
+use bitflags::bitflags;
+
+use crate::table::PageSize;
+
+use super::EptPerms;
+
+bitflags! {
+    /// IA32_VMX_EPT_VPID_CAP.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct EptFeatures: u64 {
+        /// Pages that can be executed but not read.
+        const EXECUTE_ONLY = 1 << 0;
+        /// Four-level tables.
+        const WALK_4 = 1 << 6;
+        /// Five-level tables.
+        const WALK_5 = 1 << 7;
+        /// Tables in uncacheable memory.
+        const TABLES_UNCACHEABLE = 1 << 8;
+        /// Tables in write-back memory.
+        const TABLES_WRITE_BACK = 1 << 14;
+        /// 2 MiB pages.
+        const PAGE_2M = 1 << 16;
+        /// 1 GiB pages.
+        const PAGE_1G = 1 << 17;
+        /// The INVEPT instruction.
+        const INVEPT = 1 << 20;
+        /// Accessed and dirty flags.
+        const ACCESSED_DIRTY = 1 << 21;
+        /// Violations tell more about the guest's own paging.
+        const VIOLATION_INFO = 1 << 22;
+        /// Supervisor shadow-stack control.
+        const SHADOW_STACK = 1 << 23;
+        /// INVEPT of one EPT root.
+        const INVEPT_SINGLE = 1 << 25;
+        /// INVEPT of everything.
+        const INVEPT_ALL = 1 << 26;
+        /// The INVVPID instruction.
+        const INVVPID = 1 << 32;
+        /// INVVPID of one address.
+        const INVVPID_ADDRESS = 1 << 40;
+        /// INVVPID of one VPID.
+        const INVVPID_SINGLE = 1 << 41;
+        /// INVVPID of all VPIDs.
+        const INVVPID_ALL = 1 << 42;
+        /// INVVPID of one VPID except global pages.
+        const INVVPID_SINGLE_KEEP_GLOBALS = 1 << 43;
+    }
+}
+
+impl EptFeatures {
+    /// What Bulkhead cannot do without.
+    const REQUIRED: Self = Self::WALK_4
+        .union(Self::TABLES_WRITE_BACK)
+        .union(Self::INVEPT)
+        .union(Self::INVEPT_ALL)
+        .union(Self::INVVPID)
+        .union(Self::INVVPID_ALL);
+}
+
+/// The negotiated capabilities: everything required is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EptCaps(EptFeatures);
+
+/// A required capability is missing; the field says which ones.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EptCapError {
+    /// What is missing.
+    pub missing: EptFeatures,
+}
+
+impl fmt::Display for EptCapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "this processor's EPT/VPID lacks ")?;
+        bitflags::parser::to_writer(&self.missing, &mut *f)?;
+        write!(f, " (IA32_VMX_EPT_VPID_CAP); Bulkhead cannot run VMs on it")
+    }
+}
+
+impl core::error::Error for EptCapError {}
+
+impl EptCaps {
+    /// Decodes the register's value.
+    ///
+    /// # Errors
+    /// [`EptCapError`] naming what is missing.
+    pub const fn negotiate(raw: u64) -> Result<Self, EptCapError> {
+        let features = EptFeatures::from_bits_truncate(raw);
+        let missing = EptFeatures::REQUIRED.difference(features);
+        if missing.is_empty() {
+            Ok(Self(features))
+        } else {
+            Err(EptCapError { missing })
+        }
+    }
+
+    /// All that is there.
+    #[must_use]
+    pub const fn features(self) -> EptFeatures {
+        self.0
+    }
+
+    /// The largest page.
+    #[must_use]
+    pub const fn largest_page(self) -> PageSize {
+        if self
+            .0
+            .contains(EptFeatures::PAGE_1G.union(EptFeatures::PAGE_2M))
+        {
+            PageSize::Size1G
+        } else if self.0.contains(EptFeatures::PAGE_2M) {
+            PageSize::Size2M
+        } else {
+            PageSize::Size4K
+        }
+    }
+
+    /// Whether entries have accessed and dirty flags.
+    #[must_use]
+    pub const fn has_accessed_dirty(self) -> bool {
+        self.0.contains(EptFeatures::ACCESSED_DIRTY)
+    }
+
+    /// Whether an entry can have these permissions without being misconfigured (Intel SDM vol. 3C,
+    /// "EPT Misconfigurations").
+    #[must_use]
+    pub const fn allows(self, perms: EptPerms) -> bool {
+        if perms.contains(EptPerms::READ) {
+            return true;
+        }
+        let execute_only = self.0.contains(EptFeatures::EXECUTE_ONLY);
+        !perms.is_empty() && !perms.contains(EptPerms::WRITE) && execute_only
+    }
+}

@@ -1,0 +1,127 @@
+//! The ledger's counters: frames by state and by owner. Both sum to the number of frames, always.
+
+use crate::addr::FrameCount;
+
+use super::Ledger;
+use super::entry::{Entry, Owner, State};
+
+/// Owners, with all VMs as one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum OwnerClass {
+    /// [`Owner::Nobody`].
+    Nobody = 0,
+    /// [`Owner::Hypervisor`].
+    Hypervisor = 1,
+    /// [`Owner::Firmware`].
+    Firmware = 2,
+    /// [`Owner::Mmio`].
+    Mmio = 3,
+    /// [`Owner::Payload`].
+    Payload = 4,
+    /// [`Owner::Vm`].
+    Vm = 5,
+}
+
+impl OwnerClass {
+    /// How many classes there are.
+    pub const COUNT: usize = 6;
+}
+
+impl From<Owner> for OwnerClass {
+    fn from(owner: Owner) -> Self {
+        match owner {
+            Owner::Nobody => Self::Nobody,
+            Owner::Hypervisor => Self::Hypervisor,
+            Owner::Firmware => Self::Firmware,
+            Owner::Mmio => Self::Mmio,
+            Owner::Payload => Self::Payload,
+            Owner::Vm(_) => Self::Vm,
+        }
+    }
+}
+
+/// Frames by state and by owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Books {
+    by_state: [u64; State::COUNT],
+    by_owner: [u64; OwnerClass::COUNT],
+}
+
+/// A frame's change of owner and state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Move {
+    pub(super) before: (Owner, State),
+    pub(super) after: (Owner, State),
+}
+
+impl Books {
+    /// Frames in `state`.
+    #[must_use]
+    pub fn in_state(&self, state: State) -> FrameCount {
+        FrameCount(self.by_state.get(state as usize).copied().unwrap_or(0))
+    }
+
+    /// Frames of `owner`.
+    #[must_use]
+    pub fn owned_by(&self, owner: OwnerClass) -> FrameCount {
+        FrameCount(self.by_owner.get(owner as usize).copied().unwrap_or(0))
+    }
+
+    /// Frames that can be allocated: nobody's, free or to be scrubbed first.
+    #[must_use]
+    pub fn available(&self) -> FrameCount {
+        // Absent frames are nobody's too, and nothing else nobody's is neither free nor dirty.
+        FrameCount(self.owned_by(OwnerClass::Nobody).0 - self.in_state(State::Absent).0)
+    }
+
+    /// Frames that are memory, whoever has them.
+    #[must_use]
+    pub fn memory(&self) -> FrameCount {
+        let other = self.in_state(State::Absent).0 + self.in_state(State::Device).0;
+        FrameCount(self.by_state.iter().sum::<u64>() - other)
+    }
+
+    /// Whether both ways of counting give `total` frames.
+    #[must_use]
+    pub fn balance(&self, total: FrameCount) -> bool {
+        let states: u64 = self.by_state.iter().sum();
+        let owners: u64 = self.by_owner.iter().sum();
+        states == total.0 && owners == total.0
+    }
+
+    pub(super) fn add(&mut self, (owner, state): (Owner, State), count: u64) {
+        if let Some(frames) = self.by_state.get_mut(state as usize) {
+            *frames += count;
+        }
+        if let Some(frames) = self.by_owner.get_mut(OwnerClass::from(owner) as usize) {
+            *frames += count;
+        }
+    }
+
+    pub(super) fn record(&mut self, moved: Move, count: u64) {
+        self.add(moved.after, count);
+        if let Some(frames) = self.by_state.get_mut(moved.before.1 as usize) {
+            *frames -= count;
+        }
+        if let Some(frames) = self
+            .by_owner
+            .get_mut(OwnerClass::from(moved.before.0) as usize)
+        {
+            *frames -= count;
+        }
+    }
+}
+
+impl Ledger<'_> {
+    /// Counts every entry anew: equal to [`Ledger::books`] unless the ledger is broken. Linear in the
+    /// machine's memory.
+    #[must_use]
+    pub fn audit(&self) -> Books {
+        let mut books = Books::default();
+        for entry in self.entries.iter() {
+            books.add(Entry::kind(entry), 1);
+        }
+        books
+    }
+}

@@ -1,0 +1,112 @@
+//! Why the ledger refused.
+
+use core::fmt;
+
+use crate::addr::{Frame, FrameCount};
+
+use super::entry::{Rights, State, VmId};
+use super::{FrameRun, Owner};
+
+/// Why the ledger refused. Nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LedgerError {
+    /// The run is empty or reaches beyond the last frame.
+    BeyondEnd(FrameRun),
+    /// A frame of the run has an owner already, or is no memory.
+    NotAvailable(FrameRun),
+    /// The frame does not belong to the one who asked.
+    NotOwner(Frame),
+    /// A mapping of the frame may still be cached somewhere.
+    StillMapped(Frame),
+    /// The frame is in another state than the operation needs.
+    WrongState {
+        /// The frame.
+        frame: Frame,
+        /// Its state.
+        found: State,
+        /// The state it would have to be in.
+        wanted: State,
+    },
+    /// The holder may not do all of this with the frame.
+    NoRight {
+        /// The frame.
+        frame: Frame,
+        /// What was asked for.
+        wanted: Rights,
+        /// What the ledger grants.
+        granted: Rights,
+    },
+    /// The frame is memory, not a device.
+    NotDevice(Frame),
+    /// The frame's map count is full.
+    TooManyMaps(Frame),
+    /// Not enough frames are available.
+    OutOfFrames {
+        /// How many were wanted.
+        wanted: FrameCount,
+        /// How many are available in all, contiguous or not.
+        available: FrameCount,
+    },
+    /// Frames cannot be allocated to this owner.
+    BadOwner(Owner),
+    /// A VM number above [`VmId::MAX`].
+    BadVm(VmId),
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BeyondEnd(run) => {
+                write!(
+                    f,
+                    "{} frames at {} are not all in the ledger",
+                    run.count.0,
+                    run.first.start()
+                )
+            }
+            Self::NotAvailable(run) => {
+                write!(
+                    f,
+                    "{} frames at {} are not all free",
+                    run.count.0,
+                    run.first.start()
+                )
+            }
+            Self::NotOwner(frame) => write!(f, "frame {} has another owner", frame.start()),
+            Self::StillMapped(frame) => {
+                write!(
+                    f,
+                    "frame {} is still mapped; unmap and flush it first",
+                    frame.start()
+                )
+            }
+            Self::WrongState {
+                frame,
+                found,
+                wanted,
+            } => {
+                write!(f, "frame {} is {found:?}, not {wanted:?}", frame.start())
+            }
+            Self::NoRight {
+                frame,
+                wanted,
+                granted,
+            } => write!(
+                f,
+                "frame {} may not be mapped {wanted:?}: the ledger grants {granted:?}",
+                frame.start()
+            ),
+            Self::NotDevice(frame) => write!(f, "frame {} is memory, not a device", frame.start()),
+            Self::TooManyMaps(frame) => write!(f, "frame {} is mapped too often", frame.start()),
+            Self::OutOfFrames { wanted, available } => write!(
+                f,
+                "{} frames wanted in one piece or in all, {} available; give VMs less memory",
+                wanted.0, available.0
+            ),
+            Self::BadOwner(owner) => write!(f, "frames cannot be allocated to {owner:?}"),
+            Self::BadVm(vm) => write!(f, "{vm} is beyond the highest number {}", VmId::MAX.0),
+        }
+    }
+}
+
+impl core::error::Error for LedgerError {}
