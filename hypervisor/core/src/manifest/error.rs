@@ -10,6 +10,8 @@ use super::source::{Source, Span};
 pub const MAX_ERRORS: usize = 24;
 /// The most characters of the manifest's line shown with a complaint.
 const EXCERPT_WIDTH: usize = 100;
+/// Stands for what is left out of a line or a value.
+const CUT: &str = "...";
 /// The most characters of a value quoted in a complaint.
 const QUOTE_WIDTH: usize = 48;
 
@@ -50,6 +52,7 @@ error_kinds! {
     NotUtf8, "not-utf8", "the manifest is not UTF-8 text";
     ByteOrderMark, "byte-order-mark", "the manifest starts with a byte order mark";
     Syntax, "syntax", "this is not TOML";
+    DuplicateKey, "duplicate-key", "a key or a header stands twice";
     MissingKey, "missing-key", "a key is missing";
     UnsupportedVersion, "unsupported-version", "this version of the manifest is not known";
     UnknownKey, "unknown-key", "there is no such key";
@@ -213,20 +216,22 @@ impl Excerpt {
         } else {
             column - EXCERPT_WIDTH / 2
         };
-        let indent = column - first;
-        let text = line
-            .chars()
-            .skip(first)
-            .take(EXCERPT_WIDTH)
-            .map(|c| match c {
-                '\t' => ' ',
-                c if c.is_control() || is_invisible(c) => '?',
-                c => c,
-            });
+        let mut text = String::from(if first == 0 { "" } else { CUT });
+        let indent = column - first + text.len();
+        let mut rest = line.chars().skip(first);
+        text.extend(rest.by_ref().take(EXCERPT_WIDTH).map(|c| match c {
+            '\t' => ' ',
+            c if c.is_control() || is_invisible(c) => '?',
+            c => c,
+        }));
+        let shown = text.chars().count();
+        if rest.next().is_some() {
+            text.push_str(CUT);
+        }
         Self {
-            text: text.collect(),
+            text,
             indent,
-            width: width.clamp(1, EXCERPT_WIDTH.saturating_sub(indent).max(1)),
+            width: width.min(shown.saturating_sub(indent)).max(1),
         }
     }
 }
@@ -241,7 +246,7 @@ pub(super) fn quoted(text: &str) -> String {
     let mut quote = String::from("\"");
     for (index, c) in text.chars().enumerate() {
         if index == QUOTE_WIDTH {
-            quote.push_str("...");
+            quote.push_str(CUT);
             break;
         }
         match c {
@@ -304,11 +309,11 @@ impl Complaint {
     }
 }
 
-/// The complaints gathered so far, bounded by [`MAX_ERRORS`].
+/// The first [`MAX_ERRORS`] complaints in the order of the text; those beyond are counted.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     kept: Vec<Complaint>,
-    /// Takes the particulars of complaints that are only counted.
+    /// Takes the particulars of a complaint that is only counted.
     spare: Option<Complaint>,
     omitted: usize,
 }
@@ -317,12 +322,16 @@ impl Complaints {
     /// Adds a complaint about `span`; the caller says the particulars.
     pub(super) fn add(&mut self, kind: ErrorKind, span: Span) -> &mut Complaint {
         let complaint = Complaint::new(kind, span);
-        if self.kept.len() < MAX_ERRORS {
-            self.kept.push_mut(complaint)
-        } else {
+        // Tables are read in the order of the schema, not of the text.
+        let index = self.kept.partition_point(|earlier| earlier.span <= span);
+        if self.kept.len() >= MAX_ERRORS {
             self.omitted = self.omitted.saturating_add(1);
-            self.spare.insert(complaint)
+            if index >= MAX_ERRORS {
+                return self.spare.insert(complaint);
+            }
+            self.kept.truncate(MAX_ERRORS - 1);
         }
+        self.kept.insert_mut(index, complaint)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -339,8 +348,7 @@ impl Complaints {
     }
 
     /// The complaints with their places looked up in `source`.
-    pub(super) fn into_errors(mut self, source: &Source) -> ManifestErrors {
-        self.kept.sort_by_key(|complaint| complaint.span);
+    pub(super) fn into_errors(self, source: &Source) -> ManifestErrors {
         ManifestErrors {
             file_name: source.file_name.clone(),
             errors: self

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::choice::Choice;
-use super::error::{Complaints, ErrorKind, quoted};
+use super::error::{Complaint, Complaints, ErrorKind, quoted};
 use super::schema::{Key, Presence, TABLES, Table};
 use super::source::Span;
 use super::suggest::nearest;
@@ -48,7 +48,7 @@ impl<'t, 'i> Fields<'t, 'i> {
                             "`{key}`, which asks for something this release cannot do"
                         ))
                         .expected(format!("no `{}` in {}", key.name, self.schema.title))
-                        .help("remove it; nothing would be done about it");
+                        .help("remove it: it would protect or provide nothing");
                 }
                 Some(_) => {}
                 None => self.complain_unknown(name.get_ref(), name.span().into(), complaints),
@@ -92,12 +92,21 @@ impl<'t, 'i> Fields<'t, 'i> {
     ) -> Option<Field<'t, 'i>> {
         let field = self.optional(key);
         if field.is_none() {
-            complaints
-                .add(ErrorKind::MissingKey, self.span)
-                .found(format!("no `{}` in {}", key.name, self.schema.title))
-                .expected(format!("the key `{}`", key.name));
+            self.missing(key, complaints);
         }
         field
+    }
+
+    /// Complains that `key` is not there.
+    pub(super) fn missing<'c>(
+        &self,
+        key: &'static Key,
+        complaints: &'c mut Complaints,
+    ) -> &'c mut Complaint {
+        complaints
+            .add(ErrorKind::MissingKey, self.span)
+            .found(format!("no `{}` in {}", key.name, self.schema.title))
+            .expected(format!("the key `{}`", key.name))
     }
 }
 
@@ -129,8 +138,8 @@ impl<'t, 'i> Field<'t, 'i> {
             Err(_) => {
                 complaints
                     .add(ErrorKind::OutOfRange, self.span)
-                    .found("a number that no computer counts to")
-                    .expected(format!("a whole number for `{}`", self.key));
+                    .found(format!("a number of {} digits", integer.as_str().len()))
+                    .expected(format!("a smaller number for `{}`", self.key));
                 None
             }
         }
@@ -161,10 +170,13 @@ impl<'t, 'i> Field<'t, 'i> {
 
     /// The value as one of the words of `C`.
     pub(super) fn choice<C: Choice>(&self, complaints: &mut Complaints) -> Option<C> {
-        let text = self.string(complaints)?;
+        let words = || C::ALL.iter().map(|(word, _)| *word);
+        let Some(text) = self.value.as_str() else {
+            self.wrong_type(&format!("one of {}", join_quoted(words())), complaints);
+            return None;
+        };
         let known = C::ALL.iter().find(|(word, _)| *word == text);
         if known.is_none() {
-            let words = || C::ALL.iter().map(|(word, _)| *word);
             let complaint = complaints.add(ErrorKind::UnknownValue, self.span);
             complaint
                 .found(quoted(text))
@@ -210,11 +222,11 @@ impl<'t, 'i> Field<'t, 'i> {
         &self,
         expected: &str,
         complaints: &'c mut Complaints,
-    ) -> &'c mut super::error::Complaint {
+    ) -> &'c mut Complaint {
         complaints
             .add(ErrorKind::WrongType, self.span)
             .found(describe(self.value))
-            .expected(format!("{expected} for `{}`", self.key))
+            .expected(format!("for `{}`, {expected}", self.key))
     }
 }
 

@@ -15,7 +15,7 @@
 //! | `source`, [`error`] | places in the text, and complaints about them |
 //! | `fields` | reading typed values out of TOML tables |
 //! | `hypervisor`, `vm` | one TOML table each into its plan |
-//! | [`release`], [`machine`] | what this release, and the machine at hand, can run |
+//! | [`release`], [`machine`], [`payload`] | what this release can run, what the machine at hand can, and whether the payloads are those meant |
 
 mod choice;
 pub mod digest;
@@ -25,6 +25,7 @@ mod hypervisor;
 pub mod machine;
 pub mod name;
 pub mod path;
+pub mod payload;
 pub mod plan;
 pub mod release;
 pub mod schema;
@@ -45,6 +46,7 @@ pub use error::{ErrorKind, ManifestError, ManifestErrors};
 pub use machine::MachineFacts;
 pub use name::VmName;
 pub use path::PayloadPath;
+pub use payload::{PayloadProblem, PayloadRole};
 pub use plan::{
     ApicVirtualization, Console, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, Payload,
     Plan, RestartPolicy, VmPlan,
@@ -128,7 +130,12 @@ fn read_root(
 }
 
 fn version_is_ours(fields: &Fields<'_, '_>, complaints: &mut Complaints) -> bool {
-    let Some(field) = fields.required(&schema::VERSION_KEY, complaints) else {
+    let Some(field) = fields.optional(&schema::VERSION_KEY) else {
+        fields
+            .missing(&schema::VERSION_KEY, complaints)
+            .help(format!(
+                "begin the file with the line `version = {VERSION}`"
+            ));
         return false;
     };
     let Some(number) = field.integer(complaints) else {

@@ -8,12 +8,12 @@ use super::error::{Complaints, ErrorKind, quoted};
 use super::fields::{Field, Fields};
 use super::hypervisor::choice_or_default;
 use super::name::{self, NameFault};
-use super::path::{self, PathFault};
-use super::plan::{KernelFormat, Payload, VmPlan, VmSpans};
-use super::schema::{self, Key, Table};
+use super::payload;
+use super::plan::{VmPlan, VmSpans};
+use super::schema;
 use super::size::{self, SizeFault};
 use super::source::Span;
-use super::{ByteSize, MAX_VMS, PayloadPath, Sha256Digest, VmName, digest::DigestFault};
+use super::{ByteSize, MAX_VMS, VmName};
 
 /// The most virtual CPUs of a VM.
 pub const MAX_VCPUS: u32 = 64;
@@ -78,9 +78,9 @@ fn read(
         .and_then(|field| read_name(&field, names, complaints));
     let kernel = fields
         .required(&schema::KERNEL_PAYLOAD, complaints)
-        .and_then(|field| read_payload(&field, &KERNEL_KEYS, complaints));
+        .and_then(|field| payload::read(&field, &payload::KERNEL_KEYS, complaints));
     let initrd = match fields.optional(&schema::INITRD_PAYLOAD) {
-        Some(field) => read_payload(&field, &INITRD_KEYS, complaints).map(Some),
+        Some(field) => payload::read(&field, &payload::INITRD_KEYS, complaints).map(Some),
         None => Some(None),
     };
     let cmdline = match fields.optional(&schema::CMDLINE) {
@@ -173,119 +173,6 @@ fn read_name(
     None
 }
 
-/// The keys of a payload given as a table.
-struct PayloadKeys {
-    table: &'static Table,
-    path: &'static Key,
-    sha256: &'static Key,
-    format: Option<&'static Key>,
-}
-
-static KERNEL_KEYS: PayloadKeys = PayloadKeys {
-    table: &schema::KERNEL,
-    path: &schema::KERNEL_PATH,
-    sha256: &schema::KERNEL_SHA256,
-    format: Some(&schema::KERNEL_FORMAT),
-};
-
-static INITRD_KEYS: PayloadKeys = PayloadKeys {
-    table: &schema::INITRD,
-    path: &schema::INITRD_PATH,
-    sha256: &schema::INITRD_SHA256,
-    format: None,
-};
-
-/// A payload: its path alone, or a table with its path and more.
-fn read_payload(
-    field: &Field<'_, '_>,
-    keys: &'static PayloadKeys,
-    complaints: &mut Complaints,
-) -> Option<Payload> {
-    if field.value.is_str() {
-        let path = read_path(field, complaints)?;
-        return Some(Payload {
-            path,
-            sha256: None,
-            format: KernelFormat::default(),
-        });
-    }
-    let expected = "a path in quotes, or a table with the key `path`,";
-    let fields = field.table(keys.table, expected, complaints)?;
-    let path = fields
-        .required(keys.path, complaints)
-        .and_then(|field| read_path(&field, complaints));
-    let sha256 = match fields.optional(keys.sha256) {
-        Some(field) => read_digest(&field, complaints).map(Some),
-        None => Some(None),
-    };
-    let format = match keys.format {
-        Some(key) => choice_or_default(&fields, key, complaints),
-        None => Some(KernelFormat::default()),
-    };
-    Some(Payload {
-        path: path?,
-        sha256: sha256?,
-        format: format?,
-    })
-}
-
-fn read_path(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<PayloadPath> {
-    let text = field.string(complaints)?;
-    let fault = match PayloadPath::parse(text) {
-        Ok(path) => return Some(path),
-        Err(fault) => fault,
-    };
-    let kind = match fault {
-        PathFault::Empty => ErrorKind::EmptyPath,
-        PathFault::TooLong => ErrorKind::LongPath,
-        PathFault::Absolute => ErrorKind::AbsolutePath,
-        PathFault::Drive => ErrorKind::DrivePath,
-        PathFault::Backslash => ErrorKind::BackslashPath,
-        PathFault::Parent => ErrorKind::ParentPath,
-        PathFault::EmptyPart => ErrorKind::EmptyPathPart,
-        PathFault::TrimmedPart => ErrorKind::TrimmedPathPart,
-        PathFault::Character(_) => ErrorKind::PathCharacter,
-    };
-    let complaint = complaints.add(kind, field.span);
-    complaint
-        .found(quoted(text))
-        .expected("a path relative to the manifest, such as \"boot/vmlinuz\"");
-    match fault {
-        PathFault::TooLong => complaint.help(format!(
-            "at most {} bytes, and {} between two slashes",
-            path::MAX_LENGTH,
-            path::MAX_COMPONENT
-        )),
-        PathFault::Backslash => complaint.help("separate the parts with `/`"),
-        PathFault::Absolute | PathFault::Drive | PathFault::Parent => {
-            complaint.help("put the file beside the manifest, or in a directory below it")
-        }
-        PathFault::Character(stray) => complaint.help(format!("rename the file without {stray:?}")),
-        PathFault::Empty | PathFault::EmptyPart | PathFault::TrimmedPart => complaint,
-    };
-    None
-}
-
-fn read_digest(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<Sha256Digest> {
-    let text = field.string(complaints)?;
-    let (kind, found) = match Sha256Digest::parse(text) {
-        Ok(digest) => return Some(digest),
-        Err(DigestFault::Length(length)) => (
-            ErrorKind::DigestLength,
-            format!("{length} digits: {}", quoted(text)),
-        ),
-        Err(DigestFault::Character(stray)) => (
-            ErrorKind::DigestCharacter,
-            format!("the character {stray:?} in {}", quoted(text)),
-        ),
-    };
-    complaints
-        .add(kind, field.span)
-        .found(found)
-        .expected("64 hexadecimal digits, as `sha256sum FILE` prints them");
-    None
-}
-
 fn read_cmdline(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<String> {
     let text = field.string(complaints)?;
     if let Some(stray) = text.chars().find(|c| !c.is_ascii_graphic() && *c != ' ') {
@@ -310,7 +197,7 @@ fn read_cmdline(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<St
 fn read_memory(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<ByteSize> {
     if let Some(number) = field.value.as_integer() {
         let number = String::from(number.as_str());
-        let complaint = field.wrong_type("a size in quotes, such as \"256M\",", complaints);
+        let complaint = field.wrong_type("a size in quotes, such as \"256M\"", complaints);
         if ByteSize::parse_memory(&format!("{number}M")).is_ok() {
             complaint.help(format!("did you mean \"{number}M\"?"));
         }
@@ -367,7 +254,7 @@ fn guess_unit(text: &str) -> Option<ByteSize> {
 
 /// A set of CPUs, sorted, with the place of each.
 fn read_cpus(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<(Vec<u32>, Vec<Span>)> {
-    const HOW: &str = "an array of CPU numbers, such as [0, 1],";
+    const HOW: &str = "an array of CPU numbers, such as [0, 1]";
     if field.value.is_integer() {
         field
             .wrong_type(HOW, complaints)

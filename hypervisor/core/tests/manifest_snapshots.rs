@@ -1,0 +1,323 @@
+//! Manifests on file: the good ones give the plans they should, every bad one the text beside it.
+//!
+//! `manifests/bad` holds what no machine runs, `manifests/misfit` what one machine is too small for. After a change of
+//! wording, `UPDATE_EXPECT=1 cargo test -p bulkhead-core --test manifest_snapshots` writes the texts anew; read the diff.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot read its files fails"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bulkhead_core::manifest::{
+    ApicVirtualization, ByteSize, Console, ErrorKind, HypervisorOptions, IommuPolicy, KernelFormat,
+    LogLevel, MAX_BYTES, MachineFacts, ManifestErrors, PayloadProblem, PayloadRole, Plan,
+    RestartPolicy, Sha256Digest, parse, parse_bytes,
+};
+
+/// The machine that the misfits do not fit.
+const SMALL: MachineFacts = MachineFacts {
+    ram_bytes: 1000 << 20,
+    cpus: 2,
+};
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/manifests")
+        .join(name)
+}
+
+/// The manifests of a directory by name, sorted.
+fn manifests(name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory(name)).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "toml")
+    });
+    paths.sort();
+    assert!(!paths.is_empty());
+    paths
+}
+
+fn read(path: &Path) -> Result<Plan, ManifestErrors> {
+    parse_bytes(
+        path.file_name().unwrap().to_str().unwrap(),
+        &fs::read(path).unwrap(),
+    )
+}
+
+/// Every step that `cargo xtask manifest check` takes.
+fn refusal(path: &Path) -> ManifestErrors {
+    match read(path).and_then(|plan| plan.check_release()) {
+        Ok(()) => panic!("{} is taken for a good manifest", path.display()),
+        Err(errors) => errors,
+    }
+}
+
+fn misfit(path: &Path) -> ManifestErrors {
+    read(path).unwrap().fit(&SMALL).unwrap_err()
+}
+
+/// Compares with the text beside the manifest, or writes it.
+fn check_text(path: &Path, errors: &ManifestErrors, differing: &mut Vec<String>) {
+    let beside = path.with_extension("txt");
+    let text = errors.to_string();
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(&beside, &text).unwrap();
+    }
+    let expected = fs::read_to_string(&beside).unwrap_or_default();
+    if text != expected {
+        differing.push(format!(
+            "{}:\n--- expected\n{expected}\n--- got\n{text}",
+            path.display()
+        ));
+    }
+}
+
+#[test]
+fn every_bad_manifest_is_refused_with_the_text_beside_it() {
+    let mut differing = Vec::new();
+    for path in manifests("bad") {
+        check_text(&path, &refusal(&path), &mut differing);
+    }
+    for path in manifests("misfit") {
+        check_text(&path, &misfit(&path), &mut differing);
+    }
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
+}
+
+#[test]
+fn every_complaint_says_where_what_and_what_instead() {
+    for path in manifests("bad") {
+        let errors = refusal(&path);
+        assert!(errors.count() > 0);
+        for error in errors.errors() {
+            let at = path.display();
+            assert!(error.line > 0 && error.column > 0, "{at}");
+            assert!(!error.found.is_empty(), "{at}: {}", error.kind.name());
+            assert!(!error.expected.is_empty(), "{at}: {}", error.kind.name());
+        }
+        let text = errors.to_string();
+        assert!(
+            !text.contains(|c: char| c.is_control() && c != '\n'),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn every_kind_of_complaint_has_a_manifest() {
+    let bad = manifests("bad").into_iter().map(|path| refusal(&path));
+    let misfits = manifests("misfit").into_iter().map(|path| misfit(&path));
+    let seen: BTreeSet<ErrorKind> = bad
+        .chain(misfits)
+        .flat_map(|errors| {
+            errors
+                .errors()
+                .iter()
+                .map(|error| error.kind)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    // These come of something else than a manifest, and have their own tests below.
+    let elsewhere = [
+        ErrorKind::TooLarge,
+        ErrorKind::PayloadMissing,
+        ErrorKind::PayloadUnreadable,
+        ErrorKind::PayloadDigest,
+        ErrorKind::PayloadRejected,
+    ];
+    let missing: Vec<_> = ErrorKind::ALL
+        .iter()
+        .filter(|kind| !seen.contains(kind) && !elsewhere.contains(kind))
+        .collect();
+    assert!(missing.is_empty(), "no manifest shows {missing:?}");
+    assert!(seen.len() >= 30);
+}
+
+#[test]
+fn the_names_of_kinds_are_unique() {
+    let names: BTreeSet<_> = ErrorKind::ALL.iter().map(|kind| kind.name()).collect();
+    assert_eq!(names.len(), ErrorKind::ALL.len());
+}
+
+#[test]
+fn a_manifest_of_the_largest_size_is_read_and_one_byte_more_is_not() {
+    let mut text = fs::read_to_string(directory("good").join("minimal.toml")).unwrap();
+    text.push('#');
+    text.extend(std::iter::repeat_n('x', MAX_BYTES - text.len()));
+    assert!(parse("t", &text).is_ok());
+    text.push('x');
+    for refused in [parse("t", &text), parse_bytes("t", text.as_bytes())] {
+        let errors = refused.unwrap_err();
+        assert_eq!(errors.errors()[0].kind, ErrorKind::TooLarge);
+        assert_eq!(errors.errors()[0].found, "a file of 65537 bytes");
+    }
+}
+
+#[test]
+fn a_minimal_manifest_gets_the_documented_defaults() {
+    let plan = read(&directory("good").join("minimal.toml")).unwrap();
+    assert_eq!(
+        plan.hypervisor,
+        HypervisorOptions {
+            console: Console::Both,
+            log_level: LogLevel::Info,
+            iommu: IommuPolicy::Auto,
+            apicv: ApicVirtualization::Auto,
+        }
+    );
+    let [vm] = plan.vms.as_slice() else {
+        panic!("{} VMs", plan.vms.len())
+    };
+    assert_eq!(vm.name.as_str(), "demo");
+    assert_eq!(vm.kernel.path.as_str(), "vmlinuz");
+    assert_eq!(
+        (vm.kernel.sha256, vm.kernel.format),
+        (None, KernelFormat::Auto)
+    );
+    assert_eq!(vm.initrd, None);
+    assert_eq!(vm.cmdline, "");
+    assert_eq!(vm.memory, ByteSize(256 << 20));
+    assert_eq!((vm.vcpus, &vm.cpus), (1, &None));
+    assert_eq!(vm.restart, RestartPolicy::OnCrash);
+    assert_eq!(plan.file_name(), "minimal.toml");
+    assert_eq!(plan.check_release(), Ok(()));
+}
+
+#[test]
+fn every_key_arrives_in_the_plan() {
+    let plan = read(&directory("good").join("everything.toml")).unwrap();
+    assert_eq!(
+        plan.hypervisor,
+        HypervisorOptions {
+            console: Console::Serial,
+            log_level: LogLevel::Trace,
+            iommu: IommuPolicy::Required,
+            apicv: ApicVirtualization::Off,
+        }
+    );
+    let digest =
+        Sha256Digest::parse("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
+            .unwrap();
+    let [first, second] = plan.vms.as_slice() else {
+        panic!("{} VMs", plan.vms.len())
+    };
+    assert_eq!(first.kernel.path.as_str(), "boot/vmlinuz-6.1.0");
+    assert_eq!(
+        (first.kernel.sha256, first.kernel.format),
+        (Some(digest), KernelFormat::BzImage)
+    );
+    let initrd = first.initrd.as_ref().unwrap();
+    assert_eq!(
+        (initrd.path.as_str(), initrd.sha256),
+        ("boot/initrd.img", Some(digest))
+    );
+    assert_eq!(first.cmdline, "console=ttyS0 panic=1");
+    assert_eq!((first.memory, first.vcpus), (ByteSize(1 << 30), 4));
+    assert_eq!(first.cpus, Some(vec![0, 1, 2, 3]));
+    assert_eq!(first.restart, RestartPolicy::Always);
+    assert_eq!(
+        (second.kernel.path.as_str(), second.kernel.format),
+        ("guest.elf", KernelFormat::Elf)
+    );
+    assert_eq!(second.initrd.as_ref().unwrap().path.as_str(), "initrd.img");
+    assert_eq!((second.memory, second.vcpus), (ByteSize(64 << 20), 2));
+    assert_eq!(second.restart, RestartPolicy::Never);
+    assert_eq!(plan.total_memory(), ByteSize(1088 << 20));
+}
+
+#[test]
+fn tables_may_be_inline_and_lines_may_end_as_on_windows() {
+    for name in ["inline.toml", "crlf.toml"] {
+        let plan = read(&directory("good").join(name)).unwrap();
+        assert_eq!(plan.vms[0].name.as_str(), "demo", "{name}");
+    }
+}
+
+#[test]
+fn a_plan_fits_a_machine_that_has_just_enough() {
+    let plan = read(&directory("good").join("everything.toml")).unwrap();
+    let enough = MachineFacts {
+        ram_bytes: 1088 << 20,
+        cpus: 4,
+    };
+    assert_eq!(plan.fit(&enough), Ok(()));
+    let kinds = |machine| -> Vec<_> {
+        let errors: ManifestErrors = plan.fit(&machine).unwrap_err();
+        errors
+            .errors()
+            .iter()
+            .map(|error| (error.kind, error.line))
+            .collect()
+    };
+    assert_eq!(
+        kinds(MachineFacts {
+            ram_bytes: enough.ram_bytes - 1,
+            ..enough
+        }),
+        [(ErrorKind::MachineMemory, 23)]
+    );
+    assert_eq!(
+        kinds(MachineFacts { cpus: 3, ..enough }),
+        [(ErrorKind::MachineCpu, 17)]
+    );
+}
+
+#[test]
+fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
+    let plan = read(&directory("good").join("everything.toml")).unwrap();
+    let [first, second] = plan.vms.as_slice() else {
+        panic!("{} VMs", plan.vms.len())
+    };
+    let told = |vm, role, problem| {
+        let errors = plan.payload_error(vm, role, problem);
+        let error = &errors.errors()[0];
+        (
+            error.kind,
+            error.line,
+            error.column,
+            error.found.clone(),
+            error.expected.clone(),
+        )
+    };
+    let missing = told(first, PayloadRole::Kernel, PayloadProblem::Missing);
+    assert_eq!(
+        (missing.0, missing.1, missing.2),
+        (ErrorKind::PayloadMissing, 12, 10)
+    );
+    assert!(
+        missing.3.contains("\"boot/vmlinuz-6.1.0\""),
+        "{}",
+        missing.3
+    );
+    let unreadable = told(
+        second,
+        PayloadRole::Initrd,
+        PayloadProblem::Unreadable(&"device error"),
+    );
+    assert_eq!(
+        (unreadable.0, unreadable.1),
+        (ErrorKind::PayloadUnreadable, 29)
+    );
+    assert!(unreadable.3.contains("device error"), "{}", unreadable.3);
+    let wrong = told(
+        first,
+        PayloadRole::Initrd,
+        PayloadProblem::WrongDigest(Sha256Digest([0xab; 32])),
+    );
+    assert_eq!((wrong.0, wrong.1), (ErrorKind::PayloadDigest, 13));
+    assert!(wrong.3.contains(&"ab".repeat(32)), "{}", wrong.3);
+    assert!(wrong.4.contains("e3b0c442"), "{}", wrong.4);
+    let rejected = told(
+        second,
+        PayloadRole::Kernel,
+        PayloadProblem::Rejected(&"no ELF header"),
+    );
+    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 26));
+    assert!(rejected.3.contains("no ELF header"), "{}", rejected.3);
+}
