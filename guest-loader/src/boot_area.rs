@@ -30,6 +30,8 @@ pub(crate) const STACK: GpaRange = range(0x2_0000, 0x3_0000);
 pub(crate) const LEGACY_HOLE: GpaRange = range(0xa_0000, 0x10_0000);
 /// The ACPI tables, the RSDP first.
 pub(crate) const ACPI_TABLES: GpaRange = range(0xe_0000, 0xf_0000);
+/// Where a PC's firmware is entered in real mode.
+pub(crate) const RESET_VECTOR: GpaRange = range(0xf_fff0, 0x10_0000);
 /// Where images may be placed: everything above the first MiB.
 pub(crate) const IMAGE_START: Gpa = LEGACY_HOLE.end;
 
@@ -52,7 +54,8 @@ mod tests {
             assert!(area.start.is_aligned(4096) && area.end.is_aligned(4096) && !area.is_empty());
             assert!(areas.iter().skip(i + 1).all(|other| !area.overlaps(other)));
         }
-        assert!(LEGACY_HOLE.contains(&ACPI_TABLES));
+        assert!(LEGACY_HOLE.contains(&ACPI_TABLES) && LEGACY_HOLE.contains(&RESET_VECTOR));
+        assert!(!ACPI_TABLES.overlaps(&RESET_VECTOR));
         assert!(STACK.end < LEGACY_HOLE.start);
     }
 }

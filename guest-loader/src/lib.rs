@@ -23,6 +23,7 @@ mod field;
 mod flat;
 mod memory;
 mod placement;
+mod reset_vector;
 mod start_info;
 
 use bulkhead_core::addr::Gpa;
@@ -99,6 +100,7 @@ pub fn load(
     };
     let rsdp = acpi::write(request.platform, mem)?;
     entry::write_tables(mem)?;
+    reset_vector::write(mem)?;
     match format {
         KernelFormat::Flat => flat::load(request.kernel, &payload, rsdp, mem),
         KernelFormat::Elf => elf::load(request.kernel, &payload, rsdp, mem),
