@@ -1,6 +1,7 @@
 //! Library half of `cargo xtask`: provisioning, images, platforms, runs.
 
 pub mod build;
+pub mod cmd;
 pub mod error;
 pub mod exec;
 pub mod image;

@@ -1,0 +1,3 @@
+//! The subcommands with more to them than a call.
+
+pub mod manifest;
