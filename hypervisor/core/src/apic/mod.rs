@@ -1,7 +1,7 @@
 //! The guest's local APIC in x2APIC mode: priorities, pending and in-service interrupts, end of interrupt.
 //!
 //! [`LocalApic`] is one vCPU's; its registers live in a [`VirtualApicPage`] so that hardware APIC
-//! virtualisation can take the page over. [`registers`](self) decodes MSR accesses, `timer` counts, [`icr`] decodes
+//! virtualisation can take the page over. `registers` decodes MSR accesses, `timer` counts, [`icr`] decodes
 //! interprocessor interrupts. The exit dispatcher carries out each [`ApicEffect`].
 //!
 //! The xAPIC memory window is not offered. The APIC starts in x2APIC mode, as firmware with more than 255
