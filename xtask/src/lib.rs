@@ -7,7 +7,12 @@ pub mod exec;
 pub mod image;
 pub mod manifest;
 pub mod paths;
+pub mod platform;
 pub mod provision;
+pub mod run;
+pub mod session;
+pub mod symbolize;
+pub mod terminal;
 pub mod ui;
 
 pub use error::{Error, Result};

@@ -11,6 +11,7 @@ pub mod idiv;
 pub mod initramfs;
 pub mod kernel;
 pub mod payload;
+pub mod qemu;
 pub mod targets;
 
 use std::fs::{self, File};

@@ -1,0 +1,109 @@
+//! QEMU and its firmware, unpacked from Debian 12's packages into the cache.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::error::{Error, Result};
+use crate::paths::Workspace;
+use crate::provision::apt::{self, PrivateApt};
+use crate::provision::once;
+use crate::ui::Step;
+
+const SUITE: &str = "bookworm";
+const PACKAGES: [&str; 3] = ["qemu-system-x86", "ovmf", "ipxe-qemu"];
+/// Changes when the directory's layout does, so that an old cache is not reused.
+const DIRECTORY: &str = "qemu-bookworm-1";
+/// Where the packages keep what QEMU loads into its machines.
+const DATA: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
+const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+const BINARY: &str = "usr/bin/qemu-system-x86_64";
+
+/// A provisioned QEMU.
+#[derive(Debug, Clone)]
+pub struct Qemu {
+    root: PathBuf,
+}
+
+impl Qemu {
+    /// Where QEMU is or will be.
+    #[must_use]
+    pub fn place(workspace: &Workspace) -> PathBuf {
+        workspace.cache().join(DIRECTORY)
+    }
+
+    /// QEMU, fetched when it is not there yet.
+    ///
+    /// # Errors
+    /// When the packages cannot be had.
+    pub fn provision(workspace: &Workspace) -> Result<Self> {
+        let root = once(workspace, &Self::place(workspace), |dir| {
+            let step = Step::start("Fetching QEMU and its firmware from Debian's packages");
+            let apt = PrivateApt::open(&workspace.cache(), SUITE, &[SUITE])?;
+            let packages = apt.download_with_dependencies(&PACKAGES)?;
+            step.detail("unpacking");
+            apt::unpack(&packages, dir)?;
+            apt.discard()?;
+            step.done(&format!("{} packages", packages.len()));
+            Ok(())
+        })?;
+        let qemu = Self { root };
+        for needed in [
+            qemu.root.join(BINARY),
+            qemu.firmware_code(),
+            qemu.firmware_variables(),
+        ] {
+            if !needed.exists() {
+                return Err(Error::Unavailable {
+                    what: format!(
+                        "{} is not in the unpacked packages",
+                        workspace.show(&needed)
+                    ),
+                    hint: format!("delete {} and try again", workspace.show(&qemu.root)),
+                });
+            }
+        }
+        Ok(qemu)
+    }
+
+    /// A command that starts QEMU; the caller adds the machine.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let libraries: Vec<_> = LIBRARIES
+            .iter()
+            .map(|dir| self.root.join(dir).display().to_string())
+            .collect();
+        let mut command = Command::new(self.root.join(LOADER));
+        command
+            .arg("--library-path")
+            .arg(libraries.join(":"))
+            .arg(self.root.join(BINARY));
+        for dir in DATA {
+            command.arg("-L").arg(self.root.join(dir));
+        }
+        // Modules are looked for where the package would be installed.
+        command.arg("-nodefaults").env(
+            "QEMU_MODULE_DIR",
+            self.root.join("usr/lib/x86_64-linux-gnu/qemu"),
+        );
+        command
+    }
+
+    /// The firmware's code.
+    #[must_use]
+    pub fn firmware_code(&self) -> PathBuf {
+        self.root.join("usr/share/OVMF/OVMF_CODE_4M.fd")
+    }
+
+    /// The firmware's variables as they are when new.
+    #[must_use]
+    pub fn firmware_variables(&self) -> PathBuf {
+        self.root.join("usr/share/OVMF/OVMF_VARS_4M.fd")
+    }
+
+    /// The unpacked tree.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
