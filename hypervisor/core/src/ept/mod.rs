@@ -7,6 +7,8 @@
 
 mod caps;
 mod entry;
+#[cfg(test)]
+mod tests;
 
 use core::fmt;
 

@@ -9,6 +9,8 @@
 mod entry;
 mod error;
 pub mod pe;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use crate::addr::{Frame, FrameCount, Hpa, Hva};

@@ -25,6 +25,8 @@ pub mod entry;
 mod error;
 pub mod memory_map;
 pub mod rights;
+#[cfg(test)]
+mod tests;
 
 use crate::addr::{Frame, FrameCount};
 
@@ -134,6 +136,10 @@ impl Ledger<'_> {
     ///
     /// # Errors
     /// [`LedgerError::BeyondEnd`] where the run leaves the ledger; then nothing was scrubbed.
+    /// [`LedgerError::TooManyMaps`] where a frame is mapped too often to map it once more.
+    ///
+    /// # Panics
+    /// Where `scrubber` returns another right than it was given.
     pub fn scrub(&mut self, run: FrameRun, scrubber: &mut impl Scrub) -> Result<(), LedgerError> {
         self.check(run, |_| Ok(()))?;
         let mut next = run.first;
@@ -150,6 +156,10 @@ impl Ledger<'_> {
             }
             let dirty = FrameRun::new(first, count);
             let right = scrubber.scrub(self.grant_scrub(dirty)?);
+            assert!(
+                right.run() == dirty,
+                "a scrubber returned the right to other frames"
+            );
             self.surrender(right);
             self.update(dirty, Entry::scrubbed);
         }
