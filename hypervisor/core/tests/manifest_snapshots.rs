@@ -159,6 +159,28 @@ fn a_manifest_of_the_largest_size_is_read_and_one_byte_more_is_not() {
     }
 }
 
+/// UEFI promises an application 128 KiB of stack (UEFI specification, "Calling Conventions", "x64 Platforms").
+#[test]
+fn the_deepest_nesting_is_read_with_half_of_the_firmwares_stack() {
+    let parse_on_small_stack = |open: &str, close: &str, depth: usize| {
+        let text = format!(
+            "version = 1\nvm = {}1{}\n",
+            open.repeat(depth),
+            close.repeat(depth)
+        );
+        let thread = std::thread::Builder::new().stack_size(64 << 10);
+        let parsing = thread.spawn(move || parse("t", &text).unwrap_err().errors()[0].kind);
+        parsing.unwrap().join().unwrap()
+    };
+    for (open, close) in [("[", "]"), ("{a=", "}"), ("[{a=", "}]")] {
+        // Deep, and TOML all the same: what is wrong is only what it says.
+        assert_ne!(parse_on_small_stack(open, close, 39), ErrorKind::Syntax);
+        assert_eq!(parse_on_small_stack(open, close, 10_000), ErrorKind::Syntax);
+    }
+    assert_ne!(parse_on_small_stack("[", "]", 79), ErrorKind::Syntax);
+    assert_ne!(parse_on_small_stack("{a=", "}", 79), ErrorKind::Syntax);
+}
+
 #[test]
 fn a_minimal_manifest_gets_the_documented_defaults() {
     let plan = read(&directory("good").join("minimal.toml")).unwrap();

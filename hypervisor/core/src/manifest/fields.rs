@@ -97,6 +97,18 @@ impl<'t, 'i> Fields<'t, 'i> {
         field
     }
 
+    /// The word under `key`, or the default without one; nothing after a complaint.
+    pub(super) fn choice_or_default<C: Choice + Default>(
+        &self,
+        key: &'static Key,
+        complaints: &mut Complaints,
+    ) -> Option<C> {
+        match self.optional(key) {
+            Some(field) => field.choice(complaints),
+            None => Some(C::default()),
+        }
+    }
+
     /// Complains that `key` is not there.
     pub(super) fn missing<'c>(
         &self,

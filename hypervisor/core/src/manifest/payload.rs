@@ -7,7 +7,6 @@ use core::fmt::Display;
 use super::digest::{DigestFault, Sha256Digest};
 use super::error::{Complaints, ErrorKind, ManifestErrors, quoted};
 use super::fields::Field;
-use super::hypervisor::choice_or_default;
 use super::path::{self, PathFault, PayloadPath};
 use super::plan::{KernelFormat, Payload, Plan, VmPlan};
 use super::schema::{self, Key, Table};
@@ -125,7 +124,7 @@ pub(super) fn read(
         None => Some(None),
     };
     let format = match keys.format {
-        Some(key) => choice_or_default(&fields, key, complaints),
+        Some(key) => fields.choice_or_default(key, complaints),
         None => Some(KernelFormat::default()),
     };
     Some(Payload {

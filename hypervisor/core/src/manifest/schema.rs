@@ -52,7 +52,7 @@ pub const TABLES: &[&Table] = &[&ROOT, &HYPERVISOR, &VM, &KERNEL, &INITRD];
 macro_rules! table {
     ($(#[$doc:meta])* $table:ident, $path:literal, $title:literal: $($key:ident = $presence:ident $name:literal,)+) => {
         $(
-            #[doc = concat!("`", $name, "` of ", $title, ".")]
+            #[doc = concat!("The key `", $name, "` of `", $title, "`.")]
             pub static $key: Key = Key { table: $path, name: $name, presence: $presence };
         )+
         $(#[$doc])*

@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 
 use super::error::{Complaints, ErrorKind, quoted};
 use super::fields::{Field, Fields};
-use super::hypervisor::choice_or_default;
 use super::name::{self, NameFault};
 use super::payload;
 use super::plan::{VmPlan, VmSpans};
@@ -98,7 +97,7 @@ fn read(
         Some(field) => read_cpus(&field, complaints).map(Some),
         None => Some(None),
     };
-    let restart = choice_or_default(fields, &schema::RESTART, complaints);
+    let restart = fields.choice_or_default(&schema::RESTART, complaints);
 
     let span_of = |key| fields.optional(key).map_or(fields.span, |field| field.span);
     let (cpus, cpu_spans) = cpus?.unzip();
