@@ -80,6 +80,7 @@ fn configuration(bochs: &Bochs, machine: &Machine) -> Result<String> {
          com1: enabled=1, mode=socket-client, dev=\"127.0.0.1:{port}\"\n\
          com2: enabled=1, mode=file, dev=\"{events}\"\n\
          log: \"{log}\"\n\
+         sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
          speaker: enabled=0\n\
          panic: action=fatal\n\
          error: action=report\n\
