@@ -18,6 +18,7 @@ pub mod hostpt;
 pub mod hypercall;
 pub mod ledger;
 pub mod manifest;
+pub mod msr;
 pub mod mtrr;
 pub mod platform;
 pub mod ring;
