@@ -7,7 +7,7 @@
 //!
 //! Both end in `start64` with RDI = start information, on this image's own tables: the first 4 GiB are identity-mapped, and
 //! `window_table` maps single pages at `window::BASE`. Selectors: 0x08 64-bit code, 0x10 data, 0x18 32-bit code,
-//! 0x20 16-bit code, 0x28 16-bit data, 0x30 a 32-bit TSS.
+//! 0x20 16-bit code at 0x70000, 0x28 16-bit data, 0x30 a 32-bit TSS.
 #![allow(unsafe_code, reason = "entry code in assembly")]
 
 use core::arch::global_asm;
@@ -73,7 +73,7 @@ gdt:
     .quad 0x00af9b000000ffff
     .quad 0x00cf93000000ffff
     .quad 0x00cf9b000000ffff
-    .quad 0x00009b000000ffff
+    .quad 0x00009b070000ffff
     .quad 0x000093000000ffff
     .globl gdt_tss
 gdt_tss:
