@@ -11,6 +11,7 @@ extern crate alloc;
 pub mod addr;
 pub mod apic;
 pub mod cpuid;
+pub mod device;
 pub mod ept;
 pub mod events;
 pub mod fault;
