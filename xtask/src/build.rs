@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::exec;
 use crate::paths::{Workspace, create_dir};
 use crate::provision::targets::{self, BuildStd};
@@ -15,25 +15,34 @@ pub const UEFI: &str = "x86_64-unknown-uefi";
 /// The test guests' target.
 pub const BARE: &str = "x86_64-unknown-none";
 
-/// What a build produced.
-#[derive(Debug, Clone)]
-pub struct Built {
-    /// `bulkhead.efi`.
-    pub efi: PathBuf,
-}
+/// Line tables go into the PDB, not into the binary: a panic's backtrace gets names at no cost.
+const LINE_TABLES: [&str; 2] = ["--config", "profile.release.debug=\"line-tables-only\""];
 
-/// Builds `bulkhead.efi`.
+/// Builds `bulkhead.efi` and returns its path; its PDB lies beside it.
 ///
 /// # Errors
 /// When the target cannot be had or the build fails.
-pub fn hypervisor(workspace: &Workspace) -> Result<Built> {
-    compile(workspace, "bulkhead", UEFI)?;
-    Ok(Built {
-        efi: workspace
-            .cargo_target()
-            .join(UEFI)
-            .join("release/bulkhead.efi"),
-    })
+pub fn hypervisor(workspace: &Workspace) -> Result<PathBuf> {
+    compile(workspace, "bulkhead", UEFI, &LINE_TABLES)?;
+    Ok(workspace
+        .cargo_target()
+        .join(UEFI)
+        .join("release/bulkhead.efi"))
+}
+
+/// The binary `given`, or else a freshly built one.
+///
+/// # Errors
+/// When the given one is not there, or the build fails.
+pub fn hypervisor_or(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf> {
+    match given {
+        Some(file) if file.is_file() => Ok(file.to_path_buf()),
+        Some(file) => Err(Error::BadCall(format!(
+            "{}: there is no such file",
+            file.display()
+        ))),
+        None => hypervisor(workspace),
+    }
 }
 
 /// Builds the test guests and puts each into the payloads as `NAME.elf`; returns their paths.
@@ -41,7 +50,7 @@ pub fn hypervisor(workspace: &Workspace) -> Result<Built> {
 /// # Errors
 /// When the target cannot be had or the build fails.
 pub fn guests(workspace: &Workspace) -> Result<Vec<PathBuf>> {
-    compile(workspace, "test-guests", BARE)?;
+    compile(workspace, "test-guests", BARE, &[])?;
     let output = workspace.cargo_target().join(BARE).join("release");
     let payloads = create_dir(workspace.payloads())?;
     let mut placed = Vec::new();
@@ -80,7 +89,12 @@ fn is_binary(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").is_file()
 }
 
-fn compile(workspace: &Workspace, package: &str, target: &'static str) -> Result<()> {
+fn compile(
+    workspace: &Workspace,
+    package: &str,
+    target: &'static str,
+    options: &[&str],
+) -> Result<()> {
     let how = targets::ensure(workspace, target)?;
     let step = Step::start(format!("Building {package} for {target}"));
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -96,7 +110,8 @@ fn compile(workspace: &Workspace, package: &str, target: &'static str) -> Result
             target,
         ])
         .arg("--target-dir")
-        .arg(workspace.cargo_target());
+        .arg(workspace.cargo_target())
+        .args(options);
     if how == BuildStd::Yes {
         cargo.env("RUSTC_BOOTSTRAP", "1").args([
             "-Zbuild-std=core,alloc,compiler_builtins",

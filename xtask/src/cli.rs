@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use regex::Regex;
-use xtask::image::{self, Boot};
-use xtask::manifest::{self, Manifest};
+use xtask::cmd::{
+    self, bench::BenchArgs, image::ImageArgs, manifest::ManifestCommand, test::TestArgs,
+};
 use xtask::platform::Platform;
 use xtask::{Error, Result, Workspace, build, run, ui};
 
@@ -33,6 +34,15 @@ enum Command {
     Build,
     /// Write a bootable USB disk image or a TFTP directory.
     Image(ImageArgs),
+    /// Run the unit tests and the end-to-end scenarios.
+    Test(TestArgs),
+    /// Measure what exits cost, beside KVM and Xen on the same emulator.
+    Bench(BenchArgs),
+    /// Work with manifests.
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
+    /// Say what this machine has and lacks, and which platform a run would choose.
+    Doctor,
 }
 
 /// The platforms as words of the command line.
@@ -65,7 +75,7 @@ struct RunArgs {
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
     /// Where to run.
-    #[arg(long, value_enum, default_value_t = PlatformArg::Auto, hide_possible_values = false)]
+    #[arg(long, value_enum, default_value_t = PlatformArg::Auto)]
     platform: PlatformArg,
     /// Processors of the machine.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
@@ -98,37 +108,22 @@ struct RunArgs {
     efi: Option<PathBuf>,
 }
 
-#[derive(Args)]
-struct ImageArgs {
-    /// Write a disk image for `dd` to FILE.
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "pxe",
-        required_unless_present = "pxe"
-    )]
-    usb: Option<PathBuf>,
-    /// Fill DIR for a TFTP server.
-    #[arg(long, value_name = "DIR")]
-    pxe: Option<PathBuf>,
-    /// Use this hypervisor binary instead of building it.
-    #[arg(long, value_name = "FILE")]
-    efi: Option<PathBuf>,
-    /// The manifest to boot with [default: docs/examples/demo.toml].
-    #[arg(long, value_name = "FILE")]
-    manifest: Option<PathBuf>,
-}
-
 /// Parses the command line and runs it.
 pub fn main() -> ExitCode {
     let workspace = Workspace::locate();
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&workspace, &args.options()),
         Command::Build => build_all(&workspace),
-        Command::Image(args) => make_image(&workspace, &args),
+        Command::Image(args) => cmd::image::run(&workspace, &args),
+        Command::Test(args) => cmd::test::run(&workspace, &args),
+        Command::Bench(args) => cmd::bench::run(&workspace, &args),
+        Command::Manifest(command) => cmd::manifest::run(&command),
+        Command::Doctor => cmd::doctor::run(&workspace),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        // Its last line is the total.
+        Err(error @ Error::TestsFailed) => ExitCode::from(error.exit_code()),
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
@@ -155,32 +150,10 @@ impl RunArgs {
 }
 
 fn build_all(workspace: &Workspace) -> Result<()> {
-    let built = build::hypervisor(workspace)?;
-    ui::note(&built.efi.display().to_string());
+    let efi = build::hypervisor(workspace)?;
+    ui::note(&efi.display().to_string());
     for guest in build::guests(workspace)? {
         ui::note(&workspace.show(&guest));
-    }
-    Ok(())
-}
-
-fn make_image(workspace: &Workspace, args: &ImageArgs) -> Result<()> {
-    let path = args
-        .manifest
-        .clone()
-        .unwrap_or_else(|| workspace.root().join(manifest::DEMO));
-    let manifest = Manifest::read(&path)?;
-    let efi = match &args.efi {
-        Some(file) => file.clone(),
-        None => build::hypervisor(workspace)?.efi,
-    };
-    let boot = Boot::gather(workspace, &efi, &manifest)?;
-    match (&args.usb, &args.pxe) {
-        (Some(file), _) => {
-            let size = image::usb(&boot, file)?;
-            ui::note(&format!("{}: {} MiB", file.display(), size >> 20));
-        }
-        (None, Some(dir)) => image::pxe(&boot, dir)?,
-        (None, None) => return Err(Error::BadCall("give --usb or --pxe".to_owned())),
     }
     Ok(())
 }

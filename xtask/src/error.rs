@@ -72,6 +72,9 @@ pub enum Error {
     /// The emulated machine did not do what was asked of it.
     #[error("{0}")]
     Run(String),
+    /// Tests failed; the report was printed already.
+    #[error("tests failed")]
+    TestsFailed,
     /// Interrupted by Ctrl-C or a termination signal.
     #[error("interrupted")]
     Interrupted,

@@ -1,9 +1,11 @@
-//! A manifest as the tool sees it: checked by the hypervisor's own parser, and the payloads it names.
+//! A manifest as a run sees it: checked by the parser that runs at boot, and the payloads it names.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, IoContext, Result};
+use bulkhead_core::manifest::Plan;
+
+use crate::cmd;
+use crate::error::Result;
 
 /// The manifest of `cargo xtask run` without options, relative to the checkout.
 pub const DEMO: &str = "docs/examples/demo.toml";
@@ -21,24 +23,18 @@ pub struct Wanted {
 #[derive(Debug, Clone)]
 pub struct Manifest {
     path: PathBuf,
-    payloads: Vec<Wanted>,
+    plan: Plan,
 }
 
 impl Manifest {
     /// Reads and checks the manifest at `path`.
     ///
     /// # Errors
-    /// [`Error::Manifest`] with every finding when it is wrong.
+    /// [`crate::Error::Manifest`] with every finding when it is wrong.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path)
-            .context("read", path)
-            .map_err(|error| Error::Manifest(error.to_string()))?;
-        let table: toml::Table = text
-            .parse()
-            .map_err(|e: toml::de::Error| Error::Manifest(format!("{}: {e}", path.display())))?;
         Ok(Self {
             path: path.to_path_buf(),
-            payloads: payloads(&table),
+            plan: cmd::manifest::read(path)?,
         })
     }
 
@@ -50,23 +46,47 @@ impl Manifest {
 
     /// Every payload it names, in its order.
     #[must_use]
-    pub fn payloads(&self) -> &[Wanted] {
-        &self.payloads
+    pub fn payloads(&self) -> Vec<Wanted> {
+        let mut wanted = Vec::new();
+        for (index, vm) in self.plan.vms.iter().enumerate() {
+            let mut add = |key: &str, path: &str| {
+                wanted.push(Wanted {
+                    key: format!("vm[{index}].{key}"),
+                    name: path.to_owned(),
+                });
+            };
+            add("kernel", vm.kernel.path.as_str());
+            if let Some(initrd) = &vm.initrd {
+                add("initrd", initrd.path.as_str());
+            }
+        }
+        wanted
     }
 }
 
-fn payloads(table: &toml::Table) -> Vec<Wanted> {
-    let vms = table.get("vm").and_then(toml::Value::as_array);
-    let mut wanted = Vec::new();
-    for (index, vm) in vms.into_iter().flatten().enumerate() {
-        for key in ["kernel", "initrd"] {
-            if let Some(name) = vm.get(key).and_then(toml::Value::as_str) {
-                wanted.push(Wanted {
-                    key: format!("vm[{index}].{key}"),
-                    name: name.to_owned(),
-                });
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Workspace;
+
+    #[test]
+    fn the_demo_names_a_kernel_and_an_initial_ram_disk() {
+        let manifest = Manifest::read(&Workspace::locate().root().join(DEMO)).unwrap();
+        let keys: Vec<_> = manifest
+            .payloads()
+            .into_iter()
+            .map(|wanted| wanted.key)
+            .collect();
+        assert_eq!(keys, ["vm[0].kernel", "vm[0].initrd"]);
     }
-    wanted
+
+    #[test]
+    fn a_missing_manifest_is_a_bad_call() {
+        assert_eq!(
+            Manifest::read(Path::new("no-such.toml"))
+                .unwrap_err()
+                .exit_code(),
+            2
+        );
+    }
 }

@@ -61,10 +61,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let (platform, reason) = Platform::choose(options.platform)?;
     ui::note(&format!("platform {platform}: {reason}"));
     let emulator = platform.provision(workspace)?;
-    let efi = match &options.efi {
-        Some(file) => file.clone(),
-        None => build::hypervisor(workspace)?.efi,
-    };
+    let efi = build::hypervisor_or(workspace, options.efi.as_deref())?;
     let boot = Boot::gather(workspace, &efi, &manifest)?;
     let interactive = !options.headless && stdin().is_terminal() && stdout().is_terminal();
     let config = Config {

@@ -72,6 +72,15 @@ impl Boot {
         })
     }
 
+    /// Exactly `files` beside `efi`, whatever they are: for tests of what the hypervisor makes of bad ones.
+    #[must_use]
+    pub fn from_parts(efi: &Path, files: Vec<Entry>) -> Self {
+        Self {
+            efi: efi.to_path_buf(),
+            files,
+        }
+    }
+
     /// The files beside the hypervisor: the manifest first, then the payloads.
     #[must_use]
     pub fn files(&self) -> &[Entry] {

@@ -91,7 +91,7 @@ fn arguments(accelerator: Accelerator, machine: &Machine) -> Vec<String> {
             );
             add(
                 "-device",
-                "virtio-net-pci,netdev=net,bootindex=0".to_owned(),
+                "virtio-net-pci,netdev=net,bootindex=0,romfile=".to_owned(),
             );
         }
     }
