@@ -17,6 +17,7 @@ pub mod events;
 pub mod fault;
 pub mod hostpt;
 pub mod hypercall;
+pub mod insn;
 pub mod ledger;
 pub mod manifest;
 pub mod msr;
