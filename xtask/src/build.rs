@@ -55,13 +55,20 @@ pub fn guests(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let payloads = create_dir(workspace.payloads())?;
     let mut placed = Vec::new();
     for name in guest_names(workspace)? {
-        let place = payloads.join(format!("{name}.elf"));
-        let partial = payloads.join(format!(".{name}.elf.partial"));
+        let file = guest_payload(&name);
+        let place = payloads.join(&file);
+        let partial = payloads.join(format!(".{file}.partial"));
         fs::copy(output.join(&name), &partial).context("copy", &output.join(&name))?;
         fs::rename(&partial, &place).context("rename", &partial)?;
         placed.push(place);
     }
     Ok(placed)
+}
+
+/// What the test guest `name` is called among the payloads.
+#[must_use]
+pub fn guest_payload(name: &str) -> String {
+    format!("{name}.elf")
 }
 
 /// The names of the test guests: one binary for each entry of `tests/guests/src/bin`.

@@ -12,6 +12,7 @@ mod name;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::build;
 use crate::error::{Error, IoContext, Result};
 use crate::manifest::Manifest;
 use crate::paths::{Workspace, create_dir};
@@ -46,6 +47,14 @@ impl Boot {
             path: format!("{HOME}/bulkhead.toml"),
             source: manifest.path().to_path_buf(),
         }];
+        let guests = build::guest_names(workspace)?;
+        if manifest.payloads().iter().any(|wanted| {
+            guests
+                .iter()
+                .any(|guest| wanted.name == build::guest_payload(guest))
+        }) {
+            build::guests(workspace)?;
+        }
         let beside = manifest.path().parent().unwrap_or(Path::new("."));
         for wanted in manifest.payloads() {
             let path = format!("{HOME}/{}", wanted.name);

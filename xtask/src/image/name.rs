@@ -54,7 +54,8 @@ pub fn long_entries(name: &str, short: [u8; 11]) -> Vec<[u8; 32]> {
     let count = chunks.len();
     let entries = chunks.iter().enumerate().rev().map(|(index, chunk)| {
         let mut entry = [0; 32];
-        entry[0] = index as u8 + 1 | if index + 1 == count { LAST_ENTRY } else { 0 };
+        let last = if index + 1 == count { LAST_ENTRY } else { 0 };
+        entry[0] = (index as u8 + 1) | last;
         entry[11] = ATTRIBUTE_LONG_NAME;
         entry[13] = sum;
         // A name that does not fill its last entry ends with one NUL, then all ones.
