@@ -31,6 +31,9 @@ mount -t tmpfs tmpfs /tmp
 hostname guest
 ";
 
+/// Says where root's home is: the shell's prompt calls it `~`.
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n";
+
 /// Starts the shell at home, where busybox' own prompt reads `~ # `.
 const SHELL: &str = "\
 #!/bin/sh
@@ -79,6 +82,7 @@ fn archive(busybox: &[u8], applets: &str) -> Vec<u8> {
         archive.symlink(&format!("bin/{applet}"), "busybox");
     }
     archive.file("bin/shell", 0o755, SHELL.as_bytes());
+    archive.file("etc/passwd", 0o644, PASSWD.as_bytes());
     archive.file("etc/inittab", 0o644, INITTAB.as_bytes());
     archive.file("etc/rc", 0o755, RC.as_bytes());
     archive.symlink("init", "bin/busybox");
