@@ -59,6 +59,8 @@ pub enum StopReason {
         /// The device register.
         gpa: Gpa,
     },
+    /// The guest switched tasks by hardware.
+    TaskSwitch,
     /// VM entry was refused, or an exit arrived that no enabled control can cause.
     UnexpectedExit(u32),
 }
@@ -83,6 +85,9 @@ impl fmt::Display for StopReason {
                     f,
                     "the guest used an unsupported instruction on the device register at {gpa}; use a plain MOV"
                 )
+            }
+            Self::TaskSwitch => {
+                f.write_str("the guest used a hardware task switch, which is not emulated")
             }
             Self::UnexpectedExit(reason) => {
                 write!(f, "exit reason {reason} has no cause in this VM's controls")

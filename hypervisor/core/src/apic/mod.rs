@@ -270,6 +270,16 @@ impl LocalApic {
         }
     }
 
+    /// The highest vector requested and the highest in service, 0 for none: what the VMCS's guest interrupt
+    /// status holds.
+    #[must_use]
+    pub fn requested_and_serving(&self) -> (u8, u8) {
+        (
+            self.highest(Reg::IRR, self.irr_words).unwrap_or(0),
+            self.highest(Reg::ISR, self.isr_words).unwrap_or(0),
+        )
+    }
+
     /// Rebuilds the summaries after hardware APIC virtualisation worked on the page.
     pub fn resync(&mut self) {
         let summary = |group: Reg| {

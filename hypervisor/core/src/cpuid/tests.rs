@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
+use super::features::Leaf7Edx;
 use super::hidden::{HIDDEN, Register};
 use super::*;
 

@@ -232,7 +232,7 @@ fn likely() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(50_000))]
+    #![proptest_config(ProptestConfig::with_cases(500_000))]
 
     #[test]
     fn likely_bytes_decode_as_the_reference_does(bytes in likely(), mode in modes()) {

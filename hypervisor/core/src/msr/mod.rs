@@ -2,7 +2,7 @@
 //!
 //! Pass-through is only for registers that the VM switch saves and restores: those in the VMCS guest-state area and
 //! [`SWITCHED_MSRS`]. [`classify`] is the policy in one match; [`build_bitmap`] turns it into the VMCS bitmap and
-//! [`read`]/[`write`] emulate the rest over [`MsrState`] and the vCPU's [`LocalApic`].
+//! [`read()`]/[`write()`] emulate the rest over [`MsrState`] and the vCPU's [`LocalApic`].
 //!
 //! Denied MSRs include all that Linux only probes by its fault-tolerant accessors (`TEST_CTRL`, `PLATFORM_INFO`,
 //! `MISC_FEATURES_ENABLES`, RAPL, uncore); those that it reads unguarded on an Intel CPU are emulated.
@@ -109,7 +109,7 @@ bitflags::bitflags! {
 pub enum Access {
     /// No exit.
     PassThrough,
-    /// Decided by [`read`] or [`write`].
+    /// Decided by [`read()`] or [`write()`].
     Emulated,
     /// #GP.
     Denied,
@@ -343,5 +343,5 @@ pub fn validate_efer(value: u64, current: u64, paging: bool) -> Result<Efer, Gue
         return Err(GuestFault::GP0);
     }
     // LMA is the CPU's: a write does not change it.
-    Ok(wanted - Efer::LMA | current & Efer::LMA)
+    Ok((wanted - Efer::LMA) | (current & Efer::LMA))
 }
