@@ -25,6 +25,8 @@ mod memory;
 mod placement;
 mod reset_vector;
 mod start_info;
+#[cfg(test)]
+mod tests;
 
 use bulkhead_core::addr::Gpa;
 

@@ -30,3 +30,22 @@ const _: () = assert!(CODE.len() as u64 <= boot_area::RESET_VECTOR.len());
 pub(crate) fn write(mem: &mut impl GuestMemory) -> Result<(), OutOfRange> {
     mem.write(boot_area::RESET_VECTOR.start, &CODE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_writes_the_reset_value_to_the_reset_port_and_stays() {
+        let [mov_dx, low, high, mov_al, value, out, hlt, jmp, back] = CODE;
+        assert_eq!(
+            [mov_dx, mov_al, out, hlt, jmp],
+            [0xba, 0xb0, 0xee, 0xf4, 0xeb]
+        );
+        assert_eq!(u16::from_le_bytes([low, high]), platform::RESET_PORT);
+        assert_eq!(value, platform::RESET_VALUE);
+        // The jump is relative to its own end and reaches the `hlt`.
+        let hlt_offset = 6;
+        assert_eq!(CODE.len() as i64 + i64::from(back as i8), hlt_offset);
+    }
+}

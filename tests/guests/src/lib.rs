@@ -1,9 +1,9 @@
 //! Shared runtime of the bare-metal test guests.
 //!
 //! A guest is entered by PVH or as a flat image (`boot`), with its own page tables, GDT and IDT. It talks on COM1
-//! ([`print!`], [`println!`]), survives the faults it expects ([`attempt!`], [`trap`]), reads its parameters from the command line
-//! ([`params::Params`]) and ends with [`power::off`]. Protocol: `case <name>: ok` or `case <name>: FAIL <detail>` lines, then
-//! `all cases done`, then power off.
+//! ([`print!`], [`println!`]), survives the faults it expects ([`attempt!`], [`trap`]), reads its parameters from the
+//! command line ([`params::Params`]) and ends with [`power::off`]. Protocol: `case <name>: ok` or
+//! `case <name>: FAIL <count> checks` lines, `detail` lines before a failure, then `all cases done`, then power off.
 #![no_std]
 
 mod alloc_none;

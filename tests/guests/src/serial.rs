@@ -1,4 +1,4 @@
-//! COM1 by polling: [`print!`] and [`println!`].
+//! COM1 by polling: [`print!`](crate::print!) and [`println!`](crate::println!).
 
 use core::fmt;
 

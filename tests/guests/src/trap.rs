@@ -1,4 +1,4 @@
-//! Exceptions and interrupts: [`attempt!`] runs an instruction that may fault and says what happened.
+//! Exceptions and interrupts: [`crate::attempt!`] runs an instruction that may fault and says what happened.
 //!
 //! An exception inside an attempt resumes after it and becomes a [`Fault`]; outside one it ends the guest with a report.
 //! Interrupts (vectors from 32) and NMIs are counted.
@@ -22,7 +22,7 @@ const NMI: u64 = 2;
 const FIRST_INTERRUPT: u64 = 32;
 const VECTORS: usize = 256;
 
-/// An exception that an [`attempt!`] met.
+/// An exception that an [`crate::attempt!`] met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Its vector.
@@ -37,7 +37,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Where an exception resumes; 0 where none is expected. [`attempt!`] writes it.
+/// Where an exception resumes; 0 where none is expected. [`crate::attempt!`] writes it.
 pub static RESUME: AtomicU64 = AtomicU64::new(0);
 /// The last expected fault: 0, or bit 63 set, vector in bits 39:32, error code in bits 31:0.
 static FAULT: AtomicU64 = AtomicU64::new(0);

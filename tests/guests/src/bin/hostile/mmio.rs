@@ -65,5 +65,5 @@ pub(crate) fn odd_accesses(_: &mut Case, params: &Params) {
         "mov rsi, rcx",
         "movsb"
     );
-    access!("jump through", 0x10, "jmp [rcx]");
+    access!("add from", 0x10, "add eax, [rcx]");
 }
