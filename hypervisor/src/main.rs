@@ -1,17 +1,67 @@
-//! Bulkhead, the UEFI binary.
+//! Bulkhead, the UEFI binary: every effect. What to do is decided in `bulkhead_core`.
+//!
+//! [`main`] walks the boot list of `docs/boot-flow.md` up to the end of boot services, [`after_firmware`] from there
+//! to the first VM.
 #![no_std]
 #![no_main]
-#![allow(unsafe_code)]
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    loop {
-        core::hint::spin_loop();
+extern crate alloc;
+
+mod arch;
+mod boot;
+mod console;
+mod events;
+mod memory;
+mod panic;
+mod vm;
+mod vmx;
+
+use alloc::string::ToString;
+use bulkhead_core::events::Event;
+use bulkhead_core::vmx::capability::Wishes;
+use boot::handover::Handover;
+use bulkhead_core::manifest::ApicVirtualization;
+use console::CONSOLE;
+use core::error::Error;
+use uefi::{Status, entry};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[entry]
+fn main() -> Status {
+    let Ok(heap) = memory::heap::start() else { return Status::OUT_OF_RESOURCES };
+    CONSOLE.lock().start(boot::facts::screen());
+    console::EVENTS.lock().start();
+    console::install_logger();
+    log::info!("Bulkhead {VERSION}, a Type-1 hypervisor");
+    events::send(&Event::Boot { version: VERSION });
+    match prepare(heap) {
+        Ok(handover) => boot::handover::leave_firmware(handover),
+        Err(error) => refuse(error.as_ref()),
     }
 }
 
-// SAFETY: the firmware's entry symbol; nothing else in the image has this name.
-#[unsafe(no_mangle)]
-extern "efiapi" fn efi_main() -> usize {
-    0
+/// Everything that needs the firmware: files, the plan, the feature gate, memory.
+fn prepare(heap: (u64, u64)) -> Result<Handover, alloc::boxed::Box<dyn Error>> {
+    let mut source = boot::source::Source::of_image()?;
+    log::info!("reading {} from {}", boot::payload::MANIFEST, source.describe());
+    let loaded = boot::payload::load(&mut source)?;
+    console::set_level(loaded.plan.hypervisor.log_level);
+    CONSOLE.lock().choose(loaded.plan.hypervisor.console);
+    boot::payload::print_plan(&loaded.plan);
+    boot::payload::check_iommu(&loaded.plan)?;
+    let wishes = Wishes { apicv: loaded.plan.hypervisor.apicv == ApicVirtualization::Auto };
+    let features = vmx::operation::negotiate(wishes)?;
+    let facts = boot::facts::Facts::gather()?;
+    log::info!("{facts}");
+    log::info!("TPM: not used yet; VT-d: not used yet; other CPUs stay with the firmware");
+    Ok(Handover { loaded, features, facts, reserved: memory::reserve::reserve(heap)? })
+}
+
+/// Says why nothing starts, and stops.
+pub fn refuse(error: &dyn Error) -> ! {
+    log::error!("{}", error.to_string().trim_end());
+    log::error!("nothing was started");
+    events::send(&Event::Halt { error: &error.to_string() });
+    arch::cpu::stop()
 }

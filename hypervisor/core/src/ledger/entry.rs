@@ -81,6 +81,20 @@ impl State {
         Self::Shared,
         Self::Device,
     ];
+
+    /// Its name in counters and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Free => "free",
+            Self::Dirty => "dirty",
+            Self::Clear => "clear",
+            Self::Sealed => "sealed",
+            Self::Shared => "shared",
+            Self::Device => "device",
+        }
+    }
 }
 
 /// What the ledger says about one frame.

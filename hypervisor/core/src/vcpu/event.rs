@@ -1,0 +1,172 @@
+//! Delivering exceptions and interrupts: what the next VM entry injects, and what has to wait for a window.
+
+use super::{Cpu, Vcpu};
+use crate::apic::LocalApic;
+use crate::fault::GuestFault;
+use crate::vmx::controls::Primary;
+use crate::vmx::exit::Interruption;
+use crate::vmx::field::{self, Natural};
+
+const GENERAL_PROTECTION: u8 = 13;
+const INVALID_OPCODE: u8 = 6;
+const PAGE_FAULT: u8 = 14;
+const RFLAGS_IF: u64 = 1 << 9;
+/// Blocking by STI and by MOV SS, in the interruptibility state.
+pub(super) const BLOCKED_BY_STI_OR_MOV_SS: u32 = 0b11;
+/// Blocking by NMI, in the interruptibility state.
+const BLOCKED_BY_NMI: u32 = 1 << 3;
+
+/// Injects the exception that `fault` names at the next entry. A [`GuestFault::Stop`] is the caller's business.
+pub(super) fn inject_fault<C: Cpu>(cpu: &mut C, fault: GuestFault) {
+    match fault {
+        GuestFault::Gp(code) => inject_exception(cpu, GENERAL_PROTECTION, Some(code)),
+        GuestFault::Ud => inject_exception(cpu, INVALID_OPCODE, None),
+        GuestFault::Stop(_) => {}
+    }
+}
+
+/// Injects a page fault at `address`.
+pub(super) fn inject_page_fault<C: Cpu>(cpu: &mut C, address: u64, code: u32) {
+    cpu.set_cr2(address);
+    inject_exception(cpu, PAGE_FAULT, Some(code));
+}
+
+fn inject_exception<C: Cpu>(cpu: &mut C, vector: u8, code: Option<u32>) {
+    cpu.write(field::ENTRY_INTERRUPTION_INFO, Interruption::exception(vector, code.is_some()).0);
+    if let Some(code) = code {
+        cpu.write(field::ENTRY_EXCEPTION_ERROR_CODE, code);
+    }
+}
+
+/// Injects again the event whose delivery the exit interrupted, if there was one
+/// (Intel SDM vol. 3C, "Information for VM Exits That Occur During Event Delivery").
+pub(super) fn reinject_interrupted<C: Cpu>(cpu: &mut C) {
+    let event = Interruption(cpu.read(field::IDT_VECTORING_INFO));
+    if !event.is_valid() {
+        return;
+    }
+    if event.kind() == Interruption::NMI {
+        // The NMI blocking that its first delivery set would make the entry fail.
+        let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
+        cpu.write(field::GUEST_INTERRUPTIBILITY, blocked & !BLOCKED_BY_NMI);
+    }
+    inject_raw(cpu, event, field::IDT_VECTORING_ERROR_CODE);
+}
+
+/// Gives the guest the exception that exited to us.
+pub(super) fn reflect<C: Cpu>(cpu: &mut C, event: Interruption) {
+    inject_raw(cpu, event, field::EXIT_INTERRUPTION_ERROR_CODE);
+}
+
+fn inject_raw<C: Cpu>(cpu: &mut C, event: Interruption, code: field::Field<u32, field::ReadOnly>) {
+    cpu.write(field::ENTRY_INTERRUPTION_INFO, event.for_entry());
+    if event.has_error_code() {
+        let code = cpu.read(code);
+        cpu.write(field::ENTRY_EXCEPTION_ERROR_CODE, code);
+    }
+    if matches!(
+        event.kind(),
+        Interruption::SOFTWARE_INTERRUPT | Interruption::PRIVILEGED_SOFTWARE | Interruption::SOFTWARE_EXCEPTION
+    ) {
+        let length = cpu.read(field::EXIT_INSTRUCTION_LENGTH);
+        cpu.write(field::ENTRY_INSTRUCTION_LENGTH, length);
+    }
+}
+
+/// Whether the next entry already carries an event.
+pub(super) fn entry_is_taken<C: Cpu>(cpu: &C) -> bool {
+    Interruption(cpu.read(field::ENTRY_INTERRUPTION_INFO)).is_valid()
+}
+
+/// Whether the guest takes a maskable interrupt at its next instruction.
+fn is_open<C: Cpu>(cpu: &C) -> bool {
+    cpu.read(field::GUEST_RFLAGS).0 & RFLAGS_IF != 0
+        && cpu.read(field::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_STI_OR_MOV_SS == 0
+}
+
+impl Vcpu {
+    /// Puts what is pending into the next entry, or asks for an exit as soon as the guest can take it.
+    pub(super) fn deliver_pending<C: Cpu>(&mut self, cpu: &mut C) {
+        if self.nmi_pending {
+            self.deliver_nmi(cpu);
+        }
+        if self.hardware_delivery {
+            publish(&mut self.apic, cpu);
+            return;
+        }
+        let Some(vector) = self.apic.highest_pending() else {
+            cpu.write(field::TPR_THRESHOLD, self.apic.tpr_threshold());
+            self.want(cpu, Primary::INTERRUPT_WINDOW, false);
+            return;
+        };
+        if !entry_is_taken(cpu) && is_open(cpu) {
+            self.apic.accept(vector);
+            cpu.write(field::ENTRY_INTERRUPTION_INFO, Interruption::external(vector).0);
+            let more = self.apic.highest_pending().is_some();
+            self.want(cpu, Primary::INTERRUPT_WINDOW, more);
+        } else {
+            self.want(cpu, Primary::INTERRUPT_WINDOW, true);
+        }
+        cpu.write(field::TPR_THRESHOLD, self.apic.tpr_threshold());
+    }
+
+    fn deliver_nmi<C: Cpu>(&mut self, cpu: &mut C) {
+        let blocked = BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS;
+        if !entry_is_taken(cpu) && cpu.read(field::GUEST_INTERRUPTIBILITY) & blocked == 0 {
+            cpu.write(field::ENTRY_INTERRUPTION_INFO, Interruption::nmi().0);
+            self.nmi_pending = false;
+        }
+        self.want(cpu, Primary::NMI_WINDOW, self.nmi_pending);
+    }
+
+    /// Turns a window-exiting control on or off, if it is not as wanted.
+    fn want<C: Cpu>(&mut self, cpu: &mut C, window: Primary, on: bool) {
+        let mut controls = self.primary;
+        controls.set(window, on);
+        if controls != self.primary {
+            self.primary = controls;
+            cpu.write(field::PRIMARY_CONTROLS, controls.bits());
+        }
+    }
+}
+
+/// Hands the highest request and the highest interrupt in service to the processor
+/// (Intel SDM vol. 3C, "Virtual-Interrupt Delivery").
+fn publish<C: Cpu>(apic: &mut LocalApic, cpu: &mut C) {
+    apic.resync();
+    let (requested, serving) = apic.requested_and_serving();
+    cpu.write(field::GUEST_INTERRUPT_STATUS, u16::from(requested) | (u16::from(serving) << 8));
+}
+
+/// Skips the instruction that exited, with what retiring it entails.
+#[inline(always)]
+pub(super) fn advance<C: Cpu>(cpu: &mut C) {
+    let length = cpu.read(field::EXIT_INSTRUCTION_LENGTH);
+    advance_by(cpu, length);
+}
+
+/// Skips `length` bytes of instruction, with what retiring it entails.
+#[inline(always)]
+pub(super) fn advance_by<C: Cpu>(cpu: &mut C, length: u32) {
+    const RFLAGS_TF: u64 = 1 << 8;
+    let rip = cpu.read(field::GUEST_RIP).0.wrapping_add(u64::from(length));
+    cpu.write(field::GUEST_RIP, Natural(rip));
+    if cpu.read(field::GUEST_RFLAGS).0 & RFLAGS_TF != 0 {
+        single_step(cpu);
+    }
+    let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
+    if blocked & BLOCKED_BY_STI_OR_MOV_SS != 0 {
+        cpu.write(field::GUEST_INTERRUPTIBILITY, blocked & !BLOCKED_BY_STI_OR_MOV_SS);
+    }
+}
+
+/// The trap that a single-stepped instruction raises after it, which the CPU does not see us emulate.
+#[cold]
+fn single_step<C: Cpu>(cpu: &mut C) {
+    const DEBUGCTL_BTF: u64 = 1 << 1;
+    const PENDING_BS: u64 = 1 << 14;
+    if cpu.read(field::GUEST_DEBUGCTL) & DEBUGCTL_BTF == 0 {
+        let pending = cpu.read(field::GUEST_PENDING_DEBUG).0;
+        cpu.write(field::GUEST_PENDING_DEBUG, Natural(pending | PENDING_BS));
+    }
+}

@@ -1,0 +1,93 @@
+//! Instructions that exit because their answer is the hypervisor's: CPUID, the MSR pair, XSETBV, VMCALL.
+
+use super::registers::{self, GprIndex, Gprs};
+use super::{Cpu, Step, Vcpu, control_register};
+use crate::apic::Reg;
+use crate::cpuid::CpuidDynamic;
+use crate::fault::GuestFault;
+use crate::hypercall;
+use crate::msr::{self, MsrEffect};
+use crate::vcpu::devices::Devices;
+use crate::vmx::field;
+
+impl Vcpu {
+    #[inline(always)]
+    pub(super) fn cpuid_exit<C: Cpu>(&mut self, cpu: &C, gprs: &mut Gprs) -> Result<Step, GuestFault> {
+        let dynamic = CpuidDynamic { cr4: cpu.read(field::GUEST_CR4).0, xcr0: self.xcr0 };
+        let leaf = gprs.get(GprIndex::RAX) as u32;
+        let subleaf = gprs.get(GprIndex::RCX) as u32;
+        let answer = self.cpuid.lookup(leaf, subleaf, &dynamic);
+        registers::set_low(gprs, GprIndex::RAX, answer.eax);
+        registers::set_low(gprs, GprIndex::RBX, answer.ebx);
+        registers::set_low(gprs, GprIndex::RCX, answer.ecx);
+        registers::set_low(gprs, GprIndex::RDX, answer.edx);
+        Ok(Step::Next)
+    }
+
+    #[inline(always)]
+    pub(super) fn rdmsr<C: Cpu>(&mut self, _cpu: &C, gprs: &mut Gprs, now: u64) -> Result<Step, GuestFault> {
+        let number = gprs.get(GprIndex::RCX) as u32;
+        let value = msr::read(number, &self.msrs, &self.apic, self.guest_tsc(now))?;
+        registers::set_low(gprs, GprIndex::RAX, value as u32);
+        registers::set_low(gprs, GprIndex::RDX, (value >> 32) as u32);
+        Ok(Step::Next)
+    }
+
+    #[inline(always)]
+    pub(super) fn wrmsr<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        gprs: &Gprs,
+        devices: &mut Devices,
+        now: u64,
+    ) -> Result<Step, GuestFault> {
+        let number = gprs.get(GprIndex::RCX) as u32;
+        let value = registers::edx_eax(gprs);
+        let guest_now = self.guest_tsc(now);
+        match msr::write(number, value, &mut self.msrs, &mut self.apic, guest_now)? {
+            MsrEffect::None => {}
+            MsrEffect::Apic(effect) => self.apply_effect(devices, effect, now),
+            MsrEffect::TscStepped(delta) => {
+                self.tsc_offset = self.tsc_offset.wrapping_add(delta);
+                cpu.write(field::TSC_OFFSET, self.tsc_offset);
+                self.rearm(now);
+            }
+            MsrEffect::SetPat(pat) => cpu.write(field::GUEST_PAT, pat),
+            MsrEffect::SetEfer(value) => control_register::write_efer(cpu, value)?,
+        }
+        Ok(Step::Next)
+    }
+
+    pub(super) fn xsetbv<C: Cpu>(&mut self, cpu: &mut C, gprs: &Gprs) -> Result<Step, GuestFault> {
+        if gprs.get(GprIndex::RCX) as u32 != 0 {
+            return Err(GuestFault::GP0);
+        }
+        let value = self.cpuid.validate_xcr0(registers::edx_eax(gprs))?;
+        self.xcr0 = value.bits();
+        cpu.set_xcr0(self.xcr0);
+        Ok(Step::Next)
+    }
+
+    #[inline(always)]
+    pub(super) fn vmcall<C: Cpu>(cpu: &C, gprs: &mut Gprs) -> Result<Step, GuestFault> {
+        // The privilege level of the processor is that of SS (Intel SDM vol. 3C, "Guest Register State").
+        let cpl = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3;
+        let result = hypercall::call(gprs.get(GprIndex::RAX), cpl as u8);
+        gprs.set(GprIndex::RAX, result);
+        Ok(Step::Next)
+    }
+
+    /// A write to an APIC register that the CPU virtualised up to the page but not beyond.
+    pub(super) fn apic_write(
+        &mut self,
+        devices: &mut Devices,
+        offset: u16,
+        now: u64,
+    ) -> Result<Step, GuestFault> {
+        let register = Reg((offset >> 4) as u8);
+        let value = u64::from(self.apic.page().get(register));
+        let effect = self.apic.write_msr(0x800 + u32::from(register.0), value, self.guest_tsc(now))?;
+        self.apply_effect(devices, effect, now);
+        Ok(Step::Same)
+    }
+}

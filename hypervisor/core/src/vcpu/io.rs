@@ -1,0 +1,125 @@
+//! Port accesses: to the VM's devices, or to nothing. An unclaimed port reads as all ones and swallows writes, as on
+//! a PC bus; every port exits, so no host device is reachable.
+
+use super::devices::{Devices, PortOutcome};
+use super::registers::{GprIndex, Gprs, RDI, RSI};
+use super::{Cpu, Step, Vcpu, event, linear};
+use crate::addr::Gva;
+use crate::fault::{GuestFault, StopReason};
+use crate::vmx::exit::IoAccess;
+use crate::vmx::field;
+
+impl Vcpu {
+    #[inline(always)]
+    pub(super) fn io<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        gprs: &mut Gprs,
+        devices: &mut Devices,
+        access: IoAccess,
+    ) -> Result<Step, GuestFault> {
+        if access.string {
+            return self.string_io(cpu, gprs, devices, access);
+        }
+        let outcome = if access.input {
+            let (value, outcome) = devices.read_port(access.port, access.size);
+            let rax = gprs.get(GprIndex::RAX);
+            let merged = match access.size {
+                1 => (rax & !0xff) | u64::from(value & 0xff),
+                2 => (rax & !0xffff) | u64::from(value & 0xffff),
+                _ => u64::from(value),
+            };
+            gprs.set(GprIndex::RAX, merged);
+            outcome
+        } else {
+            devices.write_port(access.port, access.size, gprs.get(GprIndex::RAX) as u32)
+        };
+        self.after_port(devices, outcome)
+    }
+
+    #[inline(always)]
+    fn after_port(&mut self, devices: &mut Devices, outcome: PortOutcome) -> Result<Step, GuestFault> {
+        match outcome {
+            PortOutcome::Nothing => Ok(Step::Next),
+            PortOutcome::Uart => {
+                self.lines_changed(devices);
+                Ok(if devices.has_output() { Step::NextPoll } else { Step::Next })
+            }
+            PortOutcome::PowerOff => Err(GuestFault::Stop(StopReason::PowerOff)),
+            PortOutcome::Reset => Err(GuestFault::Stop(StopReason::Reset)),
+        }
+    }
+
+    /// One iteration of INS or OUTS; a REP prefix exits again until its count is used up
+    /// (Intel SDM vol. 3C, "Information for VM Exits Due to Instruction Execution").
+    fn string_io<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        gprs: &mut Gprs,
+        devices: &mut Devices,
+        access: IoAccess,
+    ) -> Result<Step, GuestFault> {
+        const RFLAGS_DF: u64 = 1 << 10;
+        // Address size: bits 9:7 of the instruction information, 0 for 16, 1 for 32, 2 for 64 bits.
+        let mask = match (cpu.read(field::EXIT_INSTRUCTION_INFO) >> 7) & 7 {
+            0 => 0xffff,
+            1 => 0xffff_ffff,
+            _ => u64::MAX,
+        };
+        let count = gprs.get(GprIndex::RCX);
+        if access.repeat && count & mask == 0 {
+            return Ok(Step::Next);
+        }
+        let at = Gva(cpu.read(field::GUEST_LINEAR_ADDRESS).0);
+        let size = usize::from(access.size);
+        let mut bytes = [0; 4];
+        let outcome = if access.input {
+            let (value, outcome) = devices.read_port(access.port, access.size);
+            bytes = value.to_le_bytes();
+            if let Err(fault) = linear::write(cpu, at, bytes.get(..size).unwrap_or_default()) {
+                return self.page_fault(cpu, fault);
+            }
+            outcome
+        } else {
+            if let Err(fault) = linear::read(cpu, at, bytes.get_mut(..size).unwrap_or_default()) {
+                return self.page_fault(cpu, fault);
+            }
+            devices.write_port(access.port, access.size, u32::from_le_bytes(bytes))
+        };
+        let index = if access.input { RDI } else { RSI };
+        let step = if cpu.read(field::GUEST_RFLAGS).0 & RFLAGS_DF != 0 {
+            (access.size as u64).wrapping_neg()
+        } else {
+            access.size as u64
+        };
+        let moved = gprs.get(index);
+        gprs.set(index, (moved & !mask) | (moved.wrapping_add(step) & mask));
+        let finished = self.after_port(devices, outcome)?;
+        if access.repeat {
+            let left = count.wrapping_sub(1) & mask;
+            gprs.set(GprIndex::RCX, (count & !mask) | left);
+            if left != 0 {
+                return Ok(Step::Same);
+            }
+        }
+        Ok(finished)
+    }
+
+    /// The guest's own tables do not map what its instruction names: that is its page fault.
+    pub(super) fn page_fault<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        fault: linear::LinearFault,
+    ) -> Result<Step, GuestFault> {
+        match fault {
+            linear::LinearFault::Page { at, code } => {
+                event::inject_page_fault(cpu, at.0, code);
+                Ok(Step::Same)
+            }
+            linear::LinearFault::NotCanonical => Err(GuestFault::GP0),
+            linear::LinearFault::NoMemory(gpa, write) => {
+                Err(GuestFault::Stop(StopReason::OutsideMemory { gpa, write }))
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Guest memory by linear address: through the guest's own page tables, as the instruction that exited would have
+//! gone.
+
+use super::Cpu;
+use crate::addr::{FRAME_SIZE, Gpa, Gva};
+use crate::vmx::field;
+use crate::walk::{self, Access, AccessKind, GuestPhys, Paging, WalkError};
+
+/// Why a linear address cannot be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinearFault {
+    /// The guest's tables refuse: its page fault.
+    Page {
+        /// The address.
+        at: Gva,
+        /// The error code.
+        code: u32,
+    },
+    /// The address is not canonical: the guest's general-protection fault.
+    NotCanonical,
+    /// The guest's tables lead to where it has no memory; whether it was to write there.
+    NoMemory(Gpa, bool),
+}
+
+/// Copies what the guest's instruction would read at `at`.
+///
+/// # Errors
+/// What the guest's tables or its memory refuse.
+pub fn read<C: Cpu>(cpu: &mut C, at: Gva, bytes: &mut [u8]) -> Result<(), LinearFault> {
+    load(cpu, at, bytes, AccessKind::Read)
+}
+
+/// Copies the guest's instruction bytes at `at`.
+///
+/// # Errors
+/// As for [`read`].
+pub fn fetch<C: Cpu>(cpu: &mut C, at: Gva, bytes: &mut [u8]) -> Result<(), LinearFault> {
+    load(cpu, at, bytes, AccessKind::Fetch)
+}
+
+/// Copies `bytes` to where the guest's instruction would write at `at`. Every page is translated before the
+/// first byte is written.
+///
+/// # Errors
+/// As for [`read`].
+pub fn write<C: Cpu>(cpu: &mut C, at: Gva, bytes: &[u8]) -> Result<(), LinearFault> {
+    let here = in_page(at, bytes.len());
+    let (first, second) = bytes.split_at_checked(here).unwrap_or((bytes, &[]));
+    let first_at = translate(cpu, at, AccessKind::Write)?;
+    let second_at = match second {
+        [] => first_at,
+        _ => translate(cpu, Gva(at.0.wrapping_add(here as u64)), AccessKind::Write)?,
+    };
+    for (gpa, piece) in [(first_at, first), (second_at, second)] {
+        if !piece.is_empty() && !cpu.write_guest(gpa, piece) {
+            return Err(LinearFault::NoMemory(gpa, true));
+        }
+    }
+    Ok(())
+}
+
+fn load<C: Cpu>(cpu: &mut C, at: Gva, bytes: &mut [u8], kind: AccessKind) -> Result<(), LinearFault> {
+    let mut next = at;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let here = in_page(next, rest.len());
+        let gpa = translate(cpu, next, kind)?;
+        let (piece, more) = rest.split_at_mut_checked(here).unwrap_or_default();
+        if !cpu.read_guest(gpa, piece) {
+            return Err(LinearFault::NoMemory(gpa, false));
+        }
+        next = Gva(next.0.wrapping_add(here as u64));
+        rest = more;
+    }
+    Ok(())
+}
+
+/// How many of `length` bytes lie in the page of `at`.
+fn in_page(at: Gva, length: usize) -> usize {
+    length.min((FRAME_SIZE - at.page_offset()) as usize)
+}
+
+fn translate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, LinearFault> {
+    let paging = Paging {
+        cr0: cpu.read(field::GUEST_CR0).0,
+        cr3: cpu.read(field::GUEST_CR3).0,
+        cr4: cpu.read(field::GUEST_CR4).0,
+        efer: cpu.read(field::GUEST_EFER),
+        rflags: cpu.read(field::GUEST_RFLAGS).0,
+        // The guest's CPUID has the host's width, and 1 GiB pages where the host has them; a guest that uses
+        // what it was not shown breaks only itself.
+        physical_bits: MAX_PHYSICAL_BITS,
+        gigabyte_pages: true,
+    };
+    let user = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
+    let access = Access { kind, user, implicit: false };
+    match walk::walk(&mut Physical(cpu), &paging, at, access) {
+        Ok(translation) => Ok(translation.gpa),
+        Err(WalkError::PageFault { gva, code }) => Err(LinearFault::Page { at: gva, code: code.bits() }),
+        Err(WalkError::NotCanonical(_)) => Err(LinearFault::NotCanonical),
+        Err(WalkError::NoMemory(gpa)) => Err(LinearFault::NoMemory(gpa, false)),
+    }
+}
+
+/// The widest physical address the architecture has.
+const MAX_PHYSICAL_BITS: u32 = 52;
+
+struct Physical<'a, C>(&'a mut C);
+
+impl<C: Cpu> GuestPhys for Physical<'_, C> {
+    fn read_u64(&mut self, gpa: Gpa) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.0.read_guest(gpa, &mut bytes).then(|| u64::from_le_bytes(bytes))
+    }
+}

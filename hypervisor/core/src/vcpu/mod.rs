@@ -1,0 +1,393 @@
+//! One vCPU: what each exit means for it, and what the next entry takes along.
+//!
+//! [`Vcpu::handle_exit`] is the whole steady state: count, decode once into an
+//! [`Exit`](crate::vmx::exit::Exit), one line per reason, then prepare the next entry. Effects go through
+//! [`Cpu`], which the shell implements with instructions and tests with maps.
+//!
+//! | module | what it handles |
+//! |---|---|
+//! | [`registers`], [`control_register`] | general registers; CR0, CR4 and EFER |
+//! | [`event`](self) | injection, interrupt and NMI windows, skipping an instruction |
+//! | `instruction` | CPUID, RDMSR, WRMSR, XSETBV, VMCALL, HLT |
+//! | `io` | port accesses, strings included |
+//! | `mmio` | EPT violations: device registers, or the end of the VM |
+//! | [`counters`] | exits by reason, ticks by where they went |
+
+pub mod control_register;
+pub mod counters;
+pub mod devices;
+mod event;
+mod instruction;
+mod io;
+mod linear;
+mod mmio;
+pub mod registers;
+
+use crate::addr::{Gpa, Gva};
+use crate::apic::{ApicEffect, Delivery, IcrRequest, LocalApic, Trigger};
+use crate::cpuid::CpuidTable;
+use devices::Devices;
+use crate::fault::{GuestFault, StopReason};
+use crate::msr::MsrState;
+use crate::vmx::capability::Negotiated;
+use crate::vmx::controls::Primary;
+use crate::vmx::exit::{self, CrAccess, Exit, Interruption};
+use crate::vmx::field::{self, VmcsAccess};
+use counters::Counters;
+use registers::{GprIndex, Gprs};
+
+/// Guest activity state HLT (Intel SDM vol. 3C, "Guest Non-Register State").
+const ACTIVITY_HLT: u32 = 1;
+const ACTIVITY_ACTIVE: u32 = 0;
+
+/// What handling an exit can do to the processor and to guest memory.
+pub trait Cpu: VmcsAccess {
+    /// The host's time-stamp counter.
+    fn tsc(&self) -> u64;
+    /// Loads XCR0 with a value that [`CpuidTable::validate_xcr0`] accepted.
+    fn set_xcr0(&mut self, value: u64);
+    /// Loads CR2, which VM entries do not.
+    fn set_cr2(&mut self, value: u64);
+    /// Loads DR6, which VM entries do not.
+    fn set_dr6(&mut self, value: u64);
+    /// Ends the host interrupt that the last exit acknowledged.
+    fn end_host_interrupt(&mut self);
+    /// Copies guest memory from a physical address on; false where there is none.
+    fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool;
+    /// Copies to guest memory from a physical address on; false where there is none.
+    fn write_guest(&mut self, gpa: Gpa, bytes: &[u8]) -> bool;
+}
+
+/// What the shell does after an exit was handled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Action {
+    /// Enter the guest again.
+    Resume,
+    /// Move console bytes, look for typed ones, then [`Vcpu::prepare_entry`] and enter again.
+    Poll,
+    /// The VM is over.
+    Stop(StopReason),
+    /// A machine check arrived while the guest ran: the machine is not to be trusted any further.
+    HostMachineCheck,
+}
+
+/// What became of the instruction that exited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// It is done: skip it.
+    Next,
+    /// It waits, done, for an interrupt.
+    Halt,
+    /// It runs again, or there was none.
+    Same,
+    /// It is done, and console bytes may wait.
+    NextPoll,
+}
+
+/// One vCPU.
+pub struct Vcpu {
+    /// Its local APIC.
+    pub apic: LocalApic,
+    /// Its CPUID.
+    pub cpuid: CpuidTable,
+    /// Its emulated MSRs.
+    pub msrs: MsrState,
+    /// What it did.
+    pub counters: Counters,
+    /// XCR0 as the guest set it.
+    xcr0: u64,
+    /// Control words it runs with.
+    controls: Negotiated,
+    /// The primary controls, which windows change.
+    primary: Primary,
+    /// Host TSC at which something is due: the APIC timer or a look at the console.
+    wake_at: u64,
+    /// Host TSC at which the console is looked at next.
+    poll_at: u64,
+    /// Host TSC ticks between looks at the console.
+    poll_every: u64,
+    /// Something may be pending: look before the next entry.
+    attention: bool,
+    nmi_pending: bool,
+    halted: bool,
+    /// The processor delivers virtual interrupts by itself.
+    hardware_delivery: bool,
+    /// Added to the host's TSC.
+    tsc_offset: u64,
+}
+
+/// What a vCPU starts from.
+pub struct VcpuSetup {
+    /// Its local APIC.
+    pub apic: LocalApic,
+    /// Its CPUID.
+    pub cpuid: CpuidTable,
+    /// Its emulated MSRs.
+    pub msrs: MsrState,
+    /// Control words.
+    pub controls: Negotiated,
+    /// Host TSC ticks between looks at the console.
+    pub poll_every: u64,
+    /// Added to the host's TSC.
+    pub tsc_offset: u64,
+}
+
+impl Vcpu {
+    /// A vCPU about to run its first instruction.
+    #[must_use]
+    pub fn new(setup: VcpuSetup) -> Self {
+        Self {
+            apic: setup.apic,
+            cpuid: setup.cpuid,
+            msrs: setup.msrs,
+            counters: Counters::default(),
+            xcr0: 1,
+            controls: setup.controls,
+            primary: Primary::from_bits_retain(setup.controls.primary),
+            wake_at: 0,
+            poll_at: 0,
+            poll_every: setup.poll_every,
+            attention: false,
+            nmi_pending: false,
+            halted: false,
+            hardware_delivery: setup.controls.apicv(),
+            tsc_offset: setup.tsc_offset,
+        }
+    }
+
+    /// The guest's TSC at host TSC `now`.
+    #[inline(always)]
+    fn guest_tsc(&self, now: u64) -> u64 {
+        now.wrapping_add(self.tsc_offset)
+    }
+
+    /// Handles the exit that just happened, at host TSC `start`, and prepares the next entry.
+    #[inline(always)]
+    pub fn handle_exit<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        gprs: &mut Gprs,
+        devices: &mut Devices,
+        start: u64,
+    ) -> Action {
+        let reason = exit::basic_reason(cpu);
+        self.counters.count_exit(reason, start);
+        let step = match Exit::decode(cpu, reason) {
+            Exit::Cpuid => self.cpuid_exit(cpu, gprs),
+            Exit::Rdmsr => self.rdmsr(cpu, gprs, start),
+            Exit::Wrmsr => self.wrmsr(cpu, gprs, devices, start),
+            Exit::Io(access) => self.io(cpu, gprs, devices, access),
+            Exit::Vmcall => Self::vmcall(cpu, gprs),
+            Exit::Hlt => Ok(Step::Halt),
+            Exit::PreemptionTimer | Exit::InterruptWindow | Exit::NmiWindow | Exit::TprBelowThreshold => {
+                self.attention = true;
+                Ok(Step::Same)
+            }
+            Exit::ExternalInterrupt(_) => {
+                cpu.end_host_interrupt();
+                Ok(Step::Same)
+            }
+            Exit::Exception(event) => match self.exception(cpu, event) {
+                Some(step) => Ok(step),
+                None => return Action::HostMachineCheck,
+            },
+            Exit::EptViolation(violation) => self.ept_violation(cpu, gprs, devices, violation),
+            Exit::Cr(access) => self.control_register(cpu, gprs, access),
+            Exit::Xsetbv => self.xsetbv(cpu, gprs),
+            Exit::VirtualEoi(vector) => {
+                self.end_of_level(devices, vector);
+                Ok(Step::Same)
+            }
+            Exit::ApicWrite(offset) => self.apic_write(devices, offset, start),
+            // Nothing passed through needs the caches written back: no device of a guest reads memory
+            // behind their back.
+            Exit::Invd | Exit::Wbinvd => Ok(Step::Next),
+            Exit::Rdpmc => Err(GuestFault::GP0),
+            // CPUID shows none of these.
+            Exit::Vmx(_) | Exit::Monitor | Exit::Mwait => Err(GuestFault::Ud),
+            Exit::TripleFault => Err(GuestFault::Stop(StopReason::TripleFault)),
+            Exit::TaskSwitch => Err(GuestFault::Stop(StopReason::TaskSwitch)),
+            Exit::EptMisconfiguration(_) => Err(GuestFault::Stop(StopReason::UnexpectedExit(reason))),
+            Exit::EntryFailed(_) | Exit::Unknown(_) => {
+                Err(GuestFault::Stop(StopReason::UnexpectedExit(reason)))
+            }
+        };
+        let mut action = Action::Resume;
+        match step {
+            Ok(Step::Next) => event::advance(cpu),
+            Ok(Step::NextPoll) => {
+                event::advance(cpu);
+                action = Action::Poll;
+            }
+            Ok(Step::Halt) => {
+                event::advance(cpu);
+                self.halted = true;
+                self.attention = true;
+            }
+            Ok(Step::Same) => {}
+            Err(GuestFault::Stop(reason)) => return Action::Stop(reason),
+            Err(fault) => {
+                self.counters.faults += 1;
+                event::inject_fault(cpu, fault);
+            }
+        }
+        if self.prepare_entry(cpu) { action } else { Action::Poll }
+    }
+
+    /// Brings timers up to date, delivers what is pending and sets the preemption timer. False where a
+    /// look at the console is due first; call again after it.
+    #[inline(always)]
+    pub fn prepare_entry<C: Cpu>(&mut self, cpu: &mut C) -> bool {
+        let now = cpu.tsc();
+        let mut on_time = true;
+        if now >= self.wake_at {
+            on_time = self.wake(now);
+        }
+        if self.attention {
+            self.attend(cpu);
+        }
+        let ticks = self.wake_at.saturating_sub(now) >> self.controls.preemption_timer_shift;
+        cpu.write(field::PREEMPTION_TIMER, ticks.min(u64::from(u32::MAX)) as u32);
+        self.counters.count_entry(now);
+        on_time
+    }
+
+    /// Runs what is due at `now`; false where that includes a look at the console.
+    #[cold]
+    fn wake(&mut self, now: u64) -> bool {
+        let poll = now >= self.poll_at;
+        if poll {
+            self.poll_at = now.saturating_add(self.poll_every);
+        }
+        if self.apic.next_deadline().is_some_and(|deadline| self.guest_tsc(now) >= deadline) {
+            self.apic.on_time(self.guest_tsc(now));
+            self.attention = true;
+        }
+        self.rearm(now);
+        !poll
+    }
+
+    /// Recomputes when something is due next.
+    fn rearm(&mut self, now: u64) {
+        let timer = self.apic.next_deadline().map_or(u64::MAX, |deadline| {
+            now.saturating_add(deadline.saturating_sub(self.guest_tsc(now)))
+        });
+        self.wake_at = timer.min(self.poll_at);
+    }
+
+    /// Puts pending events into the next entry and wakes or halts the vCPU accordingly.
+    fn attend<C: Cpu>(&mut self, cpu: &mut C) {
+        self.attention = false;
+        self.deliver_pending(cpu);
+        if self.halted {
+            let woken = Interruption(cpu.read(field::ENTRY_INTERRUPTION_INFO)).is_valid()
+                || (self.hardware_delivery && self.apic.highest_pending().is_some());
+            self.halted = !woken;
+            let activity = if self.halted { ACTIVITY_HLT } else { ACTIVITY_ACTIVE };
+            cpu.write(field::GUEST_ACTIVITY, activity);
+            self.counters.idle = self.halted;
+        }
+    }
+
+    /// Host exceptions that reached us through the guest; `None` for a machine check.
+    fn exception<C: Cpu>(&mut self, cpu: &mut C, event: Interruption) -> Option<Step> {
+        const DEBUG: u8 = 1;
+        const MACHINE_CHECK: u8 = 18;
+        const DR6_FIXED: u64 = 0xffff_0ff0;
+        const DEBUGCTL_LBR: u64 = 1;
+        const DR7_GD: u64 = 1 << 13;
+        if event.kind() == Interruption::NMI {
+            // The host's NMI: counted by reason; what it interrupted goes on.
+            event::reinject_interrupted(cpu);
+            return Some(Step::Same);
+        }
+        match event.vector() {
+            MACHINE_CHECK => return None,
+            DEBUG => {
+                // Delivery by the CPU would have done this (Intel SDM vol. 3C, "Basic VM-Exit Information").
+                let cause = cpu.read(field::EXIT_QUALIFICATION).0;
+                cpu.set_dr6(DR6_FIXED ^ (cause & (1 << 16)) | (cause & 0x600f));
+                let debugctl = cpu.read(field::GUEST_DEBUGCTL);
+                cpu.write(field::GUEST_DEBUGCTL, debugctl & !DEBUGCTL_LBR);
+                let dr7 = cpu.read(field::GUEST_DR7).0;
+                cpu.write(field::GUEST_DR7, field::Natural(dr7 & !DR7_GD));
+                event::reflect(cpu, event);
+            }
+            _ => event::reflect(cpu, event),
+        }
+        Some(Step::Same)
+    }
+
+    fn control_register<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        gprs: &Gprs,
+        access: CrAccess,
+    ) -> Result<Step, GuestFault> {
+        let value = |cpu: &C, gpr: u8| match GprIndex::new(gpr) {
+            GprIndex::RSP => cpu.read(field::GUEST_RSP).0,
+            index => gprs.get(index),
+        };
+        match access {
+            CrAccess::Write { cr: 0, gpr } => {
+                control_register::write_cr0(cpu, &self.controls, value(cpu, gpr))?;
+            }
+            CrAccess::Write { cr: 4, gpr } => {
+                control_register::write_cr4(cpu, &self.controls, self.cpuid.allowed_cr4(), value(cpu, gpr))?;
+            }
+            // No control that makes other accesses exit is on.
+            _ => return Err(GuestFault::Stop(StopReason::UnexpectedExit(28))),
+        }
+        Ok(Step::Next)
+    }
+
+    /// Carries out what an APIC register write asks for.
+    fn apply_effect(&mut self, devices: &mut Devices, effect: ApicEffect, now: u64) {
+        match effect {
+            ApicEffect::None => {}
+            ApicEffect::Recheck => self.attention = true,
+            ApicEffect::TimerChanged => {
+                // A deadline that replaces an earlier one leaves the earlier wake-up in place: waking for
+                // nothing is cheaper than recomputing for each write.
+                self.rearm(now);
+            }
+            ApicEffect::Ipi(request) => self.interprocessor(request),
+            ApicEffect::LevelEoi(vector) => self.end_of_level(devices, vector),
+        }
+    }
+
+    /// Delivers an interprocessor interrupt of a VM with one vCPU: to itself, or to nobody.
+    fn interprocessor(&mut self, request: IcrRequest) {
+        if !request.destination.selects(self.apic.id(), self.apic.id()) {
+            return;
+        }
+        match request.delivery {
+            Delivery::Fixed(vector) | Delivery::LowestPriority(vector) => {
+                self.apic.raise(vector, Trigger::Edge);
+            }
+            Delivery::Nmi => self.nmi_pending = true,
+            // A vCPU that is running ignores SIPI; SMI and INIT to oneself have no meaning here.
+            _ => {}
+        }
+        self.attention = true;
+    }
+
+    fn end_of_level(&mut self, devices: &mut Devices, vector: u8) {
+        devices.end_of_interrupt(vector, &mut self.apic);
+        self.attention = true;
+    }
+
+    /// A device or the console changed an interrupt line.
+    pub fn lines_changed(&mut self, devices: &mut Devices) {
+        if devices.route_interrupts(&mut self.apic) {
+            self.nmi_pending |= devices.take_nmi();
+            self.attention = true;
+        }
+    }
+
+    /// Where the guest's instruction pointer is, for reports.
+    pub fn rip<C: Cpu>(cpu: &C) -> Gva {
+        Gva(cpu.read(field::GUEST_RIP).0)
+    }
+}

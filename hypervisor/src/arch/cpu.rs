@@ -1,0 +1,181 @@
+//! Single instructions and CPU registers.
+
+use bulkhead_core::hostpt::HOST_PAT;
+use bulkhead_core::msr::{SWITCHED_MSRS, TSC_AUX};
+use core::arch::asm;
+use core::arch::x86_64::{CpuidResult, __cpuid_count, _rdtsc};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
+use x86_64::registers::model_specific::Msr;
+
+/// IA32_FEATURE_CONTROL.
+pub const IA32_FEATURE_CONTROL: u32 = 0x3a;
+/// IA32_BIOS_SIGN_ID: the microcode revision, in the high half.
+pub const IA32_BIOS_SIGN_ID: u32 = 0x8b;
+/// IA32_PAT.
+pub const IA32_PAT: u32 = 0x277;
+/// IA32_EFER.
+pub const IA32_EFER: u32 = 0xc000_0080;
+
+/// CPUID with a leaf and subleaf.
+#[must_use]
+pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    __cpuid_count(leaf, subleaf)
+}
+
+/// The time-stamp counter, in ticks.
+#[inline(always)]
+#[must_use]
+pub fn rdtsc() -> u64 {
+    // SAFETY: RDTSC has no effect but its result, and CR4.TSD does not apply at ring 0.
+    unsafe { _rdtsc() }
+}
+
+/// RDMSR.
+///
+/// # Safety
+/// The processor must have `msr`, or it raises a general-protection exception.
+#[inline]
+#[must_use]
+pub unsafe fn rdmsr(msr: u32) -> u64 {
+    // SAFETY: the caller promises that the MSR exists; reading one has no effect on memory.
+    unsafe { Msr::new(msr).read() }
+}
+
+/// WRMSR.
+///
+/// # Safety
+/// The processor must have `msr` and take `value`, and what that changes must keep every Rust
+/// invariant of the hypervisor (page tables, segment bases, APIC mode).
+#[inline]
+pub unsafe fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: passed on to the caller.
+    unsafe { Msr::new(msr).write(value) }
+}
+
+/// XSETBV of XCR0.
+///
+/// # Safety
+/// `value` must be valid for this processor (checked by `bulkhead_core::cpuid`) and CR4.OSXSAVE set.
+pub unsafe fn write_xcr0(value: u64) {
+    // SAFETY: the caller promises a valid value; the hypervisor itself is soft-float and keeps
+    // nothing in the state that XCR0 selects.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+             options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// WBINVD: writes back and invalidates all caches.
+pub fn wbinvd() {
+    // SAFETY: changes no architectural state but cache contents.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) }
+}
+
+/// Stops this CPU for good.
+pub fn stop() -> ! {
+    loop {
+        // SAFETY: with interrupts off only an NMI or SMI wakes the CPU, and the loop halts it again.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) }
+    }
+}
+
+fn has_rdtscp() -> bool {
+    cpuid(0x8000_0001, 0).edx & (1 << 27) != 0
+}
+
+/// Turns on what running guests needs: no-execute, write protection, XSAVE, machine checks; and the
+/// hypervisor's memory types.
+pub fn start() {
+    const EFER_NXE: u64 = 1 << 11;
+    // SAFETY: long mode has EFER, and every processor with VT-x has no-execute.
+    unsafe { wrmsr(IA32_EFER, rdmsr(IA32_EFER) | EFER_NXE) };
+    // SAFETY: the entries that the firmware's page tables use keep their meaning.
+    unsafe { wrmsr(IA32_PAT, HOST_PAT) };
+    // SAFETY: write protection only takes away; the coprocessor bits make vector instructions legal.
+    unsafe {
+        Cr0::update(|cr0| {
+            cr0.insert(Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR);
+            cr0.remove(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR);
+        });
+    };
+    // SAFETY: processors with VT-x and x2APIC have XSAVE; the hypervisor maps nothing global.
+    unsafe {
+        Cr4::update(|cr4| {
+            cr4.insert(Cr4Flags::OSXSAVE | Cr4Flags::OSFXSR | Cr4Flags::OSXMMEXCPT_ENABLE);
+            cr4.insert(Cr4Flags::MACHINE_CHECK_EXCEPTION);
+            cr4.remove(Cr4Flags::PAGE_GLOBAL | Cr4Flags::PCID);
+        });
+    };
+}
+
+/// CR2, the last page-fault address.
+#[must_use]
+pub fn cr2() -> u64 {
+    let value: u64;
+    // SAFETY: reading CR2 has no effect.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// The microcode's revision, 0 where the processor does not say.
+#[must_use]
+pub fn microcode_revision() -> u32 {
+    // SAFETY: every processor with VT-x has this register.
+    (unsafe { rdmsr(IA32_BIOS_SIGN_ID) } >> 32) as u32
+}
+
+/// Clears what a VM could see of what ran before it and VT-x does not load: vector, x87 and debug registers, the
+/// MSRs that pass through.
+///
+/// Needs CR4.OSXSAVE, CR4.OSFXSR, CR0.TS and CR0.EM as `start` set them.
+pub fn reset_guest_visible_state() {
+    for msr in SWITCHED_MSRS {
+        if msr != TSC_AUX || has_rdtscp() {
+            // SAFETY: these exist in long mode (TSC_AUX with RDTSCP), take 0, and the hypervisor uses none.
+            unsafe { wrmsr(msr, 0) };
+        }
+    }
+    /// An XSAVE area with an empty header: XRSTOR then puts every requested component into its
+    /// initial state (Intel SDM vol. 1, "Operation of XRSTOR").
+    #[repr(C, align(64))]
+    struct Area([u8; 576]);
+    static INITIAL: Area = {
+        let mut bytes = [0; 576];
+        // MXCSR's reset value 0x1f80, checked by XRSTOR even when SSE is put in its initial state.
+        bytes[24] = 0x80;
+        bytes[25] = 0x1f;
+        Area(bytes)
+    };
+    // The components that exist; XCR0 is back at its reset value before the guest runs.
+    let all = {
+        let leaf = cpuid(0xd, 0);
+        (u64::from(leaf.edx) << 32) | u64::from(leaf.eax)
+    };
+    // SAFETY: CPUID names these components; PKRU, which a set bit would reveal, goes back to 0.
+    unsafe { write_xcr0(all) };
+    // SAFETY: the area is aligned, its header says "all initial", and nothing of the hypervisor lives
+    // in vector registers; the mask of all ones asks for what XCR0 allows.
+    unsafe {
+        asm!("xrstor64 [{}]", in(reg) &raw const INITIAL, in("eax") u32::MAX, in("edx") u32::MAX,
+             options(nostack));
+    }
+    // SAFETY: x87 alone is always valid.
+    unsafe { write_xcr0(1) };
+    // SAFETY: DR0 to DR3 and DR6 are not used by the hypervisor; DR7 is switched by VT-x.
+    unsafe {
+        asm!("mov dr0, {0}", "mov dr1, {0}", "mov dr2, {0}", "mov dr3, {0}", "mov dr6, {1}",
+             in(reg) 0_u64, in(reg) 0xffff_0ff0_u64, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// Whether the processor has 1 GiB pages.
+#[must_use]
+pub fn has_gigabyte_pages() -> bool {
+    cpuid(0x8000_0001, 0).edx & (1 << 26) != 0
+}
+
+/// The width of a physical address in bits.
+#[must_use]
+pub fn physical_bits() -> u32 {
+    cpuid(0x8000_0008, 0).eax & 0xff
+}

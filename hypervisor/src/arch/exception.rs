@@ -1,0 +1,91 @@
+//! Host exceptions: NMIs are counted, everything else ends in the panic report.
+//!
+//! Each vector's stub leaves one layout on the stack, [`Context`], whatever the CPU pushed.
+
+use crate::panic::{self, Cause};
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+use x86_64::VirtAddr;
+
+/// NMIs that arrived while the hypervisor itself ran.
+pub static HOST_NMIS: AtomicU64 = AtomicU64::new(0);
+
+/// Everything an exception stub leaves on the stack, lowest address first.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Context {
+    /// RAX, RCX, RDX, RBX, RBP, RSI, RDI, R8 to R15.
+    pub gpr: [u64; 15],
+    /// Exception vector.
+    pub vector: u64,
+    /// The CPU's error code, or 0.
+    pub error: u64,
+    /// Where it happened.
+    pub rip: u64,
+    /// Code selector.
+    pub cs: u64,
+    /// Flags.
+    pub rflags: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Stack selector.
+    pub ss: u64,
+}
+
+/// Names of [`Context::gpr`], in order.
+pub const GPR_NAMES: [&str; 15] = [
+    "rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+];
+
+const STUB_BYTES: usize = 16;
+
+// One 16-byte stub a vector: push a zero where the CPU pushes no error code, push the vector, go on.
+// On entry: RSP -> [error code,] RIP, CS, RFLAGS, RSP, SS. Nothing else is assumed.
+global_asm!(
+    ".balign 16",
+    ".globl exception_stubs", "exception_stubs:",
+    ".set vector, 0",
+    ".rept 32",
+    ".balign 16",
+    // Vectors with an error code: 8, 10 to 14, 17, 21, 29, 30.
+    ".if !((vector == 8) | ((vector >= 10) & (vector <= 14)) | (vector == 17) | (vector == 21) | (vector == 29) | (vector == 30))",
+    "push 0",
+    ".endif",
+    "push vector",
+    "jmp exception_common",
+    ".set vector, vector + 1",
+    ".endr",
+    // RSP -> vector, error, RIP, CS, RFLAGS, RSP, SS.
+    "exception_common:",
+    "push r15", "push r14", "push r13", "push r12", "push r11", "push r10", "push r9", "push r8",
+    "push rdi", "push rsi", "push rbp", "push rbx", "push rdx", "push rcx", "push rax",
+    "cld",
+    "mov rdi, rsp",
+    "mov rbx, rsp",
+    "and rsp, -16",
+    "call {handler}",
+    "mov rsp, rbx",
+    "pop rax", "pop rcx", "pop rdx", "pop rbx", "pop rbp", "pop rsi", "pop rdi",
+    "pop r8", "pop r9", "pop r10", "pop r11", "pop r12", "pop r13", "pop r14", "pop r15",
+    "add rsp, 16",
+    "iretq",
+    handler = sym handle,
+);
+
+unsafe extern "C" {
+    fn exception_stubs();
+}
+
+/// Address of the stub for `vector`, which must be below 32.
+#[must_use]
+pub fn stub(vector: usize) -> VirtAddr {
+    VirtAddr::new_truncate((exception_stubs as *const () as usize + (vector & 31) * STUB_BYTES) as u64)
+}
+
+extern "sysv64" fn handle(context: &Context) {
+    if context.vector == 2 {
+        HOST_NMIS.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    panic::report_and_stop(Cause::Exception(context));
+}

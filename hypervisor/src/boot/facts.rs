@@ -1,0 +1,126 @@
+//! What the firmware and the processor know about the machine, gathered before boot services end.
+#![allow(unsafe_code, reason = "the framebuffer arrives as a raw address")]
+
+use crate::arch::cpu::{self, cpuid, rdtsc};
+use crate::console::screen::Screen;
+use crate::memory::Memory;
+use bulkhead_core::addr::Hpa;
+use bulkhead_core::mtrr::{MtrrError, Mtrrs};
+use core::fmt;
+use core::time::Duration;
+use uefi::boot;
+use uefi::proto::console::gop::{GraphicsOutput, PixelFormat};
+use uefi::table::cfg::ConfigTableEntry;
+
+/// How long the TSC is compared with the firmware's clock.
+const CALIBRATION: Duration = Duration::from_millis(10);
+/// CPUID's figure is believed when it is this close to the measured one, in parts per thousand.
+const TOLERANCE_PERMILLE: u64 = 10;
+
+/// The machine.
+#[derive(Debug)]
+pub struct Facts {
+    /// TSC frequency in kHz.
+    pub tsc_khz: u32,
+    /// Physical CPUs.
+    pub cpus: u32,
+    /// Width of a physical address in bits.
+    pub physical_bits: u32,
+    /// Memory types.
+    pub mtrrs: Mtrrs,
+}
+
+impl Facts {
+    /// Asks the firmware and the processor.
+    ///
+    /// # Errors
+    /// The MTRRs hold what the manual forbids.
+    pub fn gather() -> Result<Self, MtrrError> {
+        let physical_bits = cpu::physical_bits();
+        // SAFETY: `Mtrrs::read` asks only for registers that the capability register says exist, and every processor
+        // with VT-x has MTRRs.
+        let mtrrs = Mtrrs::read(physical_bits, |msr| unsafe { cpu::rdmsr(msr) })?;
+        Ok(Self { tsc_khz: tsc_khz() as u32, cpus: 1, physical_bits, mtrrs })
+    }
+
+    /// Bytes of RAM the machine has.
+    #[must_use]
+    pub fn ram_bytes(&self, memory: &Memory) -> u64 {
+        memory.ledger.books().memory().bytes().unwrap_or(0)
+    }
+
+    /// Switches the machine off, where that is known how.
+    pub fn power_off(&self) {}
+}
+
+impl fmt::Display for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "machine: TSC {}.{:03} MHz, {} CPU, {}-bit physical addresses, microcode {:#x}",
+            self.tsc_khz / 1000,
+            self.tsc_khz % 1000,
+            self.cpus,
+            self.physical_bits,
+            cpu::microcode_revision()
+        )
+    }
+}
+
+/// The screen the firmware set up, if it is a plain 32-bit framebuffer.
+#[must_use]
+pub fn screen() -> Option<Screen> {
+    let handle = boot::get_handle_for_protocol::<GraphicsOutput>().ok()?;
+    let params = boot::OpenProtocolParams { handle, agent: boot::image_handle(), controller: None };
+    // SAFETY: looked up without taking it from the firmware's console, which stops drawing once
+    // boot services end; until then the two may overwrite each other's text, nothing worse.
+    let mut gop = unsafe {
+        boot::open_protocol::<GraphicsOutput>(params, boot::OpenProtocolAttributes::GetProtocol)
+    }
+    .ok()?;
+    let mode = gop.current_mode_info();
+    if !matches!(mode.pixel_format(), PixelFormat::Rgb | PixelFormat::Bgr) {
+        return None;
+    }
+    let (width, height) = mode.resolution();
+    let mut framebuffer = gop.frame_buffer();
+    let (base, bytes) = (framebuffer.as_mut_ptr().cast::<u32>(), framebuffer.size());
+    // SAFETY: the firmware describes this as its framebuffer, which stays where it is after boot services.
+    Some(unsafe { Screen::new(base, bytes, width as u32, height as u32, mode.stride() as u32) })
+}
+
+/// The ACPI root pointer, version 2 preferred.
+#[must_use]
+pub fn rsdp() -> Option<Hpa> {
+    uefi::system::with_config_table(|entries| {
+        [ConfigTableEntry::ACPI2_GUID, ConfigTableEntry::ACPI_GUID].into_iter().find_map(|guid| {
+            entries.iter().find(|entry| entry.guid == guid).map(|entry| Hpa(entry.address as u64))
+        })
+    })
+}
+
+/// The TSC's frequency in kHz: CPUID's where it agrees with the firmware's clock, else the measured one.
+///
+/// Some emulators and early steppings report a frequency in leaf 0x15 that the counter does not have.
+#[must_use]
+pub fn tsc_khz() -> u64 {
+    let start = rdtsc();
+    boot::stall(CALIBRATION);
+    let measured = (rdtsc() - start) / CALIBRATION.as_millis() as u64;
+    match claimed_tsc_khz() {
+        Some(claimed) if claimed.abs_diff(measured) * 1000 <= claimed * TOLERANCE_PERMILLE => claimed,
+        _ => measured,
+    }
+}
+
+/// Intel SDM vol. 3B, "Determining the Processor Base Frequency": leaf 0x15, crystal clock and ratio.
+fn claimed_tsc_khz() -> Option<u64> {
+    if cpuid(0, 0).eax < 0x15 {
+        return None;
+    }
+    let leaf = cpuid(0x15, 0);
+    if leaf.eax == 0 || leaf.ebx == 0 || leaf.ecx == 0 {
+        return None;
+    }
+    Some(u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax) / 1000)
+}

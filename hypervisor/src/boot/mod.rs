@@ -1,0 +1,8 @@
+//! From the firmware's hands into ours: files, machine facts, leaving boot services.
+//!
+//! The order is the list "Boot flow" in `docs/architecture.md`; `main.rs` walks it.
+
+pub mod facts;
+pub mod handover;
+pub mod payload;
+pub mod source;

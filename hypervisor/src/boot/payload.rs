@@ -1,0 +1,146 @@
+//! The manifest and the files it names, read and checked before anything starts.
+
+use super::source::{Source, SourceError};
+use crate::memory::heap;
+use alloc::format;
+use alloc::vec::Vec;
+use bulkhead_core::manifest::{
+    self, IommuPolicy, ManifestErrors, Payload, PayloadProblem, PayloadRole, Plan, Sha256Digest, VmPlan,
+};
+use core::fmt;
+use sha2::{Digest, Sha256};
+
+/// Where the manifest lies, from the root of the boot volume or TFTP server.
+pub const MANIFEST: &str = "bulkhead/bulkhead.toml";
+/// The directory that payload paths are relative to.
+const DIRECTORY: &str = "bulkhead";
+/// What complaints call the manifest.
+const MANIFEST_NAME: &str = "bulkhead.toml";
+
+/// The files one VM boots from.
+#[derive(Clone, Copy)]
+pub struct VmFiles {
+    /// The kernel image.
+    pub kernel: &'static [u8],
+    /// The initial RAM disk.
+    pub initrd: Option<&'static [u8]>,
+}
+
+/// What the boot volume holds, checked.
+pub struct Loaded {
+    /// The parsed manifest.
+    pub plan: Plan,
+    /// One entry for each VM of the plan, in its order.
+    pub files: Vec<VmFiles>,
+}
+
+/// Why nothing starts.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The manifest cannot be read.
+    Source(SourceError),
+    /// The manifest, or a file that it names, is wrong; the text says where.
+    Manifest(ManifestErrors),
+    /// The manifest wants an IOMMU, which this release does not drive.
+    IommuRequired,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(error) => error.fmt(f),
+            // The complaints start on a line of their own, so that they read as on the host.
+            Self::Manifest(errors) => write!(f, "the manifest cannot be used\n{errors}"),
+            Self::IommuRequired => f.write_str(
+                "the manifest says iommu = \"required\", and this release does not drive VT-d yet; \
+                 say \"auto\" or \"off\" to run without isolation of devices",
+            ),
+        }
+    }
+}
+
+impl core::error::Error for LoadError {}
+
+/// Reads the manifest, then every file it names.
+///
+/// # Errors
+/// The first file that cannot be used, or everything that is wrong with the manifest.
+pub fn load(source: &mut Source) -> Result<Loaded, LoadError> {
+    let text = source.read(MANIFEST).map_err(LoadError::Source)?;
+    let plan = parse(text)?;
+    let mut files = Vec::new();
+    for vm in &plan.vms {
+        let kernel = fetch(source, &plan, vm, PayloadRole::Kernel, &vm.kernel)?;
+        let initrd = match &vm.initrd {
+            Some(payload) => Some(fetch(source, &plan, vm, PayloadRole::Initrd, payload)?),
+            None => None,
+        };
+        files.push(VmFiles { kernel, initrd });
+    }
+    Ok(Loaded { plan, files })
+}
+
+/// Parses on scratch memory: what a hostile manifest can make the parser hold exceeds the heap; what is kept does not.
+fn parse(text: &[u8]) -> Result<Plan, LoadError> {
+    let scratch = heap::Scratch::begin();
+    let parsed = manifest::parse_bytes(MANIFEST_NAME, text)
+        .and_then(|plan| plan.check_release().map(|()| plan))
+        .map_err(LoadError::Manifest);
+    drop(scratch);
+    match parsed {
+        Ok(plan) => Ok(plan.clone()),
+        Err(error) => Err(error),
+    }
+}
+
+fn fetch(
+    source: &mut Source,
+    plan: &Plan,
+    vm: &VmPlan,
+    role: PayloadRole,
+    payload: &Payload,
+) -> Result<&'static [u8], LoadError> {
+    let complain = |problem: PayloadProblem<'_>| LoadError::Manifest(plan.payload_error(vm, role, problem));
+    let path = format!("{DIRECTORY}/{}", payload.path);
+    let bytes = source.read(&path).map_err(|error| match &error {
+        SourceError::Missing(_) => complain(PayloadProblem::Missing),
+        other => complain(PayloadProblem::Unreadable(other)),
+    })?;
+    if let Some(expected) = &payload.sha256 {
+        let found = Sha256Digest(Sha256::digest(bytes).into());
+        if found != *expected {
+            return Err(complain(PayloadProblem::WrongDigest(found)));
+        }
+        log::info!("{path}: {} bytes, SHA-256 as the manifest says", bytes.len());
+    } else {
+        log::info!("{path}: {} bytes", bytes.len());
+    }
+    Ok(bytes)
+}
+
+/// Shows the plan, a line for each VM.
+pub fn print_plan(plan: &Plan) {
+    log::info!("plan: {} VM{}, {} in all", plan.vms.len(), if plan.vms.len() == 1 { "" } else { "s" }, plan.total_memory());
+    for vm in &plan.vms {
+        log::info!(
+            "plan: VM \"{}\": {}, {} vCPU{}, kernel {}, restart {}",
+            vm.name,
+            vm.memory,
+            vm.vcpus,
+            if vm.vcpus == 1 { "" } else { "s" },
+            vm.kernel.path,
+            vm.restart
+        );
+    }
+}
+
+/// Refuses a plan that wants what this release cannot give.
+///
+/// # Errors
+/// [`LoadError::IommuRequired`].
+pub fn check_iommu(plan: &Plan) -> Result<(), LoadError> {
+    match plan.hypervisor.iommu {
+        IommuPolicy::Required => Err(LoadError::IommuRequired),
+        IommuPolicy::Auto | IommuPolicy::Off => Ok(()),
+    }
+}

@@ -1,0 +1,148 @@
+//! The hypervisor's console: a memory ring that keeps the log, the serial port and the screen.
+//!
+//! Log lines go to all three. Guest output goes to the serial port only, through the same queue, so that
+//! lines never mix in the middle of a byte. Laptops have no serial port, which is why the firmware's
+//! framebuffer shows the log too.
+
+pub mod screen;
+pub mod serial;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use bulkhead_core::manifest;
+use core::fmt::{self, Write};
+use screen::Screen;
+use serial::{Port, Serial};
+use spin::Mutex;
+
+/// Bytes of log kept in memory.
+const HISTORY_BYTES: usize = 64 << 10;
+
+/// The one console.
+pub static CONSOLE: Mutex<Console> = Mutex::new(Console::new());
+/// The event stream, one JSON object a line.
+pub static EVENTS: Mutex<Serial> = Mutex::new(Serial::new(Port::Com2));
+
+/// Where log lines go.
+pub struct Console {
+    /// COM1.
+    pub serial: Serial,
+    screen: Option<Screen>,
+    history: Option<History>,
+    to_serial: bool,
+    to_screen: bool,
+}
+
+struct History {
+    bytes: Box<[u8]>,
+    next: usize,
+}
+
+impl Console {
+    const fn new() -> Self {
+        Self { serial: Serial::new(Port::Com1), screen: None, history: None, to_serial: true, to_screen: true }
+    }
+
+    /// Starts the serial ports, the log's memory and, where the firmware gave one, the screen.
+    pub fn start(&mut self, screen: Option<Screen>) {
+        self.serial.start();
+        self.screen = screen;
+        let mut bytes = Vec::new();
+        bytes.resize(HISTORY_BYTES, 0);
+        self.history = Some(History { bytes: bytes.into_boxed_slice(), next: 0 });
+    }
+
+    /// Follows the manifest's `console` key from here on.
+    pub fn choose(&mut self, choice: manifest::Console) {
+        self.to_serial = matches!(choice, manifest::Console::Serial | manifest::Console::Both);
+        self.to_screen = matches!(choice, manifest::Console::Framebuffer | manifest::Console::Both);
+    }
+
+    /// Starts a line of its own on the serial port, where a guest may have left one open.
+    pub fn fresh_line(&mut self) {
+        if !self.serial.at_line_start() {
+            self.serial.write(b"\r\n");
+        }
+    }
+
+    /// Shows `text` on the screen, whatever was chosen: for the panic report, which drives the port itself.
+    pub fn to_screen_only(&mut self, text: &str) {
+        if let Some(screen) = &mut self.screen {
+            screen.write(text);
+        }
+    }
+
+    /// The range of the framebuffer, to map it.
+    #[must_use]
+    pub fn framebuffer(&self) -> Option<(u64, u64)> {
+        self.screen.as_ref().map(Screen::range)
+    }
+}
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if let Some(history) = &mut self.history {
+            for byte in text.bytes() {
+                if let Some(slot) = history.bytes.get_mut(history.next) {
+                    *slot = byte;
+                }
+                history.next = (history.next + 1) % HISTORY_BYTES;
+            }
+        }
+        if self.to_screen
+            && let Some(screen) = &mut self.screen
+        {
+            screen.write(text);
+        }
+        if self.to_serial {
+            for piece in text.split_inclusive('\n') {
+                match piece.strip_suffix('\n') {
+                    Some(line) => {
+                        self.serial.write(line.as_bytes());
+                        self.serial.write(b"\r\n");
+                    }
+                    None => self.serial.write(piece.as_bytes()),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Logger;
+static LOGGER: Logger = Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut console = CONSOLE.lock();
+        let _ = match record.level() {
+            log::Level::Error => writeln!(console, "bulkhead: error: {}", record.args()),
+            log::Level::Warn => writeln!(console, "bulkhead: warning: {}", record.args()),
+            _ => writeln!(console, "bulkhead: {}", record.args()),
+        };
+    }
+
+    fn flush(&self) {}
+}
+
+/// Connects the `log` macros to the console.
+pub fn install_logger() {
+    // A second call would find the same logger in place, which is what it wants.
+    let _ = log::set_logger(&LOGGER);
+    log::set_max_level(log::LevelFilter::Info);
+}
+
+/// Follows the manifest's `log_level` key.
+pub fn set_level(level: manifest::LogLevel) {
+    log::set_max_level(match level {
+        manifest::LogLevel::Error => log::LevelFilter::Error,
+        manifest::LogLevel::Warn => log::LevelFilter::Warn,
+        manifest::LogLevel::Info => log::LevelFilter::Info,
+        manifest::LogLevel::Debug => log::LevelFilter::Debug,
+        manifest::LogLevel::Trace => log::LevelFilter::Trace,
+    });
+}

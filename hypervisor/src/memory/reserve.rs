@@ -1,0 +1,124 @@
+//! What the hypervisor takes from the firmware before boot services end, so that nothing has to be found afterwards.
+#![allow(unsafe_code, reason = "page allocations arrive as raw pointers")]
+
+use super::pool::Pool;
+use super::{frames_of, heap, stack};
+use crate::arch::descriptor::StackTops;
+use alloc::vec::Vec;
+use bulkhead_core::addr::{FRAME_SIZE, FrameCount, Hpa};
+use bulkhead_core::ledger::{Entry, FrameRun, MemoryRange};
+use core::slice;
+use uefi::boot::{self, AllocateType, MemoryType};
+use uefi::mem::memory_map::MemoryMap;
+use uefi::proto::loaded_image::LoadedImage;
+
+/// Frames for page tables, EPT tables, VMX regions and bitmaps.
+const POOL: FrameCount = FrameCount(512);
+/// Frames of the stack the boot code and the control code run on.
+const MAIN_STACK: FrameCount = FrameCount(32);
+/// Frames of each exception stack.
+const EXCEPTION_STACK: FrameCount = FrameCount(8);
+/// Frames of the stack VM exits are handled on.
+const EXIT_STACK: FrameCount = FrameCount(16);
+
+/// The tops of the stacks, one past the last byte.
+#[derive(Clone, Copy, Debug)]
+pub struct Stacks {
+    /// Boot and control code.
+    pub main: u64,
+    /// VM exits.
+    pub exit: u64,
+    /// Exceptions that need a stack of their own.
+    pub exceptions: StackTops,
+}
+
+/// Memory taken from the firmware.
+pub struct Reserved {
+    /// The ledger's entries.
+    pub ledger: &'static mut [Entry],
+    /// The frames that hold them.
+    pub ledger_run: FrameRun,
+    /// Frames to hand out.
+    pub pool: Pool,
+    /// The frames that the pool hands out.
+    pub pool_run: FrameRun,
+    /// The heap.
+    pub heap: FrameRun,
+    /// The stacks, each with its guard page lowest.
+    pub stacks: Vec<FrameRun>,
+    /// The stacks' tops.
+    pub tops: Stacks,
+    /// Where the image lies.
+    pub image: Hpa,
+    /// The image's first page.
+    pub image_header: &'static [u8],
+}
+
+/// Takes everything.
+///
+/// # Errors
+/// The firmware's status when it has no memory or does not know the image.
+pub fn reserve(heap_block: (u64, u64)) -> uefi::Result<Reserved> {
+    let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())?;
+    let (image_base, _) = image.info();
+    let image_base = image_base.cast::<u8>();
+    // SAFETY: the firmware loaded the image there; its headers are at least a page, and stay.
+    let image_header = unsafe { slice::from_raw_parts(image_base, FRAME_SIZE as usize) };
+
+    let map = boot::memory_map(MemoryType::LOADER_DATA)?;
+    let entries = bulkhead_core::ledger::memory_map::frames_needed(ranges(&map)).0 as usize;
+    let ledger_run = take(FrameCount::covering((entries * size_of::<Entry>()) as u64))?;
+    let ledger_start = (ledger_run.first.0 * FRAME_SIZE) as *mut Entry;
+    for index in 0..entries {
+        // SAFETY: the run was sized for this many entries and is ours alone.
+        let entry = unsafe { ledger_start.add(index) };
+        // SAFETY: as above; the memory holds no value yet that would have to be dropped.
+        unsafe { entry.write(Entry::ABSENT) };
+    }
+    // SAFETY: every entry was just written; nothing else refers to the run.
+    let ledger = unsafe { slice::from_raw_parts_mut(ledger_start, entries) };
+
+    let pool_run = take(POOL)?;
+    // SAFETY: the run is ours alone; the firmware maps all memory where its addresses are equal, and so do
+    // the tables built from it.
+    let pool = unsafe { Pool::new(pool_run) };
+
+    let mut stacks = Vec::new();
+    let mut stack = |frames: FrameCount| -> uefi::Result<u64> {
+        let run = take(FrameCount(frames.0 + 1))?;
+        let top = run.end().0 * FRAME_SIZE;
+        stack::register((run.first.0 + 1) * FRAME_SIZE, top);
+        stacks.push(run);
+        Ok(top)
+    };
+    let tops = Stacks {
+        main: stack(MAIN_STACK)?,
+        exit: stack(EXIT_STACK)?,
+        exceptions: StackTops {
+            nmi: stack(EXCEPTION_STACK)?,
+            double_fault: stack(EXCEPTION_STACK)?,
+            machine_check: stack(EXCEPTION_STACK)?,
+        },
+    };
+    Ok(Reserved {
+        ledger,
+        ledger_run,
+        pool,
+        pool_run,
+        heap: frames_of(heap_block.0, heap::HEAP_BYTES as u64),
+        stacks,
+        tops,
+        image: Hpa(image_base as u64),
+        image_header,
+    })
+}
+
+/// The firmware's memory map as the ledger takes it.
+pub fn ranges(map: &impl MemoryMap) -> impl Iterator<Item = MemoryRange> + '_ {
+    map.entries().map(|entry| MemoryRange::from_uefi(entry.ty.0, entry.phys_start, entry.page_count))
+}
+
+fn take(frames: FrameCount) -> uefi::Result<FrameRun> {
+    let start = boot::allocate_pages(AllocateType::AnyPages, MemoryType::LOADER_DATA, frames.0 as usize)?;
+    Ok(frames_of(start.as_ptr() as u64, frames.0 * FRAME_SIZE))
+}

@@ -1,0 +1,65 @@
+//! The steady state: what runs between an exit and the next entry.
+
+use super::host::Host;
+use crate::arch::cpu::rdtsc;
+use crate::vmx::enter::RunFrame;
+use bulkhead_core::fault::StopReason;
+use bulkhead_core::vcpu::devices::Devices;
+use bulkhead_core::vcpu::{Action, Vcpu};
+
+/// Everything the exit handler works on; it belongs to the handler while the guest runs.
+pub struct Running {
+    /// The vCPU's state.
+    pub vcpu: Vcpu,
+    /// The VM's devices.
+    pub devices: Devices,
+    /// Effects.
+    pub host: Host,
+    /// Why the guest was left.
+    pub ended: Option<Ended>,
+}
+
+/// Why the guest was left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// The VM is over.
+    Stopped(StopReason),
+    /// A machine check arrived.
+    HostMachineCheck,
+}
+
+/// Handles one exit; true to enter the guest again. Called from `vmx::enter` on the exit stack.
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
+pub extern "sysv64" fn handle_exit(frame: &mut RunFrame) -> bool {
+    let start = rdtsc();
+    // SAFETY: `enter::run`'s caller promised that the context is valid and unaliased while the guest runs.
+    let running = unsafe { &mut *frame.context };
+    let Running { vcpu, devices, host, ended } = running;
+    match vcpu.handle_exit(host, &mut frame.gpr, devices, start) {
+        Action::Resume => true,
+        Action::Poll => {
+            poll(vcpu, devices, host);
+            true
+        }
+        Action::Stop(reason) => {
+            *ended = Some(Ended::Stopped(reason));
+            false
+        }
+        Action::HostMachineCheck => {
+            *ended = Some(Ended::HostMachineCheck);
+            false
+        }
+    }
+}
+
+/// Moves console bytes both ways, then prepares the entry again until nothing is due.
+#[inline(never)]
+fn poll(vcpu: &mut Vcpu, devices: &mut Devices, host: &mut Host) {
+    loop {
+        host.exchange_console(devices);
+        vcpu.lines_changed(devices);
+        if vcpu.prepare_entry(host) {
+            return;
+        }
+    }
+}
