@@ -6,6 +6,9 @@
 //! vol. 3A, "Memory Type Range Registers (MTRRs)" and "MTRR Precedences".
 //! Neighbours: [`crate::ept`] puts the type into entries, the shell reads the registers.
 
+#[cfg(test)]
+mod tests;
+
 use core::fmt;
 
 use bitflags::bitflags;
