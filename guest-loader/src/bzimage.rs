@@ -240,7 +240,8 @@ pub(crate) fn load(
     let entry = placed
         .start
         .checked_add(ENTRY64_OFFSET)
-        .unwrap_or(placed.start);
+        .filter(|&entry| entry < placed.end)
+        .ok_or(BzImageError::NoPayload { len: placed.len() })?;
     let mut state = EntryState::long64(entry);
     state.registers.rsi = boot_area::ZERO_PAGE.start.0;
     Ok(state)

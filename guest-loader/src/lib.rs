@@ -104,23 +104,30 @@ pub fn load(
     entry::write_tables(mem)?;
     reset_vector::write(mem)?;
     match format {
-        KernelFormat::Flat => flat::load(request.kernel, &payload, rsdp, mem),
-        KernelFormat::Elf => elf::load(request.kernel, &payload, rsdp, mem),
-        KernelFormat::BzImage | KernelFormat::Auto => {
-            bzimage::load(request.kernel, &payload, rsdp, mem)
-        }
+        Format::BzImage => bzimage::load(request.kernel, &payload, rsdp, mem),
+        Format::Elf => elf::load(request.kernel, &payload, rsdp, mem),
+        Format::Flat => flat::load(request.kernel, &payload, rsdp, mem),
     }
 }
 
+/// A format that was decided on.
+enum Format {
+    BzImage,
+    Elf,
+    Flat,
+}
+
 /// The format to load `kernel` by: the one asked for, or the one its magic number names.
-fn detect(kernel: &[u8], asked: KernelFormat) -> Result<KernelFormat, LoadError> {
+fn detect(kernel: &[u8], asked: KernelFormat) -> Result<Format, LoadError> {
     match asked {
-        KernelFormat::Auto if bzimage::is_bzimage(kernel) => Ok(KernelFormat::BzImage),
-        KernelFormat::Auto if elf::is_elf(kernel) => Ok(KernelFormat::Elf),
+        KernelFormat::BzImage => Ok(Format::BzImage),
+        KernelFormat::Elf => Ok(Format::Elf),
+        KernelFormat::Flat => Ok(Format::Flat),
+        KernelFormat::Auto if bzimage::is_bzimage(kernel) => Ok(Format::BzImage),
+        KernelFormat::Auto if elf::is_elf(kernel) => Ok(Format::Elf),
         KernelFormat::Auto => Err(LoadError::UnknownFormat {
             len: kernel.len() as u64,
         }),
-        format => Ok(format),
     }
 }
 
@@ -143,9 +150,9 @@ impl Payload<'_> {
         if let Some(at) = self.cmdline.bytes().position(|byte| byte == 0) {
             return Err(CmdlineError::ZeroByte { at: at as u64 }.into());
         }
-        mem.write(place.start, self.cmdline.as_bytes())?;
-        let end = place.start.checked_add(len).unwrap_or(place.start);
-        mem.write(end, &[0])?;
+        let mut bytes = self.cmdline.as_bytes().to_vec();
+        bytes.push(0);
+        mem.write(place.start, &bytes)?;
         Ok(place.start)
     }
 
