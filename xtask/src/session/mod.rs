@@ -277,6 +277,24 @@ impl Session {
         }
     }
 
+    /// Waits until the emulator has ended by itself; `true` when that was the machine's doing.
+    ///
+    /// # Errors
+    /// When the time is over first.
+    pub fn expect_gone(&mut self, limit: Duration) -> Result<bool> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.process.ended()? {
+                return Ok(self.emulator.ended_well(status, &self.machine));
+            }
+            self.check_interrupted()?;
+            if Instant::now() >= deadline {
+                return Err(self.failure("the emulator still runs"));
+            }
+            thread::sleep(TICK);
+        }
+    }
+
     /// Every event so far.
     pub fn events(&mut self) -> Vec<Event> {
         self.events.refresh().to_vec()
