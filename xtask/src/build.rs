@@ -23,11 +23,25 @@ const LINE_TABLES: [&str; 2] = ["--config", "profile.release.debug=\"line-tables
 /// # Errors
 /// When the target cannot be had or the build fails.
 pub fn hypervisor(workspace: &Workspace) -> Result<PathBuf> {
-    compile(workspace, "bulkhead", UEFI, &LINE_TABLES)?;
-    Ok(workspace
-        .cargo_target()
-        .join(UEFI)
-        .join("release/bulkhead.efi"))
+    hypervisor_or(workspace, None)
+}
+
+/// Where the hypervisor's binary is or will be: `given`, or else where [`hypervisor`] puts it.
+///
+/// # Errors
+/// When the given one is not there.
+pub fn hypervisor_at(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf> {
+    match given {
+        Some(file) if file.is_file() => Ok(file.to_path_buf()),
+        Some(file) => Err(Error::BadCall(format!(
+            "{}: there is no such file",
+            file.display()
+        ))),
+        None => Ok(workspace
+            .cargo_target()
+            .join(UEFI)
+            .join("release/bulkhead.efi")),
+    }
 }
 
 /// The binary `given`, or else a freshly built one.
@@ -35,14 +49,10 @@ pub fn hypervisor(workspace: &Workspace) -> Result<PathBuf> {
 /// # Errors
 /// When the given one is not there, or the build fails.
 pub fn hypervisor_or(workspace: &Workspace, given: Option<&Path>) -> Result<PathBuf> {
-    match given {
-        Some(file) if file.is_file() => Ok(file.to_path_buf()),
-        Some(file) => Err(Error::BadCall(format!(
-            "{}: there is no such file",
-            file.display()
-        ))),
-        None => hypervisor(workspace),
+    if given.is_none() {
+        compile(workspace, "bulkhead", UEFI, &LINE_TABLES)?;
     }
+    hypervisor_at(workspace, given)
 }
 
 /// Builds the test guests and puts each into the payloads as `NAME.elf`; returns their paths.

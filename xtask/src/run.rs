@@ -60,9 +60,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let manifest = Manifest::read(&path)?;
     let (platform, reason) = Platform::choose(options.platform)?;
     ui::note(&format!("platform {platform}: {reason}"));
-    let emulator = platform.provision(workspace)?;
-    let efi = build::hypervisor_or(workspace, options.efi.as_deref())?;
+    // A payload that is not there is said before minutes of building.
+    let efi = build::hypervisor_at(workspace, options.efi.as_deref())?;
     let boot = Boot::gather(workspace, &efi, &manifest)?;
+    build::hypervisor_or(workspace, options.efi.as_deref())?;
+    let emulator = platform.provision(workspace)?;
     let interactive = !options.headless && stdin().is_terminal() && stdout().is_terminal();
     let config = Config {
         name: path

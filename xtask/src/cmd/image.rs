@@ -45,8 +45,9 @@ pub fn run(workspace: &Workspace, args: &ImageArgs) -> Result<()> {
         .clone()
         .unwrap_or_else(|| workspace.root().join(manifest::DEMO));
     let manifest = Manifest::read(&path)?;
-    let efi = build::hypervisor_or(workspace, args.efi.as_deref())?;
+    let efi = build::hypervisor_at(workspace, args.efi.as_deref())?;
     let boot = Boot::gather(workspace, &efi, &manifest)?;
+    build::hypervisor_or(workspace, args.efi.as_deref())?;
     if let Some(file) = &args.target.usb {
         let size = image::usb(&boot, file)?;
         ui::note(&format!(
