@@ -36,6 +36,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// What the console may still say after the machine has ended.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How long a typed line's echo may take.
+const ECHO_LIMIT: Duration = Duration::from_secs(10);
 /// Lines of the console that an error repeats.
 const TAIL_LINES: usize = 15;
 
@@ -206,14 +208,15 @@ impl Session {
         self.console
             .type_text(&format!("{line}\r"))
             .map_err(|e| Error::Run(format!("cannot type into the console: {e}")))?;
-        // The echo ends with the first new line; what matters comes after it.
-        let deadline = Instant::now() + Duration::from_secs(10);
+        // What matters comes after the echo. A machine that echoes nothing is not waited for long.
+        let deadline = Instant::now() + ECHO_LIMIT;
         while Instant::now() < deadline && self.end()?.is_none() {
-            if let Some(at) = self.console.text_from(self.cursor).find('\n') {
-                self.cursor += at;
+            let seen = self.console.len();
+            if let Some(length) = prompt::echo_length(&self.console.text_from(self.cursor), line) {
+                self.cursor += length;
                 break;
             }
-            let _ = self.console.wait(self.console.len(), TICK);
+            let _ = self.console.wait(seen, TICK);
         }
         self.typed = self.cursor;
         Ok(())

@@ -20,6 +20,24 @@ pub fn is_waiting(output: &str) -> bool {
         .is_some_and(|prompt| prompt.is_match(output))
 }
 
+/// How much of `output` is the echo of the typed `line`, up to its new line; `None` while it is not complete.
+///
+/// A shell that edits lines breaks long ones to the terminal's width, so new lines may stand within the echo.
+#[must_use]
+pub fn echo_length(output: &str, line: &str) -> Option<usize> {
+    let mut expected = line.chars().peekable();
+    for (at, found) in output.char_indices() {
+        match expected.peek() {
+            None if found == '\n' => return Some(at),
+            Some(next) if *next == found => {
+                expected.next();
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,6 +53,18 @@ mod tests {
         ] {
             assert!(is_waiting(output), "{output:?}");
         }
+    }
+
+    #[test]
+    fn an_echo_ends_with_its_line_even_when_it_was_broken() {
+        assert_eq!(echo_length("uname -r\n6.1\n", "uname -r"), Some(8));
+        assert_eq!(
+            echo_length("cat /pro\nc/cpuinfo\nx", "cat /proc/cpuinfo"),
+            Some(18)
+        );
+        assert_eq!(echo_length("uname", "uname -r"), None);
+        assert_eq!(echo_length("uname -r", "uname -r"), None);
+        assert_eq!(echo_length("\n# ", ""), Some(0));
     }
 
     #[test]
