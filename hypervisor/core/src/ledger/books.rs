@@ -3,7 +3,7 @@
 use crate::addr::FrameCount;
 
 use super::Ledger;
-use super::entry::{Entry, Owner, State};
+use super::entry::{Entry, Kind, Owner, State};
 
 /// Owners, with all VMs as one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,8 +51,8 @@ pub struct Books {
 /// A frame's change of owner and state.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Move {
-    pub(super) before: (Owner, State),
-    pub(super) after: (Owner, State),
+    pub(super) before: Kind,
+    pub(super) after: Kind,
 }
 
 impl Books {
@@ -90,7 +90,8 @@ impl Books {
         states == total.0 && owners == total.0
     }
 
-    pub(super) fn add(&mut self, (owner, state): (Owner, State), count: u64) {
+    pub(super) fn add(&mut self, kind: Kind, count: u64) {
+        let (owner, state) = kind.get();
         if let Some(frames) = self.by_state.get_mut(state as usize) {
             *frames += count;
         }
@@ -101,13 +102,11 @@ impl Books {
 
     pub(super) fn record(&mut self, moved: Move, count: u64) {
         self.add(moved.after, count);
-        if let Some(frames) = self.by_state.get_mut(moved.before.1 as usize) {
+        let (owner, state) = moved.before.get();
+        if let Some(frames) = self.by_state.get_mut(state as usize) {
             *frames -= count;
         }
-        if let Some(frames) = self
-            .by_owner
-            .get_mut(OwnerClass::from(moved.before.0) as usize)
-        {
+        if let Some(frames) = self.by_owner.get_mut(OwnerClass::from(owner) as usize) {
             *frames -= count;
         }
     }

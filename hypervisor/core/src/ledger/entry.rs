@@ -167,6 +167,26 @@ impl OwnerTag {
     }
 }
 
+/// Owner and state of a frame, quick to compare: what books and runs go by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Kind {
+    owner: OwnerTag,
+    state: State,
+}
+
+impl Kind {
+    pub(super) const fn of(owner: Owner, state: State) -> Self {
+        Self {
+            owner: OwnerTag::of(owner),
+            state,
+        }
+    }
+
+    pub(super) const fn get(self) -> (Owner, State) {
+        (self.owner.owner(), self.state)
+    }
+}
+
 impl VmId {
     /// The highest number that an entry can hold.
     pub const MAX: Self = Self(u16::MAX - OwnerTag::FIRST_VM);
@@ -206,8 +226,11 @@ impl Entry {
         }
     }
 
-    pub(super) const fn kind(&self) -> (Owner, State) {
-        (self.owner(), self.state)
+    pub(super) const fn kind(&self) -> Kind {
+        Kind {
+            owner: self.owner,
+            state: self.state,
+        }
     }
 
     pub(super) const fn owner(&self) -> Owner {

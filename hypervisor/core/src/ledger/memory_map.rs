@@ -48,7 +48,7 @@ impl MemoryKind {
     }
 
     fn of(entry: &Entry) -> Option<Self> {
-        match entry.kind() {
+        match entry.kind().get() {
             (_, State::Absent) => None,
             (Owner::Nobody, _) => Some(Self::Usable),
             (Owner::Mmio, _) => Some(Self::Mmio),
@@ -112,23 +112,29 @@ impl<'a> Ledger<'a> {
     }
 
     fn describe(&mut self, range: MemoryRange) {
-        let known = self.entries.len() as u64;
+        let known = self.frames().0;
         let (first, end) = (range.run.first.0.min(known), range.run.end().0.min(known));
         let new = range.kind.entry();
-        let Some(entries) = self.entries.get_mut(first as usize..end as usize) else {
-            return;
-        };
-        for entry in entries {
-            if MemoryKind::of(entry) < Some(range.kind) {
-                let before = entry.kind();
-                *entry = new;
-                self.books.record(
-                    Move {
-                        before,
-                        after: new.kind(),
-                    },
-                    1,
-                );
+        let mut rest = self
+            .entries
+            .get_mut(first as usize..end as usize)
+            .unwrap_or_default();
+        // By stretches of one kind, which is all there is to an entry before the first allocation: this
+        // goes over all of the machine's memory while it boots.
+        while let Some(&old) = rest.first() {
+            let count = rest
+                .iter()
+                .take_while(|entry| entry.kind() == old.kind())
+                .count();
+            let (stretch, more) = rest.split_at_mut(count);
+            rest = more;
+            if MemoryKind::of(&old) < Some(range.kind) {
+                stretch.fill(new);
+                let moved = Move {
+                    before: old.kind(),
+                    after: new.kind(),
+                };
+                self.books.record(moved, count as u64);
             }
         }
     }

@@ -30,6 +30,8 @@ mod tests;
 
 use crate::addr::{Frame, FrameCount};
 
+use entry::Kind;
+
 pub use alloc::Request;
 pub use books::{Books, OwnerClass};
 pub use entry::{Entry, FrameInfo, KeyId, Owner, Rights, State, VmId};
@@ -114,7 +116,8 @@ impl Ledger<'_> {
                 next = Frame(next.0 + 1);
             }
             let found = FrameRun::new(first, FrameCount(next.0 - first.0));
-            Some((found, kind.0, kind.1))
+            let (owner, state) = kind.get();
+            Some((found, owner, state))
         })
     }
 
@@ -122,7 +125,7 @@ impl Ledger<'_> {
     /// ([`Owner::Nobody`]: freed frames), at most `limit` long.
     #[must_use]
     pub fn next_dirty(&self, owner: Owner, from: Frame, limit: FrameCount) -> Option<FrameRun> {
-        let wanted = (owner, State::Dirty);
+        let wanted = Kind::of(owner, State::Dirty);
         let mut frames = (from.0..self.frames().0).map(Frame);
         let is_dirty = |frame: &Frame| self.entry(*frame).is_some_and(|e| e.kind() == wanted);
         let first = frames.find(is_dirty)?;

@@ -186,7 +186,7 @@ impl Ledger<'_> {
     pub fn grant_device(&mut self, run: FrameRun) -> Result<MapRight, LedgerError> {
         let (known, _) = self.known(run);
         if let Some(known) = known {
-            self.each(known, |frame, entry| match entry.kind() {
+            self.each(known, |frame, entry| match entry.kind().get() {
                 (Owner::Mmio | Owner::Firmware, _) | (Owner::Nobody, State::Absent) => Ok(()),
                 _ => Err(LedgerError::NotDevice(frame)),
             })?;

@@ -24,7 +24,7 @@ fn mtrrs(def_type: u64, variable: &[(u64, u64)]) -> Result<Mtrrs, MtrrError> {
         _ => {
             let index = (msr - MSR_PHYSBASE0) as usize;
             let (base, mask) = variable[index / 2];
-            if index % 2 == 0 { base } else { mask }
+            if index.is_multiple_of(2) { base } else { mask }
         }
     })
 }
