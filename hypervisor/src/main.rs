@@ -54,7 +54,8 @@ fn prepare(heap: (u64, u64)) -> Result<Handover, alloc::boxed::Box<dyn Error>> {
     let features = vmx::operation::negotiate(wishes)?;
     let facts = boot::facts::Facts::gather()?;
     log::info!("{facts}");
-    log::info!("TPM: not used yet; VT-d: not used yet; other CPUs stay with the firmware");
+    let there = |is_there: bool| if is_there { "there, not used yet" } else { "none" };
+    log::info!("TPM: {}; VT-d: {}; one CPU is used", there(facts.has_tpm), there(facts.has_dmar));
     Ok(Handover { loaded, features, facts, reserved: memory::reserve::reserve(heap)? })
 }
 

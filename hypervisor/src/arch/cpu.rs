@@ -65,11 +65,6 @@ pub unsafe fn write_xcr0(value: u64) {
     }
 }
 
-/// WBINVD: writes back and invalidates all caches.
-pub fn wbinvd() {
-    // SAFETY: changes no architectural state but cache contents.
-    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) }
-}
 
 /// Stops this CPU for good.
 pub fn stop() -> ! {

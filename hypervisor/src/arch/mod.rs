@@ -7,3 +7,4 @@ pub mod cpu;
 pub mod descriptor;
 pub mod exception;
 pub mod lapic;
+pub mod power;

@@ -1,16 +1,16 @@
 //! What the firmware and the processor know about the machine, gathered before boot services end.
 #![allow(unsafe_code, reason = "the framebuffer arrives as a raw address")]
 
+use super::acpi;
 use crate::arch::cpu::{self, cpuid, rdtsc};
+use crate::arch::power::PowerOff;
 use crate::console::screen::Screen;
 use crate::memory::Memory;
-use bulkhead_core::addr::Hpa;
 use bulkhead_core::mtrr::{MtrrError, Mtrrs};
 use core::fmt;
 use core::time::Duration;
 use uefi::boot;
 use uefi::proto::console::gop::{GraphicsOutput, PixelFormat};
-use uefi::table::cfg::ConfigTableEntry;
 
 /// How long the TSC is compared with the firmware's clock.
 const CALIBRATION: Duration = Duration::from_millis(10);
@@ -28,6 +28,12 @@ pub struct Facts {
     pub physical_bits: u32,
     /// Memory types.
     pub mtrrs: Mtrrs,
+    /// How to switch it off.
+    pub power: PowerOff,
+    /// Whether it has DMA remapping.
+    pub has_dmar: bool,
+    /// Whether it has a TPM 2.0.
+    pub has_tpm: bool,
 }
 
 impl Facts {
@@ -40,7 +46,19 @@ impl Facts {
         // SAFETY: `Mtrrs::read` asks only for registers that the capability register says exist, and every processor
         // with VT-x has MTRRs.
         let mtrrs = Mtrrs::read(physical_bits, |msr| unsafe { cpu::rdmsr(msr) })?;
-        Ok(Self { tsc_khz: tsc_khz() as u32, cpus: 1, physical_bits, mtrrs })
+        let acpi = acpi::read();
+        let processors = acpi.madt.as_ref().map_or(1, |madt| {
+            madt.processors.iter().filter(|processor| processor.enabled).count().max(1)
+        });
+        Ok(Self {
+            tsc_khz: tsc_khz() as u32,
+            cpus: processors as u32,
+            physical_bits,
+            mtrrs,
+            power: PowerOff::from_acpi(&acpi),
+            has_dmar: acpi.dmar.is_some(),
+            has_tpm: acpi.tpm2.is_some(),
+        })
     }
 
     /// Bytes of RAM the machine has.
@@ -49,18 +67,17 @@ impl Facts {
         memory.ledger.books().memory().bytes().unwrap_or(0)
     }
 
-    /// Switches the machine off, where that is known how.
-    pub fn power_off(&self) {}
 }
 
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "machine: TSC {}.{:03} MHz, {} CPU, {}-bit physical addresses, microcode {:#x}",
+            "machine: TSC {}.{:03} MHz, {} CPU{}, {}-bit physical addresses, microcode {:#x}",
             self.tsc_khz / 1000,
             self.tsc_khz % 1000,
             self.cpus,
+            if self.cpus == 1 { "" } else { "s" },
             self.physical_bits,
             cpu::microcode_revision()
         )
@@ -87,16 +104,6 @@ pub fn screen() -> Option<Screen> {
     let (base, bytes) = (framebuffer.as_mut_ptr().cast::<u32>(), framebuffer.size());
     // SAFETY: the firmware describes this as its framebuffer, which stays where it is after boot services.
     Some(unsafe { Screen::new(base, bytes, width as u32, height as u32, mode.stride() as u32) })
-}
-
-/// The ACPI root pointer, version 2 preferred.
-#[must_use]
-pub fn rsdp() -> Option<Hpa> {
-    uefi::system::with_config_table(|entries| {
-        [ConfigTableEntry::ACPI2_GUID, ConfigTableEntry::ACPI_GUID].into_iter().find_map(|guid| {
-            entries.iter().find(|entry| entry.guid == guid).map(|entry| Hpa(entry.address as u64))
-        })
-    })
 }
 
 /// The TSC's frequency in kHz: CPUID's where it agrees with the firmware's clock, else the measured one.

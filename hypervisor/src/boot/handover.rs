@@ -111,7 +111,7 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     events::send(&Event::MachineOff { reason: &"every VM has stopped" });
     CONSOLE.lock().serial.flush();
     EVENTS.lock().flush();
-    facts.power_off();
+    facts.power.now();
     cpu::stop()
 }
 

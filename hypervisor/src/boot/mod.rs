@@ -2,6 +2,7 @@
 //!
 //! The order is the list "Boot flow" in `docs/architecture.md`; `main.rs` walks it.
 
+pub mod acpi;
 pub mod facts;
 pub mod handover;
 pub mod payload;

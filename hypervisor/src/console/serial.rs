@@ -56,12 +56,6 @@ impl Serial {
         }
     }
 
-    /// Whether the port answered.
-    #[must_use]
-    pub const fn is_present(&self) -> bool {
-        self.uart.is_some()
-    }
-
     /// Queues `bytes`; feeds the port until the queue is short enough.
     pub fn write(&mut self, bytes: &[u8]) {
         if self.uart.is_none() {

@@ -11,7 +11,7 @@ use linked_list_allocator::LockedHeap;
 use uefi::boot::{self, AllocateType, MemoryType};
 
 /// Bytes of heap.
-pub const HEAP_BYTES: usize = 2 << 20;
+pub const HEAP_BYTES: usize = 1 << 20;
 /// Bytes of scratch: what the worst manifest of the greatest size makes its parser hold, and some more.
 const SCRATCH_BYTES: usize = 32 << 20;
 const PAGE: usize = 4096;
@@ -59,12 +59,6 @@ pub fn start() -> uefi::Result<(u64, u64)> {
     // SAFETY: the firmware gave this block to us alone, and it is never given back.
     unsafe { HEAPS.lasting.lock().init(start.as_ptr(), HEAP_BYTES) };
     Ok((start.as_ptr() as u64, HEAP_BYTES as u64))
-}
-
-/// Bytes in use.
-#[must_use]
-pub fn used() -> usize {
-    HEAPS.lasting.lock().used()
 }
 
 fn block(bytes: usize) -> uefi::Result<NonNull<u8>> {

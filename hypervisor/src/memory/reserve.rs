@@ -12,8 +12,10 @@ use uefi::boot::{self, AllocateType, MemoryType};
 use uefi::mem::memory_map::MemoryMap;
 use uefi::proto::loaded_image::LoadedImage;
 
-/// Frames for page tables, EPT tables, VMX regions and bitmaps.
-const POOL: FrameCount = FrameCount(512);
+/// Frames for page tables, EPT tables, VMX regions and bitmaps: a base, and one for each so many frames of the machine,
+/// which is far more than tables of large pages need.
+const POOL_BASE: u64 = 96;
+const FRAMES_PER_POOL_FRAME: u64 = 8192;
 /// Frames of the stack the boot code and the control code run on.
 const MAIN_STACK: FrameCount = FrameCount(32);
 /// Frames of each exception stack.
@@ -78,7 +80,7 @@ pub fn reserve(heap_block: (u64, u64)) -> uefi::Result<Reserved> {
     // SAFETY: every entry was just written; nothing else refers to the run.
     let ledger = unsafe { slice::from_raw_parts_mut(ledger_start, entries) };
 
-    let pool_run = take(POOL)?;
+    let pool_run = take(FrameCount(POOL_BASE + entries as u64 / FRAMES_PER_POOL_FRAME))?;
     // SAFETY: the run is ours alone; the firmware maps all memory where its addresses are equal, and so do
     // the tables built from it.
     let pool = unsafe { Pool::new(pool_run) };

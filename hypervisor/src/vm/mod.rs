@@ -11,7 +11,7 @@ use crate::events;
 use crate::memory::Memory;
 use crate::memory::guest::GuestSpace;
 use crate::vmx::enter::{self, RunFrame};
-use crate::vmx::instruction::{self, Scope, VmxFailed};
+use crate::vmx::instruction::{self, VmxFailed};
 use crate::vmx::operation::Features;
 use crate::vmx::vmcs::{self, Regions, Setup};
 use alloc::boxed::Box;
@@ -244,8 +244,8 @@ impl Vm {
         // SAFETY: `take_regions` took these frames for this VM alone.
         #[allow(unsafe_code, reason = "the VMCS is raw memory")]
         unsafe { vmcs::fill(&setup) }.map_err(VmError::Vmx)?;
-        instruction::invvpid(Scope::All, 0).map_err(VmError::Vmx)?;
-        instruction::invept(Scope::All, 0).map_err(VmError::Vmx)?;
+        instruction::invvpid_all().map_err(VmError::Vmx)?;
+        instruction::invept_all().map_err(VmError::Vmx)?;
         Ok(running)
     }
 

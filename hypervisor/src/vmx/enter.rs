@@ -85,6 +85,7 @@ global_asm!(
     handler = sym crate::vm::run::handle_exit,
 );
 
+#[allow(improper_ctypes, reason = "the assembly only passes the context's pointer on")]
 unsafe extern "sysv64" {
     fn vmx_run(frame: *mut RunFrame) -> u32;
     fn vmx_exit();

@@ -92,41 +92,34 @@ pub fn entry_failure() -> VmxFailed {
     VmxFailed { instruction: "VM entry", error: Current.read(field::INSTRUCTION_ERROR) }
 }
 
-/// How much INVEPT and INVVPID forget: type 1 is one context, type 2 all.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
-pub enum Scope {
-    /// One EPT root or VPID.
-    Single = 1,
-    /// Everything.
-    All = 2,
-}
+/// The INVEPT and INVVPID type that forgets everything.
+const ALL_CONTEXTS: u64 = 2;
 
-/// INVEPT.
+/// INVEPT of all EPT roots.
 ///
 /// # Errors
-/// The processor lacks the scope.
-pub fn invept(scope: Scope, eptp: u64) -> Result<(), VmxFailed> {
-    let descriptor = [eptp, 0];
+/// The processor lacks this type of INVEPT, which the feature gate requires.
+pub fn invept_all() -> Result<(), VmxFailed> {
+    let descriptor = [0_u64; 2];
     let (carry, zero): (u8, u8);
     // SAFETY: forgetting translations is always allowed; the CPU walks the tables again.
     unsafe {
-        asm!("invept {}, [{}]", "setc {}", "setz {}", in(reg) scope as u64, in(reg) &raw const descriptor,
+        asm!("invept {}, [{}]", "setc {}", "setz {}", in(reg) ALL_CONTEXTS, in(reg) &raw const descriptor,
              out(reg_byte) carry, out(reg_byte) zero, options(nostack));
     }
     check("INVEPT", carry, zero)
 }
 
-/// INVVPID.
+/// INVVPID of all VPIDs.
 ///
 /// # Errors
-/// The processor lacks the scope.
-pub fn invvpid(scope: Scope, vpid: u16) -> Result<(), VmxFailed> {
-    let descriptor = [u64::from(vpid), 0];
+/// The processor lacks this type of INVVPID, which the feature gate requires.
+pub fn invvpid_all() -> Result<(), VmxFailed> {
+    let descriptor = [0_u64; 2];
     let (carry, zero): (u8, u8);
     // SAFETY: forgetting translations is always allowed.
     unsafe {
-        asm!("invvpid {}, [{}]", "setc {}", "setz {}", in(reg) scope as u64, in(reg) &raw const descriptor,
+        asm!("invvpid {}, [{}]", "setc {}", "setz {}", in(reg) ALL_CONTEXTS, in(reg) &raw const descriptor,
              out(reg_byte) carry, out(reg_byte) zero, options(nostack));
     }
     check("INVVPID", carry, zero)

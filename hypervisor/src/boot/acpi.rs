@@ -1,0 +1,62 @@
+//! Reads the firmware's ACPI tables while the firmware still maps all memory.
+#![allow(unsafe_code, reason = "tables lie at physical addresses")]
+
+use alloc::vec::Vec;
+use bulkhead_core::addr::Hpa;
+use bulkhead_core::hostacpi::{HostAcpi, HostPhys};
+use core::ptr;
+use uefi::boot::{self, MemoryType};
+use uefi::mem::memory_map::MemoryMap;
+use uefi::table::cfg::ConfigTableEntry;
+
+/// What the firmware's map calls memory; a table may lie nowhere else.
+struct Mapped(Vec<(u64, u64)>);
+
+impl HostPhys for Mapped {
+    fn read(&mut self, at: Hpa, into: &mut [u8]) -> bool {
+        let Some(end) = at.checked_add(into.len() as u64) else { return false };
+        if !self.0.iter().any(|(start, stop)| *start <= at.0 && end.0 <= *stop) {
+            return false;
+        }
+        // SAFETY: the range is memory by the firmware's own map, which it keeps mapped where addresses are equal;
+        // bytes are copied, and `into` is ours.
+        unsafe { ptr::copy_nonoverlapping(at.0 as *const u8, into.as_mut_ptr(), into.len()) };
+        true
+    }
+}
+
+/// The facts in the tables. Without tables, or with broken ones, there are fewer facts and a warning each.
+#[must_use]
+pub fn read() -> HostAcpi {
+    let Some(rsdp) = rsdp() else {
+        log::warn!("the firmware gives no ACPI tables; one CPU is assumed, and switching off is left to you");
+        return HostAcpi::default();
+    };
+    let Ok(map) = boot::memory_map(MemoryType::LOADER_DATA) else { return HostAcpi::default() };
+    let ranges = map
+        .entries()
+        .filter(|entry| !matches!(entry.ty, MemoryType::MMIO | MemoryType::MMIO_PORT_SPACE))
+        .map(|entry| (entry.phys_start, entry.phys_start + entry.page_count * 4096))
+        .collect();
+    match HostAcpi::read(&mut Mapped(ranges), rsdp) {
+        Ok(facts) => {
+            for warning in &facts.warnings {
+                log::warn!("{warning}");
+            }
+            facts
+        }
+        Err(error) => {
+            log::warn!("{error}");
+            HostAcpi::default()
+        }
+    }
+}
+
+/// The ACPI root pointer, version 2 preferred.
+fn rsdp() -> Option<Hpa> {
+    uefi::system::with_config_table(|entries| {
+        [ConfigTableEntry::ACPI2_GUID, ConfigTableEntry::ACPI_GUID].into_iter().find_map(|guid| {
+            entries.iter().find(|entry| entry.guid == guid).map(|entry| Hpa(entry.address as u64))
+        })
+    })
+}
