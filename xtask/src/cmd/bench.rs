@@ -83,7 +83,6 @@ struct Report {
 /// When a run fails, or a figure exceeds its limit.
 pub fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
     let efi = build::hypervisor_or(workspace, args.efi.as_deref())?;
-    build::guests(workspace)?;
     let exits = measure_exits(workspace, &efi)?;
     let linux_boot = if args.exits_only {
         None
