@@ -1,0 +1,151 @@
+//! What one scenario works with: its directory, its remaining time, boot media, machines, and notes for the report.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use xtask::error::IoContext;
+use xtask::image::{Boot, Entry};
+use xtask::manifest::Manifest;
+use xtask::session::{Config, Session};
+
+use crate::lab::Lab;
+use crate::machine::Machine;
+use crate::outcome::Outcome;
+use crate::scenario::{Ground, Scenario};
+
+/// The directory of manifest and payloads on a boot medium.
+const HOME: &str = "bulkhead";
+
+/// How a machine is started.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Names the machine's directory below the scenario's; empty for a scenario's only machine.
+    pub part: &'static str,
+    /// Boot over PXE.
+    pub pxe: bool,
+    /// Its memory.
+    pub memory_mib: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            part: "",
+            pxe: false,
+            memory_mib: 1024,
+        }
+    }
+}
+
+/// A scenario under way.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// What all scenarios share.
+    pub lab: &'a Lab,
+    name: &'a str,
+    ground: Ground,
+    deadline: Instant,
+    notes: Mutex<Vec<String>>,
+}
+
+impl<'a> Context<'a> {
+    /// Starts the clock of `scenario`.
+    pub fn new(lab: &'a Lab, scenario: &'a Scenario) -> Self {
+        Self {
+            lab,
+            name: &scenario.name,
+            ground: scenario.ground,
+            deadline: Instant::now() + scenario.limit,
+            notes: Mutex::default(),
+        }
+    }
+
+    /// The scenario's name.
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
+    /// The scenario's directory, created when missing.
+    pub fn dir(&self) -> Outcome<PathBuf> {
+        Ok(self.lab.workspace.run_dir(self.name)?)
+    }
+
+    /// How much of its time is left.
+    pub fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Adds a line to the report, such as a measured figure.
+    pub fn note(&self, line: impl Into<String>) {
+        self.notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(line.into());
+    }
+
+    /// The lines added so far.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Puts `bytes` into the scenario's directory under `name`.
+    pub fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> Outcome<PathBuf> {
+        let path = self.dir()?.join(name);
+        fs::write(&path, bytes).context("write", &path)?;
+        Ok(path)
+    }
+
+    /// What `cargo xtask` boots for the manifest `text`: checked on the host, payloads found or fetched.
+    pub fn boot(&self, text: &str) -> Outcome<Boot> {
+        let path = self.file("bulkhead.toml", text)?;
+        self.boot_manifest(&path)
+    }
+
+    /// The same for the manifest at `path`.
+    pub fn boot_manifest(&self, path: &Path) -> Outcome<Boot> {
+        let manifest = Manifest::read(path)?;
+        Ok(Boot::gather(&self.lab.workspace, &self.lab.efi, &manifest)?)
+    }
+
+    /// A medium with the manifest `text` and `payloads` (path beside it, content), none of which the host looks at.
+    pub fn boot_unchecked(
+        &self,
+        text: impl AsRef<[u8]>,
+        payloads: &[(&str, PathBuf)],
+    ) -> Outcome<Boot> {
+        let mut files = vec![Entry {
+            path: format!("{HOME}/bulkhead.toml"),
+            source: self.file("bulkhead.toml", text)?,
+        }];
+        files.extend(payloads.iter().map(|(path, source)| Entry {
+            path: format!("{HOME}/{path}"),
+            source: source.clone(),
+        }));
+        Ok(Boot::from_parts(&self.lab.efi, files))
+    }
+
+    /// Starts a machine with one CPU.
+    pub fn start(&self, boot: Boot, setup: Setup) -> Outcome<Machine<'_>> {
+        let name = if setup.part.is_empty() {
+            self.name.to_owned()
+        } else {
+            format!("{}/{}", self.name, setup.part)
+        };
+        let config = Config {
+            name,
+            emulator: self.lab.emulator(self.ground)?,
+            boot,
+            pxe: setup.pxe,
+            cpus: 1,
+            memory_mib: setup.memory_mib,
+            fixed_clock: true,
+        };
+        let session = Session::start(&self.lab.workspace, config, Box::new(|_| {}))?;
+        Ok(Machine::new(session, self))
+    }
+}

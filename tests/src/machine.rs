@@ -1,0 +1,169 @@
+//! A running machine as a scenario sees it: a [`Session`] whose waits end with the scenario's time, and whose failures
+//! come with the console's last lines and, after a panic, the backtrace in names.
+
+use regex::Regex;
+use xtask::session::events::Event;
+use xtask::session::{End, Session};
+use xtask::symbolize::Backtrace;
+
+use crate::context::Context;
+use crate::outcome::{Failure, Outcome, ensure_in_order};
+
+/// A running machine; nothing of it is left when this is dropped.
+#[derive(Debug)]
+pub struct Machine<'a> {
+    session: Session,
+    context: &'a Context<'a>,
+}
+
+impl<'a> Machine<'a> {
+    /// Watches `session` on behalf of the scenario in `context`.
+    pub fn new(session: Session, context: &'a Context<'a>) -> Self {
+        Self { session, context }
+    }
+
+    /// Waits until the console's text after the last match matches `pattern`; returns what was matched.
+    pub fn expect(&mut self, pattern: &str) -> Outcome<String> {
+        let wanted = Regex::new(pattern).map_err(|error| Failure::Unmet(error.to_string()))?;
+        let limit = self.context.left();
+        match self.session.expect(&wanted, limit) {
+            Ok(found) => Ok(found),
+            Err(xtask::Error::Run(what)) => Err(Failure::Unmet(what + &self.backtrace())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Types `line` at the next shell prompt.
+    pub fn send(&mut self, line: &str) -> Outcome {
+        let limit = self.context.left();
+        Ok(self.session.send_line(line, limit)?)
+    }
+
+    /// Waits for the next event called `name` after the first `skip` of that name; a panic ends the wait.
+    pub fn event(&mut self, name: &str, skip: usize) -> Outcome<Event> {
+        let limit = self.context.left();
+        let deadline = std::time::Instant::now() + limit;
+        loop {
+            let events = self.session.events();
+            if let Some(found) = events.iter().filter(|event| event.name() == name).nth(skip) {
+                return Ok(found.clone());
+            }
+            if let Some(panic) = events.iter().find(|event| event.name() == "panic") {
+                let message = panic.text("message").to_owned();
+                self.session.drain();
+                return Err(self.failure(&format!("Bulkhead panicked: {message}")));
+            }
+            let ended = match self.session.end()? {
+                None => None,
+                Some(End::Gone(_)) => Some("the emulator ended"),
+                // Nothing comes after these two.
+                Some(_)
+                    if matches!(events.last().map(Event::name), Some("machine-off" | "halt")) =>
+                {
+                    Some("the event stream ended")
+                }
+                Some(_) => None,
+            };
+            if let Some(why) = ended
+                && self.session.events().len() == events.len()
+            {
+                return Err(self.failure(&format!("{why} without the event `{name}`")));
+            }
+            if std::time::Instant::now() >= deadline {
+                let seconds = limit.as_secs();
+                return Err(self.failure(&format!("no event `{name}` within {seconds} s")));
+            }
+            self.session.check_interrupted()?;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until Bulkhead has switched the machine off by itself; returns its reason.
+    pub fn off(&mut self) -> Outcome<String> {
+        let reason = self.event("machine-off", 0)?.text("reason").to_owned();
+        let limit = self.context.left();
+        if self.session.expect_gone(limit)? {
+            Ok(reason)
+        } else {
+            Err(self.failure("the emulator failed when the machine was switched off"))
+        }
+    }
+
+    /// Waits until Bulkhead refuses to start anything, and checks that nothing was; returns the event's error.
+    pub fn refused(&mut self) -> Outcome<String> {
+        let error = self.event("halt", 0)?.text("error").to_owned();
+        self.expect("nothing was started")?;
+        self.session.drain();
+        let events = self.session.events();
+        match events.iter().find(|event| event.name() == "vm-start") {
+            Some(started) => Err(self.failure(&format!("it refused, and started {}", started.0))),
+            None => Ok(error),
+        }
+    }
+
+    /// Checks that the names of all events, one after the other, contain `names` in this order and no panic.
+    pub fn ensure_events(&mut self, names: &[&str]) -> Outcome {
+        let events = self.session.events();
+        let stream: Vec<_> = events.iter().map(Event::name).collect();
+        if stream.contains(&"panic") {
+            return Err(self.failure("Bulkhead panicked"));
+        }
+        let gap = events
+            .iter()
+            .enumerate()
+            .find(|(index, event)| event.number("n") != Some(*index as u64));
+        if let Some((index, event)) = gap {
+            return Err(self.failure(&format!(
+                "event {index} is numbered {:?}",
+                event.number("n")
+            )));
+        }
+        ensure_in_order("events", &stream.join(" "), names)
+            .map_err(|failure| self.failure(&failure.to_string()))
+    }
+
+    /// Every event so far.
+    pub fn events(&mut self) -> Vec<Event> {
+        self.session.events()
+    }
+
+    /// Everything the console said, without terminal control.
+    pub fn console(&self) -> String {
+        self.session.console_text()
+    }
+
+    /// Fails with `otherwise`, the console's last lines and the backtrace, unless `holds`.
+    pub fn ensure(&self, holds: bool, otherwise: impl FnOnce() -> String) -> Outcome {
+        if holds {
+            Ok(())
+        } else {
+            Err(self.failure(&otherwise()))
+        }
+    }
+
+    /// Fails unless each of `fragments` is on the console after the one before it.
+    pub fn ensure_console(&self, fragments: &[&str]) -> Outcome {
+        ensure_in_order("console", &self.console(), fragments)
+            .map_err(|failure| self.failure(&failure.to_string()))
+    }
+
+    /// The failure `what` with the console's last lines and, where there is one, the backtrace in names.
+    pub fn failure(&self, what: &str) -> Failure {
+        Failure::Unmet(format!(
+            "{}{}",
+            self.session.failure(what),
+            self.backtrace()
+        ))
+    }
+
+    fn backtrace(&self) -> String {
+        let Some(backtrace) = Backtrace::find(&self.session.console_text()) else {
+            return String::new();
+        };
+        let pdb = self.context.lab.efi.with_extension("pdb");
+        match backtrace.resolve(&pdb) {
+            Ok(lines) => format!("\nBulkhead's backtrace:\n{}", lines.join("\n")),
+            Err(error) => format!("\nBulkhead's backtrace has no names: {error}"),
+        }
+    }
+}

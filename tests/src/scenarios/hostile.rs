@@ -1,0 +1,232 @@
+//! A hostile guest, one attack a boot: it gets faults, or is stopped with a report; Bulkhead stays up and says so.
+//!
+//! The attacks are in `tests/guests/src/bin/hostile`. A guest that survives says `case <name>: ok`, with every attempt
+//! refused; one that cannot is stopped, with the reason on the console and in the events.
+
+use crate::context::{Context, Setup};
+use crate::lab::HOSTILE;
+use crate::manifest::Manifest;
+use crate::outcome::Outcome;
+use crate::scenario::{Ground, Scenario};
+
+const LIMIT: u64 = 240;
+
+/// How an attack ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// The guest got nothing but faults and harmless values, and powers off.
+    Survives,
+    /// The VM is stopped, for a reason that has this in it.
+    Stopped(&'static str),
+}
+
+/// One attack.
+#[derive(Debug, Clone, Copy)]
+struct Attack {
+    /// States what happens.
+    name: &'static str,
+    /// The guest's name for it.
+    case: &'static str,
+    /// Further words of the command line.
+    words: &'static str,
+    end: End,
+}
+
+const fn survives(name: &'static str, case: &'static str) -> Attack {
+    Attack {
+        name,
+        case,
+        words: "",
+        end: End::Survives,
+    }
+}
+
+const fn stopped(
+    name: &'static str,
+    case: &'static str,
+    words: &'static str,
+    reason: &'static str,
+) -> Attack {
+    Attack {
+        name,
+        case,
+        words,
+        end: End::Stopped(reason),
+    }
+}
+
+const NOWHERE: &str = "where it has neither memory nor a device";
+
+const ATTACKS: &[Attack] = &[
+    survives("msrs_of_every_class_fault_or_are_harmless", "msr-classes"),
+    survives("every_port_in_every_width_is_harmless", "ports"),
+    survives("string_io_is_harmless_or_faults", "string-io"),
+    survives("every_cpuid_leaf_is_filtered", "cpuid"),
+    survives("vmx_and_smx_instructions_are_undefined", "vmx"),
+    survives("undefined_instructions_fault", "ud"),
+    survives("wild_hypercalls_get_errors", "vmcall"),
+    survives("illegal_xcr0_values_fault", "xsetbv"),
+    survives("cache_control_is_harmless", "caches"),
+    survives("monitor_and_mwait_are_harmless", "monitor"),
+    survives("pause_loop_is_harmless", "pause"),
+    survives("self_ipis_with_absurd_ids_fault_or_arrive", "self-ipi"),
+    survives("illegal_control_register_values_fault", "cr-dr"),
+    survives("mode_switches_down_and_up_work", "modes"),
+    survives("exit_storm_ends_with_the_guest_alive", "exit-storm"),
+    survives("init_to_itself_is_ignored", "self-init"),
+    Attack {
+        name: "device_registers_of_odd_widths_are_harmless",
+        case: "mmio",
+        words: "odd=no",
+        end: End::Survives,
+    },
+    stopped(
+        "device_registers_by_odd_instructions_stop_the_vm",
+        "mmio",
+        "",
+        "unsupported instruction",
+    ),
+    stopped(
+        "read_behind_memory_stops_the_vm",
+        "memory-read",
+        "",
+        NOWHERE,
+    ),
+    stopped(
+        "read_below_4_gib_outside_memory_stops_the_vm",
+        "memory-read",
+        "at=0xfffff000",
+        NOWHERE,
+    ),
+    stopped(
+        "write_behind_memory_stops_the_vm",
+        "memory-write",
+        "",
+        NOWHERE,
+    ),
+    stopped(
+        "write_to_the_local_apic_page_stops_the_vm",
+        "memory-write",
+        "at=0xfee00000",
+        NOWHERE,
+    ),
+    stopped(
+        "fetch_behind_memory_stops_the_vm",
+        "memory-fetch",
+        "",
+        NOWHERE,
+    ),
+    stopped(
+        "fetch_from_an_absurd_address_stops_the_vm",
+        "memory-fetch",
+        "at=0x7ffffff000",
+        NOWHERE,
+    ),
+    stopped("task_switch_stops_the_vm", "task-switch", "", "exit reason"),
+    stopped(
+        "triple_fault_stops_the_vm",
+        "triple-fault",
+        "",
+        "triple fault",
+    ),
+    stopped("halt_for_good_stops_the_vm", "halt", "", "halt"),
+];
+
+pub fn scenarios() -> Vec<Scenario> {
+    let mut scenarios: Vec<_> = ATTACKS
+        .iter()
+        .map(|attack| {
+            let name = format!("hostile_{}", attack.name);
+            Scenario::new(name, Ground::Vmx, LIMIT, |context| run(context, attack))
+        })
+        .collect();
+    scenarios.push(Scenario::new(
+        "hostile_triple_fault_restarts_the_vm_where_the_manifest_says_so",
+        Ground::Vmx,
+        LIMIT,
+        restarts,
+    ));
+    scenarios.push(Scenario::new(
+        "hostile_endless_exit_storm_does_not_bring_bulkhead_down",
+        Ground::Vmx,
+        LIMIT,
+        endless_storm,
+    ));
+    scenarios
+}
+
+fn manifest(case: &str, words: &str) -> Manifest {
+    Manifest::of(HOSTILE).with_cmdline(format!("case={case} {words}").trim())
+}
+
+fn run(context: &Context<'_>, attack: &Attack) -> Outcome {
+    let boot = context.boot(&manifest(attack.case, attack.words).to_string())?;
+    let mut machine = context.start(boot, Setup::default())?;
+    machine.expect(&format!("case {}: start\n", attack.case))?;
+    match attack.end {
+        End::Survives => {
+            let verdict = machine.expect(r"case \S+: (?:ok|FAIL.*)\n")?;
+            machine.ensure(verdict == format!("case {}: ok\n", attack.case), || {
+                format!("the guest says `{}`", verdict.trim())
+            })?;
+            machine.expect("all cases done\n")?;
+        }
+        End::Stopped(reason) => {
+            let stop = machine.event("vm-stop", 0)?;
+            machine.ensure(stop.text("reason").contains(reason), || {
+                format!(
+                    "the VM stopped for another reason than {reason:?}: {}",
+                    stop.0
+                )
+            })?;
+            let fault = machine.event("guest-fault", 0)?;
+            machine.ensure(fault.text("rip").starts_with("0x"), || {
+                format!("the report names no place: {}", fault.0)
+            })?;
+            machine.expect(r#"bulkhead: warning: VM "guest" is stopped"#)?;
+            context.note(format!("stopped: {}", stop.text("reason")));
+        }
+    }
+    machine.off()?;
+    machine.ensure_events(&["vm-start", "vm-stop", "counters", "machine-off"])
+}
+
+fn restarts(context: &Context<'_>) -> Outcome {
+    let mut manifest = manifest("triple-fault", "");
+    manifest.restart = "on-crash";
+    let boot = context.boot(&manifest.to_string())?;
+    let mut machine = context.start(boot, Setup::default())?;
+    for life in 0..2 {
+        let restart = machine.event("vm-restart", life)?;
+        machine.ensure(restart.text("reason").contains("triple fault"), || {
+            format!("it restarts for another reason: {}", restart.0)
+        })?;
+    }
+    machine.event("vm-start", 2)?;
+    machine.ensure_events(&[
+        "vm-start",
+        "guest-fault",
+        "vm-stop",
+        "counters",
+        "vm-restart",
+        "vm-start",
+    ])
+}
+
+/// The storm rages until the emulator is ended; Bulkhead neither stops nor panics, and the guest makes progress.
+fn endless_storm(context: &Context<'_>) -> Outcome {
+    let boot = context.boot(&manifest("exit-storm", "endless=yes").to_string())?;
+    let mut machine = context.start(boot, Setup::default())?;
+    machine.expect("case exit-storm: start\n")?;
+    std::thread::sleep(std::time::Duration::from_secs(15));
+    machine.ensure_events(&["vm-start"])?;
+    let names: Vec<_> = machine
+        .events()
+        .iter()
+        .map(|event| event.name().to_owned())
+        .collect();
+    machine.ensure(
+        !names.iter().any(|name| name == "vm-stop" || name == "halt"),
+        || format!("the storm did not go on: {names:?}"),
+    )
+}

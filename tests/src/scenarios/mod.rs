@@ -1,0 +1,50 @@
+//! Every scenario, one module a subject.
+
+mod bench;
+mod guests;
+mod hostile;
+mod interface;
+mod linux;
+mod manifests;
+mod media;
+mod payloads;
+
+use xtask::{Result, Workspace};
+
+use crate::scenario::Scenario;
+
+/// All scenarios, those that take longest first, so that none of them runs alone at the end.
+///
+/// # Errors
+/// When the directory of bad manifests cannot be read.
+pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
+    let mut scenarios = Vec::new();
+    scenarios.extend(bench::scenarios());
+    scenarios.extend(linux::scenarios());
+    scenarios.extend(media::scenarios());
+    scenarios.extend(interface::scenarios());
+    scenarios.extend(guests::scenarios());
+    scenarios.extend(hostile::scenarios());
+    scenarios.extend(payloads::scenarios());
+    scenarios.extend(manifests::scenarios(workspace)?);
+    Ok(scenarios)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_fit_for_a_directory() {
+        let scenarios = all(&Workspace::locate()).unwrap();
+        let names: BTreeSet<_> = scenarios.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names.len(), scenarios.len());
+        let fits = |name: &&str| {
+            name.bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
+        };
+        assert!(names.iter().all(fits), "{names:?}");
+    }
+}
