@@ -14,6 +14,7 @@ static FENCE: LazyLock<Regex> = LazyLock::new(|| regex(r"(?ms)^```.*?^```"));
 static OPTION: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^\s+(?:-\w, )?(--[a-z-]+)"));
 static DOCUMENTED_OPTION: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^\| `(--[a-z-]+)"));
 static SUBCOMMAND: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^  ([a-z]+)(?: |$)"));
+static SCENARIO: LazyLock<Regex> = LazyLock::new(|| regex(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+){3,})`"));
 static LOCK: LazyLock<Regex> = LazyLock::new(|| regex(r"(\w+): [^=;\n]*\b(?:Mutex<|LockedHeap\b)"));
 
 fn regex(pattern: &str) -> Regex {
@@ -237,6 +238,27 @@ fn the_architecture_lists_every_module_and_no_other() {
             "modules of {sources}"
         );
     }
+}
+
+#[test]
+fn every_scenario_that_a_document_names_exists() {
+    let scenarios: String = files(&root().join("tests/src/scenarios"), "rs")
+        .iter()
+        .map(|file| read(file))
+        .collect();
+    let mut seen = 0;
+    for document in documents() {
+        for name in SCENARIO.captures_iter(&read(&document)) {
+            seen += 1;
+            assert!(
+                scenarios.contains(&name[1]),
+                "{} names {}, which is no scenario",
+                document.display(),
+                &name[1]
+            );
+        }
+    }
+    assert!(seen >= 5, "only {seen} scenarios are named");
 }
 
 #[test]
