@@ -1,6 +1,6 @@
 //! Bulkhead, the UEFI binary: every effect. What to do is decided in `bulkhead_core`.
 //!
-//! [`main`] walks the boot list of `docs/boot-flow.md` up to the end of boot services, [`after_firmware`] from there
+//! [`main`] walks the boot list of `docs/boot-flow.md` up to the end of boot services, [`boot::handover`] from there
 //! to the first VM.
 #![no_std]
 #![no_main]
@@ -17,10 +17,10 @@ mod vm;
 mod vmx;
 
 use alloc::string::ToString;
-use bulkhead_core::events::Event;
-use bulkhead_core::vmx::capability::Wishes;
 use boot::handover::Handover;
+use bulkhead_core::events::Event;
 use bulkhead_core::manifest::ApicVirtualization;
+use bulkhead_core::vmx::capability::Wishes;
 use console::CONSOLE;
 use core::error::Error;
 use uefi::{Status, entry};
@@ -29,7 +29,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[entry]
 fn main() -> Status {
-    let Ok(heap) = memory::heap::start() else { return Status::OUT_OF_RESOURCES };
+    let Ok(heap) = memory::heap::start() else {
+        return Status::OUT_OF_RESOURCES;
+    };
     CONSOLE.lock().start(boot::facts::screen());
     console::EVENTS.lock().start();
     console::install_logger();
@@ -44,25 +46,48 @@ fn main() -> Status {
 /// Everything that needs the firmware: files, the plan, the feature gate, memory.
 fn prepare(heap: (u64, u64)) -> Result<Handover, alloc::boxed::Box<dyn Error>> {
     let mut source = boot::source::Source::of_image()?;
-    log::info!("reading {} from {}", boot::payload::MANIFEST, source.describe());
+    log::info!(
+        "reading {} from {}",
+        boot::payload::MANIFEST,
+        source.describe()
+    );
     let loaded = boot::payload::load(&mut source)?;
     console::set_level(loaded.plan.hypervisor.log_level);
     CONSOLE.lock().choose(loaded.plan.hypervisor.console);
     boot::payload::print_plan(&loaded.plan);
     boot::payload::check_iommu(&loaded.plan)?;
-    let wishes = Wishes { apicv: loaded.plan.hypervisor.apicv == ApicVirtualization::Auto };
+    let wishes = Wishes {
+        apicv: loaded.plan.hypervisor.apicv == ApicVirtualization::Auto,
+    };
     let features = vmx::operation::negotiate(wishes)?;
     let facts = boot::facts::Facts::gather()?;
     log::info!("{facts}");
-    let there = |is_there: bool| if is_there { "there, not used yet" } else { "none" };
-    log::info!("TPM: {}; VT-d: {}; one CPU is used", there(facts.has_tpm), there(facts.has_dmar));
-    Ok(Handover { loaded, features, facts, reserved: memory::reserve::reserve(heap)? })
+    let there = |is_there: bool| {
+        if is_there {
+            "there, not used yet"
+        } else {
+            "none"
+        }
+    };
+    log::info!(
+        "TPM: {}; VT-d: {}; one CPU is used",
+        there(facts.has_tpm),
+        there(facts.has_dmar)
+    );
+    Ok(Handover {
+        loaded,
+        features,
+        facts,
+        reserved: memory::reserve::reserve(heap)?,
+    })
 }
 
 /// Says why nothing starts, and stops.
 pub fn refuse(error: &dyn Error) -> ! {
     log::error!("{}", error.to_string().trim_end());
     log::error!("nothing was started");
-    events::send(&Event::Halt { error: &error.to_string() });
+    events::send(&Event::Halt {
+        error: &error.to_string(),
+    });
     arch::cpu::stop()
 }

@@ -2,7 +2,10 @@
 //!
 //! Nothing here allocates or waits for a lock, and it cannot recurse: a second report on the same
 //! machine stops at once. `cargo xtask` turns the addresses into names.
-#![allow(unsafe_code, reason = "reads the stack it reports on and writes to the ports directly")]
+#![allow(
+    unsafe_code,
+    reason = "reads the stack it reports on and writes to the ports directly"
+)]
 
 use crate::arch::cpu;
 use crate::arch::exception::{Context, GPR_NAMES};
@@ -44,13 +47,18 @@ impl RawPort {
     fn open(base: u16) -> Self {
         // SAFETY: the machine stops after this report, so nobody else will drive the port again.
         let uart = unsafe { Uart16550::new_port(base) };
-        Self(uart.ok().and_then(|mut uart| uart.init(Config::default()).is_ok().then_some(uart)))
+        Self(
+            uart.ok()
+                .and_then(|mut uart| uart.init(Config::default()).is_ok().then_some(uart)),
+        )
     }
 }
 
 impl Write for RawPort {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let Some(uart) = &mut self.0 else { return Ok(()) };
+        let Some(uart) = &mut self.0 else {
+            return Ok(());
+        };
         for byte in text.bytes() {
             if byte == b'\n' {
                 send(uart, b'\r');
@@ -89,7 +97,9 @@ pub fn report_and_stop(cause: Cause<'_>) -> ! {
     if REPORTED.swap(true, Ordering::AcqRel) {
         cpu::stop();
     }
-    let mut report = Report { port: RawPort::open(0x3f8) };
+    let mut report = Report {
+        port: RawPort::open(0x3f8),
+    };
     let _ = write_report(&mut report, &cause);
     if let Some(mut events) = EVENTS.try_lock() {
         events.flush();
@@ -101,15 +111,27 @@ pub fn report_and_stop(cause: Cause<'_>) -> ! {
 
 fn write_report(out: &mut Report, cause: &Cause<'_>) -> fmt::Result {
     let [start, end, ..] = &IMAGE;
-    writeln!(out, "\n*** Bulkhead has failed and stopped this machine ***")?;
+    writeln!(
+        out,
+        "\n*** Bulkhead has failed and stopped this machine ***"
+    )?;
     let (rip, rsp) = match cause {
         Cause::Exception(context) => {
             let vector = context.vector;
-            writeln!(out, "exception {vector} ({}), error code {:#x}", name(vector), context.error)?;
+            writeln!(
+                out,
+                "exception {vector} ({}), error code {:#x}",
+                name(vector),
+                context.error
+            )?;
             for (register, value) in GPR_NAMES.iter().zip(context.gpr) {
                 writeln!(out, "  {register:>6} {value:#018x}")?;
             }
-            writeln!(out, "  {:>6} {:#018x}  flags {:#x}", "rsp", context.rsp, context.rflags)?;
+            writeln!(
+                out,
+                "  {:>6} {:#018x}  flags {:#x}",
+                "rsp", context.rsp, context.rflags
+            )?;
             writeln!(out, "  {:>6} {:#018x}", "cr2", cpu::cr2())?;
             (context.rip, context.rsp)
         }
@@ -150,7 +172,9 @@ fn write_event(out: &mut RawPort, cause: &Cause<'_>) -> fmt::Result {
 fn stack_pointer() -> u64 {
     let rsp: u64;
     // SAFETY: copying RSP has no effect.
-    unsafe { core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        core::arch::asm!("mov {}, rsp", out(reg) rsp, options(nomem, nostack, preserves_flags))
+    };
     rsp
 }
 
@@ -158,7 +182,9 @@ fn stack_pointer() -> u64 {
 fn walk_stack(rsp: u64, mut found: impl FnMut(u64) -> bool) {
     let [_, _, code_start, code_end] = &IMAGE;
     let code = code_start.load(Ordering::Relaxed)..code_end.load(Ordering::Relaxed);
-    let Some((low, high)) = crate::memory::stack::bounds_of(rsp) else { return };
+    let Some((low, high)) = crate::memory::stack::bounds_of(rsp) else {
+        return;
+    };
     let mut at = rsp.max(low) & !7;
     let end = high.min(at + STACK_WORDS * 8);
     while at + 8 <= end {
@@ -177,7 +203,9 @@ fn follows_call(address: u64) -> bool {
         // SAFETY: the caller checked that `address - 5` is within our readable code.
         unsafe { ((address - back) as *const u8).read_volatile() }
     };
-    byte(5) == 0xe8 || (byte(2) == 0xff && byte(1) & 0x38 == 0x10) || (byte(3) == 0xff && byte(2) & 0x38 == 0x10)
+    byte(5) == 0xe8
+        || (byte(2) == 0xff && byte(1) & 0x38 == 0x10)
+        || (byte(3) == 0xff && byte(2) & 0x38 == 0x10)
 }
 
 /// The exception's name (Intel SDM vol. 3A, "Exceptions and Interrupts").

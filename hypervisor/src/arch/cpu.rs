@@ -3,7 +3,7 @@
 use bulkhead_core::hostpt::HOST_PAT;
 use bulkhead_core::msr::{SWITCHED_MSRS, TSC_AUX};
 use core::arch::asm;
-use core::arch::x86_64::{CpuidResult, __cpuid_count, _rdtsc};
+use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use x86_64::registers::model_specific::Msr;
 
@@ -65,7 +65,6 @@ pub unsafe fn write_xcr0(value: u64) {
     }
 }
 
-
 /// Stops this CPU for good.
 pub fn stop() -> ! {
     loop {
@@ -89,7 +88,9 @@ pub fn start() {
     // SAFETY: write protection only takes away; the coprocessor bits make vector instructions legal.
     unsafe {
         Cr0::update(|cr0| {
-            cr0.insert(Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR);
+            cr0.insert(
+                Cr0Flags::WRITE_PROTECT | Cr0Flags::NUMERIC_ERROR | Cr0Flags::MONITOR_COPROCESSOR,
+            );
             cr0.remove(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR);
         });
     };

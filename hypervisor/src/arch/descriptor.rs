@@ -51,7 +51,10 @@ pub fn install(stacks: StackTops) -> HostDescriptors {
     // The TSS is a packed structure: its table is written as a whole, by value, in the order of the
     // IST_ constants.
     let mut table = tss.interrupt_stack_table;
-    for (slot, top) in table.iter_mut().zip([stacks.nmi, stacks.double_fault, stacks.machine_check]) {
+    for (slot, top) in table
+        .iter_mut()
+        .zip([stacks.nmi, stacks.double_fault, stacks.machine_check])
+    {
         *slot = VirtAddr::new_truncate(top);
     }
     tss.interrupt_stack_table = table;
@@ -109,7 +112,10 @@ fn build_idt() -> &'static InterruptDescriptorTable {
         cp_protection_exception: 21
     );
     // SAFETY: as above, and the IST stack is this exception's alone.
-    let options = unsafe { idt.non_maskable_interrupt.set_handler_addr(exception::stub(2)) };
+    let options = unsafe {
+        idt.non_maskable_interrupt
+            .set_handler_addr(exception::stub(2))
+    };
     // SAFETY: the index names a stack of at least one page with a guard page below.
     unsafe { options.set_stack_index(IST_NMI) };
     // SAFETY: as above.

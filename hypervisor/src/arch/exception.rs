@@ -34,7 +34,8 @@ pub struct Context {
 
 /// Names of [`Context::gpr`], in order.
 pub const GPR_NAMES: [&str; 15] = [
-    "rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    "rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+    "r15",
 ];
 
 const STUB_BYTES: usize = 16;
@@ -79,7 +80,9 @@ unsafe extern "C" {
 /// Address of the stub for `vector`, which must be below 32.
 #[must_use]
 pub fn stub(vector: usize) -> VirtAddr {
-    VirtAddr::new_truncate((exception_stubs as *const () as usize + (vector & 31) * STUB_BYTES) as u64)
+    VirtAddr::new_truncate(
+        (exception_stubs as *const () as usize + (vector & 31) * STUB_BYTES) as u64,
+    )
 }
 
 extern "sysv64" fn handle(context: &Context) {

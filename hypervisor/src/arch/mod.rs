@@ -1,7 +1,10 @@
 //! What only an instruction can do: CPU registers, descriptor tables, exceptions, the local APIC.
 //!
 //! Neighbours: `vmx` has the VT-x instructions; `bulkhead_core` decides what to write where.
-#![allow(unsafe_code, reason = "every function here is an instruction or a descriptor the CPU reads")]
+#![allow(
+    unsafe_code,
+    reason = "every function here is an instruction or a descriptor the CPU reads"
+)]
 
 pub mod cpu;
 pub mod descriptor;

@@ -23,9 +23,13 @@ impl PowerOff {
     /// From the firmware's tables; nothing where they do not say.
     #[must_use]
     pub fn from_acpi(facts: &HostAcpi) -> Self {
-        let (Some(fadt), Some(sleep)) = (&facts.fadt, facts.power_off) else { return Self::default() };
+        let (Some(fadt), Some(sleep)) = (&facts.fadt, facts.power_off) else {
+            return Self::default();
+        };
         let value = |kind: u8| (u16::from(kind) << SLEEP_TYPE_SHIFT) | SLEEP_ENABLE;
-        let port = |register: Option<bulkhead_core::hostacpi::GenericAddress>| register.and_then(|r| r.port());
+        let port = |register: Option<bulkhead_core::hostacpi::GenericAddress>| {
+            register.and_then(|r| r.port())
+        };
         Self {
             writes: [
                 port(fadt.pm1a_control).map(|port| (port, value(sleep.a))),
@@ -37,7 +41,9 @@ impl PowerOff {
 
     /// Switches the machine off; comes back where that did not work.
     pub fn now(self) {
-        let [Some((pm1a, _)), _] = self.writes else { return };
+        let [Some((pm1a, _)), _] = self.writes else {
+            return;
+        };
         let mut control = Port::<u16>::new(pm1a);
         if let Some((port, enable)) = self.handover {
             // SAFETY: PM1a_CNT can be read at any time.

@@ -14,8 +14,14 @@ struct Mapped(Vec<(u64, u64)>);
 
 impl HostPhys for Mapped {
     fn read(&mut self, at: Hpa, into: &mut [u8]) -> bool {
-        let Some(end) = at.checked_add(into.len() as u64) else { return false };
-        if !self.0.iter().any(|(start, stop)| *start <= at.0 && end.0 <= *stop) {
+        let Some(end) = at.checked_add(into.len() as u64) else {
+            return false;
+        };
+        if !self
+            .0
+            .iter()
+            .any(|(start, stop)| *start <= at.0 && end.0 <= *stop)
+        {
             return false;
         }
         // SAFETY: the range is memory by the firmware's own map, which it keeps mapped where addresses are equal;
@@ -29,10 +35,14 @@ impl HostPhys for Mapped {
 #[must_use]
 pub fn read() -> HostAcpi {
     let Some(rsdp) = rsdp() else {
-        log::warn!("the firmware gives no ACPI tables; one CPU is assumed, and switching off is left to you");
+        log::warn!(
+            "the firmware gives no ACPI tables; one CPU is assumed, and switching off is left to you"
+        );
         return HostAcpi::default();
     };
-    let Ok(map) = boot::memory_map(MemoryType::LOADER_DATA) else { return HostAcpi::default() };
+    let Ok(map) = boot::memory_map(MemoryType::LOADER_DATA) else {
+        return HostAcpi::default();
+    };
     let ranges = map
         .entries()
         .filter(|entry| !matches!(entry.ty, MemoryType::MMIO | MemoryType::MMIO_PORT_SPACE))
@@ -55,8 +65,13 @@ pub fn read() -> HostAcpi {
 /// The ACPI root pointer, version 2 preferred.
 fn rsdp() -> Option<Hpa> {
     uefi::system::with_config_table(|entries| {
-        [ConfigTableEntry::ACPI2_GUID, ConfigTableEntry::ACPI_GUID].into_iter().find_map(|guid| {
-            entries.iter().find(|entry| entry.guid == guid).map(|entry| Hpa(entry.address as u64))
-        })
+        [ConfigTableEntry::ACPI2_GUID, ConfigTableEntry::ACPI_GUID]
+            .into_iter()
+            .find_map(|guid| {
+                entries
+                    .iter()
+                    .find(|entry| entry.guid == guid)
+                    .map(|entry| Hpa(entry.address as u64))
+            })
     })
 }

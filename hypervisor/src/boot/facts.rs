@@ -48,7 +48,11 @@ impl Facts {
         let mtrrs = Mtrrs::read(physical_bits, |msr| unsafe { cpu::rdmsr(msr) })?;
         let acpi = acpi::read();
         let processors = acpi.madt.as_ref().map_or(1, |madt| {
-            madt.processors.iter().filter(|processor| processor.enabled).count().max(1)
+            madt.processors
+                .iter()
+                .filter(|processor| processor.enabled)
+                .count()
+                .max(1)
         });
         Ok(Self {
             tsc_khz: tsc_khz() as u32,
@@ -66,7 +70,6 @@ impl Facts {
     pub fn ram_bytes(&self, memory: &Memory) -> u64 {
         memory.ledger.books().memory().bytes().unwrap_or(0)
     }
-
 }
 
 impl fmt::Display for Facts {
@@ -88,7 +91,11 @@ impl fmt::Display for Facts {
 #[must_use]
 pub fn screen() -> Option<Screen> {
     let handle = boot::get_handle_for_protocol::<GraphicsOutput>().ok()?;
-    let params = boot::OpenProtocolParams { handle, agent: boot::image_handle(), controller: None };
+    let params = boot::OpenProtocolParams {
+        handle,
+        agent: boot::image_handle(),
+        controller: None,
+    };
     // SAFETY: looked up without taking it from the firmware's console, which stops drawing once
     // boot services end; until then the two may overwrite each other's text, nothing worse.
     let mut gop = unsafe {
@@ -103,7 +110,15 @@ pub fn screen() -> Option<Screen> {
     let mut framebuffer = gop.frame_buffer();
     let (base, bytes) = (framebuffer.as_mut_ptr().cast::<u32>(), framebuffer.size());
     // SAFETY: the firmware describes this as its framebuffer, which stays where it is after boot services.
-    Some(unsafe { Screen::new(base, bytes, width as u32, height as u32, mode.stride() as u32) })
+    Some(unsafe {
+        Screen::new(
+            base,
+            bytes,
+            width as u32,
+            height as u32,
+            mode.stride() as u32,
+        )
+    })
 }
 
 /// The TSC's frequency in kHz: CPUID's where it agrees with the firmware's clock, else the measured one.
@@ -115,7 +130,9 @@ pub fn tsc_khz() -> u64 {
     boot::stall(CALIBRATION);
     let measured = (rdtsc() - start) / CALIBRATION.as_millis() as u64;
     match claimed_tsc_khz() {
-        Some(claimed) if claimed.abs_diff(measured) * 1000 <= claimed * TOLERANCE_PERMILLE => claimed,
+        Some(claimed) if claimed.abs_diff(measured) * 1000 <= claimed * TOLERANCE_PERMILLE => {
+            claimed
+        }
         _ => measured,
     }
 }

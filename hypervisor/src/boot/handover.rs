@@ -46,18 +46,32 @@ struct Owned {
 }
 
 /// Ends boot services, builds and loads our own page tables, changes to our own stack. Does not come back.
-#[allow(unsafe_code, reason = "leaves the firmware and changes page tables and stack")]
+#[allow(
+    unsafe_code,
+    reason = "leaves the firmware and changes page tables and stack"
+)]
 pub fn leave_firmware(handover: Handover) -> ! {
-    let Handover { loaded, features, facts, reserved } = handover;
+    let Handover {
+        loaded,
+        features,
+        facts,
+        reserved,
+    } = handover;
     let payloads = payload_runs(&loaded);
-    let framebuffer = CONSOLE.lock().framebuffer().map(|(start, bytes)| frames_of(start, bytes));
+    let framebuffer = CONSOLE
+        .lock()
+        .framebuffer()
+        .map(|(start, bytes)| frames_of(start, bytes));
     let tops = reserved.tops;
     log::info!("leaving the firmware");
     // SAFETY: every protocol was closed when its guard was dropped; nothing of the firmware's memory is referred
     // to from here on but what `reserved` and `loaded` hold, which is loader data.
     let map = unsafe { boot::exit_boot_services(None) };
-    let around =
-        Surroundings { payloads: &payloads, framebuffer, gigabyte_pages: cpu::has_gigabyte_pages() };
+    let around = Surroundings {
+        payloads: &payloads,
+        framebuffer,
+        gigabyte_pages: cpu::has_gigabyte_pages(),
+    };
     let built = Memory::build(reserved, reserve::ranges(&map), &around);
     // Giving the map back would call the firmware.
     mem::forget(map);
@@ -68,7 +82,13 @@ pub fn leave_firmware(handover: Handover) -> ! {
     cpu::start();
     describe_image(&memory);
     let root = memory.root();
-    let owned = Box::into_raw(Box::new(Owned { loaded, features, facts, memory, tops }));
+    let owned = Box::into_raw(Box::new(Owned {
+        loaded,
+        features,
+        facts,
+        memory,
+        tops,
+    }));
     // SAFETY: the tables map this code, the heap that holds `owned`, and the new stack, all where their addresses are
     // equal; the firmware's stack is never returned to.
     unsafe {
@@ -90,13 +110,22 @@ extern "sysv64" fn on_own_stack(owned: *mut Owned) -> ! {
 
 /// Exceptions, ledger facts, VMX operation, VMs.
 fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
-    let Owned { loaded, features, facts, mut memory, tops } = owned;
+    let Owned {
+        loaded,
+        features,
+        facts,
+        mut memory,
+        tops,
+    } = owned;
     let descriptors = descriptor::install(tops.exceptions);
     lapic::quiet()?;
     report_memory(&memory, &loaded, &facts);
     let books = memory.ledger.books();
     let ram_bytes = books.available().bytes().unwrap_or(0);
-    loaded.plan.fit(&MachineFacts { ram_bytes, cpus: facts.cpus })?;
+    loaded.plan.fit(&MachineFacts {
+        ram_bytes,
+        cpus: facts.cpus,
+    })?;
     turn_on_vmx(&mut memory, &features)?;
     let machine = Machine {
         features,
@@ -108,7 +137,9 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     };
     run_vms(&loaded, memory, &machine)?;
     log::info!("every VM has stopped; switching the machine off");
-    events::send(&Event::MachineOff { reason: &"every VM has stopped" });
+    events::send(&Event::MachineOff {
+        reason: &"every VM has stopped",
+    });
     CONSOLE.lock().serial.flush();
     EVENTS.lock().flush();
     facts.power.now();
@@ -117,12 +148,19 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
 
 #[allow(unsafe_code, reason = "gives a frame to VMXON")]
 fn turn_on_vmx(memory: &mut Memory, features: &Features) -> Result<(), Box<dyn Error>> {
-    let region = memory.pool.take_run(FrameCount(1)).ok_or(crate::vm::VmError::OutOfPool)?;
+    let region = memory
+        .pool
+        .take_run(FrameCount(1))
+        .ok_or(crate::vm::VmError::OutOfPool)?;
     // SAFETY: the frame was just taken for this and is zeroed.
     unsafe { operation::turn_on(features, region.first.start()) }?;
     log::info!(
         "VMX on: {} APIC virtualisation, pages up to {:?}",
-        if features.vmx.apicv() { "with" } else { "without" },
+        if features.vmx.apicv() {
+            "with"
+        } else {
+            "without"
+        },
         features.ept.largest_page()
     );
     Ok(())
@@ -131,7 +169,12 @@ fn turn_on_vmx(memory: &mut Memory, features: &Features) -> Result<(), Box<dyn E
 /// Runs the plan's VMs, one after the other's rest, until none is left that wants to run.
 fn run_vms(loaded: &Loaded, memory: Memory, machine: &Machine) -> Result<(), Box<dyn Error>> {
     let memory = Arc::new(Mutex::new(memory));
-    let plans = loaded.plan.vms.iter().cloned().zip(loaded.files.iter().copied());
+    let plans = loaded
+        .plan
+        .vms
+        .iter()
+        .cloned()
+        .zip(loaded.files.iter().copied());
     for ((plan, files), id) in plans.zip(0..) {
         log::info!("starting VM \"{}\"", plan.name);
         let mut vm = Vm::create(VmId(id), plan, files, &memory, machine)?;
@@ -146,14 +189,23 @@ fn run_vms(loaded: &Loaded, memory: Memory, machine: &Machine) -> Result<(), Box
 
 /// The frames that hold the payloads, whole pages as the firmware gave them.
 fn payload_runs(loaded: &Loaded) -> Vec<FrameRun> {
-    let files = loaded.files.iter().flat_map(|files| [Some(files.kernel), files.initrd]);
-    files.flatten().map(|bytes| frames_of(bytes.as_ptr() as u64, bytes.len().max(1) as u64)).collect()
+    let files = loaded
+        .files
+        .iter()
+        .flat_map(|files| [Some(files.kernel), files.initrd]);
+    files
+        .flatten()
+        .map(|bytes| frames_of(bytes.as_ptr() as u64, bytes.len().max(1) as u64))
+        .collect()
 }
 
 /// Tells the panic report where the image and its code lie.
 fn describe_image(memory: &Memory) {
     let span = |run: FrameRun| (run.first.0 * FRAME_SIZE, run.end().0 * FRAME_SIZE);
-    let code = memory.sections.iter().find(|section| section.access == Access::ReadExecute);
+    let code = memory
+        .sections
+        .iter()
+        .find(|section| section.access == Access::ReadExecute);
     if let Some(code) = code {
         panic::describe_image(span(memory.image), span(code.run));
     }

@@ -5,7 +5,8 @@ use crate::memory::heap;
 use alloc::format;
 use alloc::vec::Vec;
 use bulkhead_core::manifest::{
-    self, IommuPolicy, ManifestErrors, Payload, PayloadProblem, PayloadRole, Plan, Sha256Digest, VmPlan,
+    self, IommuPolicy, ManifestErrors, Payload, PayloadProblem, PayloadRole, Plan, Sha256Digest,
+    VmPlan,
 };
 use core::fmt;
 use sha2::{Digest, Sha256};
@@ -100,7 +101,8 @@ fn fetch(
     role: PayloadRole,
     payload: &Payload,
 ) -> Result<&'static [u8], LoadError> {
-    let complain = |problem: PayloadProblem<'_>| LoadError::Manifest(plan.payload_error(vm, role, problem));
+    let complain =
+        |problem: PayloadProblem<'_>| LoadError::Manifest(plan.payload_error(vm, role, problem));
     let path = format!("{DIRECTORY}/{}", payload.path);
     let bytes = source.read(&path).map_err(|error| match &error {
         SourceError::Missing(_) => complain(PayloadProblem::Missing),
@@ -111,7 +113,10 @@ fn fetch(
         if found != *expected {
             return Err(complain(PayloadProblem::WrongDigest(found)));
         }
-        log::info!("{path}: {} bytes, SHA-256 as the manifest says", bytes.len());
+        log::info!(
+            "{path}: {} bytes, SHA-256 as the manifest says",
+            bytes.len()
+        );
     } else {
         log::info!("{path}: {} bytes", bytes.len());
     }
@@ -120,7 +125,12 @@ fn fetch(
 
 /// Shows the plan, a line for each VM.
 pub fn print_plan(plan: &Plan) {
-    log::info!("plan: {} VM{}, {} in all", plan.vms.len(), if plan.vms.len() == 1 { "" } else { "s" }, plan.total_memory());
+    log::info!(
+        "plan: {} VM{}, {} in all",
+        plan.vms.len(),
+        if plan.vms.len() == 1 { "" } else { "s" },
+        plan.total_memory()
+    );
     for vm in &plan.vms {
         log::info!(
             "plan: VM \"{}\": {}, {} vCPU{}, kernel {}, restart {}",

@@ -43,14 +43,25 @@ impl fmt::Display for SourceError {
                  start it from a FAT volume or over PXE"
             ),
             Self::Missing(path) => {
-                write!(f, "{path} is not there; put it beside the manifest on the boot volume or TFTP server")
+                write!(
+                    f,
+                    "{path} is not there; put it beside the manifest on the boot volume or TFTP server"
+                )
             }
-            Self::Firmware(path, status) => write!(f, "the firmware failed to read {path}: {status}"),
+            Self::Firmware(path, status) => {
+                write!(f, "the firmware failed to read {path}: {status}")
+            }
             Self::TooLarge(path, bytes) => {
-                write!(f, "{path} is {bytes} bytes; at most {MAX_FILE} are accepted")
+                write!(
+                    f,
+                    "{path} is {bytes} bytes; at most {MAX_FILE} are accepted"
+                )
             }
             Self::NoMemory(path, bytes) => {
-                write!(f, "the machine has no room for {path} ({bytes} bytes); add memory or use a smaller file")
+                write!(
+                    f,
+                    "the machine has no room for {path} ({bytes} bytes); add memory or use a smaller file"
+                )
             }
             Self::Short(path, got, expected) => write!(
                 f,
@@ -82,8 +93,11 @@ impl Source {
     /// [`SourceError::NoSource`].
     pub fn of_image() -> Result<Self, SourceError> {
         let no_source = |error: uefi::Error| SourceError::NoSource(error.status());
-        let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle()).map_err(no_source)?;
-        let device = image.device().ok_or(SourceError::NoSource(Status::NOT_FOUND))?;
+        let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())
+            .map_err(no_source)?;
+        let device = image
+            .device()
+            .ok_or(SourceError::NoSource(Status::NOT_FOUND))?;
         if let Ok(mut volume) = boot::open_protocol_exclusive::<SimpleFileSystem>(device) {
             return volume.open_volume().map(Self::Volume).map_err(no_source);
         }
@@ -121,15 +135,23 @@ fn read_volume(root: &mut Directory, path: &str) -> Result<&'static [u8], Source
     };
     let name = CString16::try_from(path.replace('/', "\\").as_str())
         .map_err(|_| SourceError::Missing(path.to_string()))?;
-    let handle = root.open(&name, FileMode::Read, FileAttribute::empty()).map_err(failed)?;
-    let mut file: RegularFile =
-        handle.into_regular_file().ok_or_else(|| SourceError::Missing(path.to_string()))?;
-    let size = file.get_boxed_info::<FileInfo>().map_err(failed)?.file_size();
+    let handle = root
+        .open(&name, FileMode::Read, FileAttribute::empty())
+        .map_err(failed)?;
+    let mut file: RegularFile = handle
+        .into_regular_file()
+        .ok_or_else(|| SourceError::Missing(path.to_string()))?;
+    let size = file
+        .get_boxed_info::<FileInfo>()
+        .map_err(failed)?
+        .file_size();
     let buffer = allocate(path, size)?;
     let mut filled = 0;
     while filled < buffer.len() {
         let end = buffer.len().min(filled + READ_CHUNK);
-        let Some(chunk) = buffer.get_mut(filled..end) else { break };
+        let Some(chunk) = buffer.get_mut(filled..end) else {
+            break;
+        };
         let got = file
             .read(chunk)
             .map_err(|error| SourceError::Firmware(path.to_string(), error.status()))?;
@@ -141,7 +163,11 @@ fn read_volume(root: &mut Directory, path: &str) -> Result<&'static [u8], Source
     Ok(buffer)
 }
 
-fn read_tftp(client: &mut BaseCode, server: &IpAddr, path: &str) -> Result<&'static [u8], SourceError> {
+fn read_tftp(
+    client: &mut BaseCode,
+    server: &IpAddr,
+    path: &str,
+) -> Result<&'static [u8], SourceError> {
     let failed = |error: uefi::Error| match error.status() {
         Status::TFTP_ERROR | Status::NOT_FOUND => SourceError::Missing(path.to_string()),
         status => SourceError::Firmware(path.to_string(), status),
@@ -152,7 +178,9 @@ fn read_tftp(client: &mut BaseCode, server: &IpAddr, path: &str) -> Result<&'sta
         CStr8::from_bytes_with_nul(&name).map_err(|_| SourceError::Missing(path.to_string()))?;
     let size = client.tftp_get_file_size(server, name).map_err(failed)?;
     let buffer = allocate(path, size)?;
-    let got = client.tftp_read_file(server, name, Some(buffer)).map_err(failed)?;
+    let got = client
+        .tftp_read_file(server, name, Some(buffer))
+        .map_err(failed)?;
     if got != size {
         return Err(SourceError::Short(path.to_string(), got, size));
     }
@@ -175,9 +203,16 @@ fn allocate(path: &str, size: u64) -> Result<&'static mut [u8], SourceError> {
     Ok(unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), bytes) })
 }
 
-#[allow(unsafe_code, reason = "opening a protocol without taking it from its driver")]
+#[allow(
+    unsafe_code,
+    reason = "opening a protocol without taking it from its driver"
+)]
 fn open_shared_pxe(device: uefi::Handle) -> uefi::Result<ScopedProtocol<BaseCode>> {
-    let params = boot::OpenProtocolParams { handle: device, agent: boot::image_handle(), controller: None };
+    let params = boot::OpenProtocolParams {
+        handle: device,
+        agent: boot::image_handle(),
+        controller: None,
+    };
     // SAFETY: taking the protocol exclusively would disconnect the firmware's network driver below it;
     // nothing else runs between here and ExitBootServices that could take the protocol away.
     unsafe { boot::open_protocol::<BaseCode>(params, boot::OpenProtocolAttributes::GetProtocol) }
@@ -190,10 +225,12 @@ fn server_address(client: &BaseCode) -> Option<IpAddr> {
     if mode.using_ipv6() {
         return None;
     }
-    [mode.pxe_reply(), mode.proxy_offer(), mode.dhcp_ack()].into_iter().find_map(|packet| {
-        // SAFETY: with IPv4 in use the firmware fills the DHCPv4 side; every byte pattern is a valid one.
-        let reply = unsafe { &packet.dhcpv4 };
-        let address = reply.bootp_si_addr;
-        (address != [0; 4]).then(|| IpAddr::from(address))
-    })
+    [mode.pxe_reply(), mode.proxy_offer(), mode.dhcp_ack()]
+        .into_iter()
+        .find_map(|packet| {
+            // SAFETY: with IPv4 in use the firmware fills the DHCPv4 side; every byte pattern is a valid one.
+            let reply = unsafe { &packet.dhcpv4 };
+            let address = reply.bootp_si_addr;
+            (address != [0; 4]).then(|| IpAddr::from(address))
+        })
 }

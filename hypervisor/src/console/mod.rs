@@ -40,7 +40,13 @@ struct History {
 
 impl Console {
     const fn new() -> Self {
-        Self { serial: Serial::new(Port::Com1), screen: None, history: None, to_serial: true, to_screen: true }
+        Self {
+            serial: Serial::new(Port::Com1),
+            screen: None,
+            history: None,
+            to_serial: true,
+            to_screen: true,
+        }
     }
 
     /// Starts the serial ports, the log's memory and, where the firmware gave one, the screen.
@@ -49,13 +55,19 @@ impl Console {
         self.screen = screen;
         let mut bytes = Vec::new();
         bytes.resize(HISTORY_BYTES, 0);
-        self.history = Some(History { bytes: bytes.into_boxed_slice(), next: 0 });
+        self.history = Some(History {
+            bytes: bytes.into_boxed_slice(),
+            next: 0,
+        });
     }
 
     /// Follows the manifest's `console` key from here on.
     pub fn choose(&mut self, choice: manifest::Console) {
         self.to_serial = matches!(choice, manifest::Console::Serial | manifest::Console::Both);
-        self.to_screen = matches!(choice, manifest::Console::Framebuffer | manifest::Console::Both);
+        self.to_screen = matches!(
+            choice,
+            manifest::Console::Framebuffer | manifest::Console::Both
+        );
     }
 
     /// Starts a line of its own on the serial port, where a guest may have left one open.

@@ -2,17 +2,20 @@
 //!
 //! Lines wrap to the top instead of scrolling: copying a screenful of uncached memory for each line
 //! would make the log slower than the boot it describes. A blank line marks where the newest ends.
-#![allow(unsafe_code, reason = "the framebuffer is raw memory that the firmware described")]
+#![allow(
+    unsafe_code,
+    reason = "the framebuffer is raw memory that the firmware described"
+)]
 
 use core::convert::Infallible;
 use embedded_graphics::Drawable;
+use embedded_graphics::Pixel;
 use embedded_graphics::draw_target::DrawTarget;
 use embedded_graphics::geometry::{OriginDimensions, Point, Size};
 use embedded_graphics::mono_font::MonoTextStyle;
 use embedded_graphics::mono_font::ascii::FONT_8X13;
 use embedded_graphics::pixelcolor::BinaryColor;
 use embedded_graphics::text::{Baseline, Text};
-use embedded_graphics::Pixel;
 
 const CELL_WIDTH: u32 = 8;
 const CELL_HEIGHT: u32 = 13;
@@ -40,7 +43,15 @@ impl Screen {
     /// `base` must point to `bytes` bytes of framebuffer memory that stay mapped and that nothing else uses.
     #[must_use]
     pub unsafe fn new(base: *mut u32, bytes: usize, width: u32, height: u32, stride: u32) -> Self {
-        let mut screen = Self { base, pixels: bytes / 4, width, height, stride, column: 0, row: 0 };
+        let mut screen = Self {
+            base,
+            pixels: bytes / 4,
+            width,
+            height,
+            stride,
+            column: 0,
+            row: 0,
+        };
         for row in 0..screen.rows() {
             screen.clear_row(row);
         }
@@ -83,7 +94,10 @@ impl Screen {
         } else {
             "?"
         };
-        let at = Point::new((self.column * CELL_WIDTH) as i32, (self.row * CELL_HEIGHT) as i32);
+        let at = Point::new(
+            (self.column * CELL_WIDTH) as i32,
+            (self.row * CELL_HEIGHT) as i32,
+        );
         let style = MonoTextStyle::new(&FONT_8X13, BinaryColor::On);
         let Ok(_) = Text::with_baseline(glyph, at, style, Baseline::Top).draw(self);
         self.column += 1;

@@ -2,7 +2,10 @@
 //!
 //! At 115,200 baud a byte takes 87 microseconds; a guest's boot log would stall the hypervisor
 //! for seconds if each byte were waited for.
-#![allow(unsafe_code, reason = "naming the port is a promise to the driver library")]
+#![allow(
+    unsafe_code,
+    reason = "naming the port is a promise to the driver library"
+)]
 
 use alloc::collections::VecDeque;
 use uart_16550::backend::PioBackend;
@@ -38,7 +41,13 @@ impl Serial {
     /// A port not yet started.
     #[must_use]
     pub const fn new(port: Port) -> Self {
-        Self { port, uart: None, queue: VecDeque::new(), at_line_start: true, synchronous: true }
+        Self {
+            port,
+            uart: None,
+            queue: VecDeque::new(),
+            at_line_start: true,
+            synchronous: true,
+        }
     }
 
     /// Probes and configures the port; one that is absent swallows what is written.
@@ -49,7 +58,9 @@ impl Serial {
         };
         // SAFETY: the legacy COM addresses decode to a UART or to nothing on a PC, and this is the only
         // driver of them once the firmware is asked nothing more.
-        let Ok(mut uart) = (unsafe { Uart16550::new_port(base) }) else { return };
+        let Ok(mut uart) = (unsafe { Uart16550::new_port(base) }) else {
+            return;
+        };
         if uart.init(Config::default()).is_ok() {
             self.uart = Some(uart);
             self.queue.reserve(QUEUE_LIMIT);
@@ -132,7 +143,11 @@ impl Serial {
         while !self.queue.is_empty() && patience > 0 {
             let before = self.queue.len();
             self.pump();
-            patience = if self.queue.len() < before { PATIENCE } else { patience - 1 };
+            patience = if self.queue.len() < before {
+                PATIENCE
+            } else {
+                patience - 1
+            };
         }
     }
 

@@ -43,10 +43,15 @@ impl GuestSpace<'_> {
     /// The first address that is not the VM's memory; what lies before it was copied.
     pub fn write_bytes(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), NotMemory> {
         let source = bytes.as_ptr();
-        self.each_piece(gpa, bytes.len(), Rights::READ | Rights::WRITE, |window, done, length| {
-            // SAFETY: as in `read`, the other way round.
-            unsafe { ptr::copy_nonoverlapping(source.add(done), window, length) };
-        })
+        self.each_piece(
+            gpa,
+            bytes.len(),
+            Rights::READ | Rights::WRITE,
+            |window, done, length| {
+                // SAFETY: as in `read`, the other way round.
+                unsafe { ptr::copy_nonoverlapping(source.add(done), window, length) };
+            },
+        )
     }
 
     /// Zeroes the VM's frames.
@@ -59,7 +64,11 @@ impl GuestSpace<'_> {
             while next < run.end() {
                 let count = FrameCount((run.end().0 - next.0).min(SCRUB_FRAMES));
                 let piece = FrameRun::new(next, count);
-                let right = self.memory.ledger.grant_window(self.vm, piece, Rights::READ | Rights::WRITE)?;
+                let right = self.memory.ledger.grant_window(
+                    self.vm,
+                    piece,
+                    Rights::READ | Rights::WRITE,
+                )?;
                 let shown = self.memory.with_window(right, |window, bytes| {
                     // SAFETY: the window shows these frames, writable, and no guest runs that could use them.
                     unsafe { window.write_bytes(0, bytes) };
@@ -89,13 +98,21 @@ impl GuestSpace<'_> {
             let into_page = at.0 - leaf.input.0;
             let offset = at.page_offset() as usize;
             let page_left = leaf.size.frames().0 * FRAME_SIZE - into_page;
-            let bytes = (length - done).min(page_left as usize).min((SCRUB_FRAMES * FRAME_SIZE) as usize - offset);
+            let bytes = (length - done)
+                .min(page_left as usize)
+                .min((SCRUB_FRAMES * FRAME_SIZE) as usize - offset);
             let run = FrameRun::new(
                 Frame(leaf.frame.0 + into_page / FRAME_SIZE),
                 FrameCount::covering((offset + bytes) as u64),
             );
-            let right = self.memory.ledger.grant_window(self.vm, run, rights).map_err(|_| refused)?;
-            let shown = self.memory.with_window(right, |window, _| copy(window.wrapping_add(offset), done, bytes));
+            let right = self
+                .memory
+                .ledger
+                .grant_window(self.vm, run, rights)
+                .map_err(|_| refused)?;
+            let shown = self.memory.with_window(right, |window, _| {
+                copy(window.wrapping_add(offset), done, bytes)
+            });
             let ((), right) = shown.map_err(|_| refused)?;
             self.memory.ledger.surrender(right);
             done += bytes;
@@ -110,9 +127,10 @@ impl guest_loader::GuestMemory for GuestSpace<'_> {
     }
 
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), guest_loader::OutOfRange> {
-        self.write_bytes(gpa, bytes).map_err(|NotMemory(_)| guest_loader::OutOfRange {
-            gpa,
-            len: bytes.len() as u64,
-        })
+        self.write_bytes(gpa, bytes)
+            .map_err(|NotMemory(_)| guest_loader::OutOfRange {
+                gpa,
+                len: bytes.len() as u64,
+            })
     }
 }

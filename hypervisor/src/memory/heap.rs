@@ -36,15 +36,24 @@ static HEAPS: Heaps = Heaps {
 // SAFETY: both heaps are allocators of their own, and an allocation goes back to the one whose block it lies in.
 unsafe impl GlobalAlloc for Heaps {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let heap = if self.scratch_on.load(Ordering::Relaxed) { &self.scratch } else { &self.lasting };
+        let heap = if self.scratch_on.load(Ordering::Relaxed) {
+            &self.scratch
+        } else {
+            &self.lasting
+        };
         // SAFETY: the caller's promise about `layout` is passed on.
         unsafe { heap.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, allocation: *mut u8, layout: Layout) {
         let start = self.scratch_start.load(Ordering::Relaxed);
-        let in_scratch = start != 0 && (allocation as u64).wrapping_sub(start) < SCRATCH_BYTES as u64;
-        let heap = if in_scratch { &self.scratch } else { &self.lasting };
+        let in_scratch =
+            start != 0 && (allocation as u64).wrapping_sub(start) < SCRATCH_BYTES as u64;
+        let heap = if in_scratch {
+            &self.scratch
+        } else {
+            &self.lasting
+        };
         // SAFETY: the allocation came from this heap, with this layout.
         unsafe { heap.dealloc(allocation, layout) }
     }
@@ -62,7 +71,11 @@ pub fn start() -> uefi::Result<(u64, u64)> {
 }
 
 fn block(bytes: usize) -> uefi::Result<NonNull<u8>> {
-    boot::allocate_pages(AllocateType::AnyPages, MemoryType::LOADER_DATA, bytes / PAGE)
+    boot::allocate_pages(
+        AllocateType::AnyPages,
+        MemoryType::LOADER_DATA,
+        bytes / PAGE,
+    )
 }
 
 /// Allocations come from scratch memory while this lives. What is still allocated there afterwards stays valid until
@@ -78,7 +91,9 @@ impl Scratch {
         {
             // SAFETY: as for the heap; the block is only given back when boot services end.
             unsafe { HEAPS.scratch.lock().init(start.as_ptr(), SCRATCH_BYTES) };
-            HEAPS.scratch_start.store(start.as_ptr() as u64, Ordering::Relaxed);
+            HEAPS
+                .scratch_start
+                .store(start.as_ptr() as u64, Ordering::Relaxed);
         }
         let is_there = HEAPS.scratch_start.load(Ordering::Relaxed) != 0;
         HEAPS.scratch_on.store(is_there, Ordering::Relaxed);

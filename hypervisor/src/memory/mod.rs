@@ -11,9 +11,9 @@ pub mod reserve;
 pub mod stack;
 pub mod tlb;
 
+use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Hpa, Hva};
 use bulkhead_core::hostpt::{self, HostAttr, HostError, HostTables, Window};
-use alloc::vec::Vec;
 use bulkhead_core::ledger::{
     FrameRun, Ledger, LedgerError, MapRight, MemoryRange, Rights, SCRUB_FRAMES, Scrub, State,
 };
@@ -101,39 +101,57 @@ impl Memory {
     ) -> Result<Self, MemoryError> {
         let mut ledger = Ledger::new(reserved.ledger, ranges);
         let mut pool = reserved.pool;
-        let largest = if around.gigabyte_pages { PageSize::Size1G } else { PageSize::Size2M };
+        let largest = if around.gigabyte_pages {
+            PageSize::Size1G
+        } else {
+            PageSize::Size2M
+        };
         let mut tables = HostTables::new(&mut pool, largest)?;
 
-        let image = hostpt::pe::Image::parse(reserved.image_header, reserved.image).map_err(MemoryError::Image)?;
+        let image = hostpt::pe::Image::parse(reserved.image_header, reserved.image)
+            .map_err(MemoryError::Image)?;
         ledger.claim_hypervisor(image.run())?;
         let mut sections = Vec::new();
         for section in image.sections() {
             let section = section.map_err(MemoryError::Image)?;
             sections.push(section);
-            let attr = HostAttr { access: section.access, ..HostAttr::DATA };
+            let attr = HostAttr {
+                access: section.access,
+                ..HostAttr::DATA
+            };
             let right = ledger.grant_own(section.run, section.access.rights())?;
-            tables.identity(&mut pool, right, attr).map_err(|rejected| rejected.error)?;
+            tables
+                .identity(&mut pool, right, attr)
+                .map_err(|rejected| rejected.error)?;
         }
         for run in [reserved.heap, reserved.ledger_run, reserved.pool_run] {
             ledger.claim_hypervisor(run)?;
             let right = ledger.grant_own(run, Rights::READ | Rights::WRITE)?;
-            tables.identity(&mut pool, right, HostAttr::DATA).map_err(|rejected| rejected.error)?;
+            tables
+                .identity(&mut pool, right, HostAttr::DATA)
+                .map_err(|rejected| rejected.error)?;
         }
         for run in reserved.stacks {
             ledger.claim_hypervisor(run)?;
             let right = ledger.grant_own(run, Rights::READ | Rights::WRITE)?;
-            let guard = tables.stack(&mut pool, right).map_err(|rejected| rejected.error)?;
+            let guard = tables
+                .stack(&mut pool, right)
+                .map_err(|rejected| rejected.error)?;
             // The guard's frame stays the hypervisor's and is never mapped.
             ledger.surrender(guard);
         }
         for &run in around.payloads {
             ledger.claim_payload(run)?;
             let right = ledger.grant_own(run, Rights::READ)?;
-            tables.identity(&mut pool, right, HostAttr::RODATA).map_err(|rejected| rejected.error)?;
+            tables
+                .identity(&mut pool, right, HostAttr::RODATA)
+                .map_err(|rejected| rejected.error)?;
         }
         if let Some(run) = around.framebuffer {
             let right = ledger.grant_device(run)?;
-            tables.identity(&mut pool, right, HostAttr::FRAMEBUFFER).map_err(|rejected| rejected.error)?;
+            tables
+                .identity(&mut pool, right, HostAttr::FRAMEBUFFER)
+                .map_err(|rejected| rejected.error)?;
         }
         let window = tables.window(&mut pool, WINDOW, FrameCount(SCRUB_FRAMES))?;
         Ok(Self {
@@ -175,7 +193,12 @@ impl Memory {
     /// # Errors
     /// The run leaves the ledger.
     pub fn scrub(&mut self, run: FrameRun) -> Result<(), LedgerError> {
-        let Self { ledger, pool, window, .. } = self;
+        let Self {
+            ledger,
+            pool,
+            window,
+            ..
+        } = self;
         ledger.scrub(run, &mut Scrubber { pool, window })
     }
 

@@ -1,7 +1,10 @@
 //! Frames of the hypervisor's own: one run taken at boot, mapped where its addresses are equal.
 //!
 //! Page tables, VMCS regions and bitmaps come from here. Frames are zeroed when they are handed out.
-#![allow(unsafe_code, reason = "reads and writes table entries in frames it owns")]
+#![allow(
+    unsafe_code,
+    reason = "reads and writes table entries in frames it owns"
+)]
 
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount};
 use bulkhead_core::ledger::FrameRun;
@@ -25,7 +28,12 @@ impl Pool {
     /// as long as the pool lives, and must not hold frame 0.
     #[must_use]
     pub const unsafe fn new(run: FrameRun) -> Self {
-        Self { run, next: run.first.0, returned: 0, used: 0 }
+        Self {
+            run,
+            next: run.first.0,
+            returned: 0,
+            used: 0,
+        }
     }
 
     /// Frames handed out.
@@ -53,7 +61,10 @@ impl Pool {
     }
 
     fn slot(&self, table: Frame, index: usize) -> *mut u64 {
-        assert!(self.owns(table) && index < ENTRIES, "a table outside the hypervisor's pool");
+        assert!(
+            self.owns(table) && index < ENTRIES,
+            "a table outside the hypervisor's pool"
+        );
         ((table.0 * FRAME_SIZE) as *mut u64).wrapping_add(index)
     }
 }

@@ -80,7 +80,9 @@ pub fn reserve(heap_block: (u64, u64)) -> uefi::Result<Reserved> {
     // SAFETY: every entry was just written; nothing else refers to the run.
     let ledger = unsafe { slice::from_raw_parts_mut(ledger_start, entries) };
 
-    let pool_run = take(FrameCount(POOL_BASE + entries as u64 / FRAMES_PER_POOL_FRAME))?;
+    let pool_run = take(FrameCount(
+        POOL_BASE + entries as u64 / FRAMES_PER_POOL_FRAME,
+    ))?;
     // SAFETY: the run is ours alone; the firmware maps all memory where its addresses are equal, and so do
     // the tables built from it.
     let pool = unsafe { Pool::new(pool_run) };
@@ -117,10 +119,15 @@ pub fn reserve(heap_block: (u64, u64)) -> uefi::Result<Reserved> {
 
 /// The firmware's memory map as the ledger takes it.
 pub fn ranges(map: &impl MemoryMap) -> impl Iterator<Item = MemoryRange> + '_ {
-    map.entries().map(|entry| MemoryRange::from_uefi(entry.ty.0, entry.phys_start, entry.page_count))
+    map.entries()
+        .map(|entry| MemoryRange::from_uefi(entry.ty.0, entry.phys_start, entry.page_count))
 }
 
 fn take(frames: FrameCount) -> uefi::Result<FrameRun> {
-    let start = boot::allocate_pages(AllocateType::AnyPages, MemoryType::LOADER_DATA, frames.0 as usize)?;
+    let start = boot::allocate_pages(
+        AllocateType::AnyPages,
+        MemoryType::LOADER_DATA,
+        frames.0 as usize,
+    )?;
     Ok(frames_of(start.as_ptr() as u64, frames.0 * FRAME_SIZE))
 }

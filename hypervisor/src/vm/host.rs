@@ -54,9 +54,27 @@ impl Host {
         }
     }
 
+    /// Sends all that a stopped guest wrote.
+    pub fn drain_console(&mut self, devices: &mut Devices) {
+        let mut bytes = [0; 64];
+        let mut console = CONSOLE.lock();
+        loop {
+            let count = devices.take_output(&mut bytes);
+            if count == 0 {
+                return;
+            }
+            console.serial.write(bytes.get(..count).unwrap_or_default());
+        }
+    }
+
     fn with_memory<T>(&mut self, work: impl FnOnce(&mut GuestSpace<'_>) -> T) -> T {
         let mut memory = self.memory.lock();
-        work(&mut GuestSpace { memory: &mut memory, vm: self.vm, ept: &self.ept, size: self.size })
+        work(&mut GuestSpace {
+            memory: &mut memory,
+            vm: self.vm,
+            ept: &self.ept,
+            size: self.size,
+        })
     }
 }
 

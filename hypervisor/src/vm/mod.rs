@@ -33,7 +33,9 @@ use bulkhead_core::vcpu::registers::Gprs;
 use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
 use bulkhead_core::vmx::controls::Secondary;
 use core::fmt;
-use guest_loader::{EntryState, LayoutError, LoadError, LoadRequest, MemoryLayout, PlatformDescription};
+use guest_loader::{
+    EntryState, LayoutError, LoadError, LoadRequest, MemoryLayout, PlatformDescription,
+};
 use host::Host;
 use run::{Ended, Running};
 use spin::Mutex;
@@ -128,7 +130,11 @@ impl Vm {
         let Memory { ledger, .. } = &mut *guard;
         let mut frames = Vec::new();
         ledger
-            .alloc_frames(Owner::Vm(id), FrameCount::covering(plan.memory.bytes()), |run| frames.push(run))
+            .alloc_frames(
+                Owner::Vm(id),
+                FrameCount::covering(plan.memory.bytes()),
+                |run| frames.push(run),
+            )
             .map_err(VmError::Ledger)?;
         for run in &frames {
             guard.scrub(*run).map_err(VmError::Ledger)?;
@@ -155,11 +161,18 @@ impl Vm {
     /// The guest cannot be loaded, or VMX failed.
     pub fn run(&mut self, machine: &Machine) -> Result<After, VmError> {
         let entry = self.load()?;
-        events::send(&Event::VmStart { vm: self.plan.name.as_str() });
+        events::send(&Event::VmStart {
+            vm: self.plan.name.as_str(),
+        });
         let mut running = self.prepare(machine, &entry)?;
         let ended = self.enter(machine, &entry, &mut running)?;
+        let Running { host, devices, .. } = &mut *running;
+        host.drain_console(devices);
         let Ended::Stopped(reason) = ended else {
-            panic!("a machine check arrived while VM \"{}\" ran; the machine is not to be trusted", self.plan.name);
+            panic!(
+                "a machine check arrived while VM \"{}\" ran; the machine is not to be trusted",
+                self.plan.name
+            );
         };
         self.report(&running, reason);
         Ok(self.after(reason))
@@ -172,7 +185,12 @@ impl Vm {
     pub fn reset(&mut self) -> Result<(), VmError> {
         let mut memory = self.memory.lock();
         let ept = Arc::clone(&self.ept);
-        let mut space = GuestSpace { memory: &mut memory, vm: self.id, ept: &ept, size: self.plan.memory.bytes() };
+        let mut space = GuestSpace {
+            memory: &mut memory,
+            vm: self.id,
+            ept: &ept,
+            size: self.plan.memory.bytes(),
+        };
         space.clear(&self.frames).map_err(VmError::Ledger)?;
         self.restarts += 1;
         Ok(())
@@ -190,11 +208,17 @@ impl Vm {
             initrd: self.files.initrd,
             cmdline: &self.plan.cmdline,
             memory: &self.layout,
-            platform: &PlatformDescription { vcpu_apic_ids: &[0] },
+            platform: &PlatformDescription {
+                vcpu_apic_ids: &[0],
+            },
         };
         let mut memory = self.memory.lock();
-        let mut space =
-            GuestSpace { memory: &mut memory, vm: self.id, ept: &self.ept, size: self.plan.memory.bytes() };
+        let mut space = GuestSpace {
+            memory: &mut memory,
+            vm: self.id,
+            ept: &self.ept,
+            size: self.plan.memory.bytes(),
+        };
         guest_loader::load(&request, &mut space).map_err(VmError::Load)
     }
 
@@ -202,12 +226,28 @@ impl Vm {
     fn prepare(&mut self, machine: &Machine, entry: &EntryState) -> Result<Box<Running>, VmError> {
         let controls = machine.features.vmx;
         let mut instructions = VmxInstructions::empty();
-        instructions.set(VmxInstructions::RDTSCP, controls.optional.contains(Secondary::RDTSCP));
-        instructions.set(VmxInstructions::INVPCID, controls.optional.contains(Secondary::INVPCID));
-        let config = CpuidConfig { apic_id: 0, vcpus: 1, tsc_khz: machine.tsc_khz, instructions };
+        instructions.set(
+            VmxInstructions::RDTSCP,
+            controls.optional.contains(Secondary::RDTSCP),
+        );
+        instructions.set(
+            VmxInstructions::INVPCID,
+            controls.optional.contains(Secondary::INVPCID),
+        );
+        let config = CpuidConfig {
+            apic_id: 0,
+            vcpus: 1,
+            tsc_khz: machine.tsc_khz,
+            instructions,
+        };
         let mut host_cpuid = |leaf, subleaf| {
             let host = cpu::cpuid(leaf, subleaf);
-            CpuidResult { eax: host.eax, ebx: host.ebx, ecx: host.ecx, edx: host.edx }
+            CpuidResult {
+                eax: host.eax,
+                ebx: host.ebx,
+                ecx: host.ecx,
+                edx: host.edx,
+            }
         };
         let cpuid = CpuidTable::build(&mut host_cpuid, &config);
         let apic = LocalApic::new(0, Crystal::for_tsc(machine.tsc_khz).shift);
@@ -227,7 +267,12 @@ impl Vm {
             size: self.plan.memory.bytes(),
             typed: None,
         };
-        let running = Box::new(Running { vcpu, devices: Devices::new(), host, ended: None });
+        let running = Box::new(Running {
+            vcpu,
+            devices: Devices::new(),
+            host,
+            ended: None,
+        });
         self.regions.apic_page = Hpa(core::ptr::from_ref(running.vcpu.apic.page()) as u64);
         self.fill_bitmaps(controls.apicv());
         let setup = Setup {
@@ -252,7 +297,11 @@ impl Vm {
     /// Every port exits; MSRs as the policy says.
     fn fill_bitmaps(&self, apicv: bool) {
         let mut memory = self.memory.lock();
-        let assist = if apicv { X2apicAssist::Delivery } else { X2apicAssist::None };
+        let assist = if apicv {
+            X2apicAssist::Delivery
+        } else {
+            X2apicAssist::None
+        };
         let mut bitmap = Box::new([0; msr::BITMAP_SIZE]);
         msr::build_bitmap(&mut bitmap, assist);
         let (words, _) = bitmap.as_chunks::<8>();
@@ -279,16 +328,31 @@ impl Vm {
         let context: *mut Running = &mut **running;
         let first = RunFrame::new(
             Gprs([
-                registers.rax, registers.rcx, registers.rdx, registers.rbx, 0, registers.rbp, registers.rsi,
-                registers.rdi, registers.r8, registers.r9, registers.r10, registers.r11, registers.r12,
-                registers.r13, registers.r14, registers.r15,
+                registers.rax,
+                registers.rcx,
+                registers.rdx,
+                registers.rbx,
+                0,
+                registers.rbp,
+                registers.rsi,
+                registers.rdi,
+                registers.r8,
+                registers.r9,
+                registers.r10,
+                registers.r11,
+                registers.r12,
+                registers.r13,
+                registers.r14,
+                registers.r15,
             ]),
             context,
         );
         cpu::reset_guest_visible_state();
         // SAFETY: the exit stack is not in use: no guest runs.
         #[allow(unsafe_code, reason = "the frame lies on a raw stack")]
-        unsafe { frame.write(first) };
+        unsafe {
+            frame.write(first)
+        };
         // SAFETY: the frame is the one `vmcs::fill` named, and `running` is not touched until `run` returns.
         #[allow(unsafe_code, reason = "enters the guest")]
         let entered = unsafe { enter::run(frame) };
@@ -301,7 +365,9 @@ impl Vm {
     fn after(&self, reason: StopReason) -> After {
         match (self.plan.restart, reason) {
             (RestartPolicy::Always, _) => After::Restart,
-            (RestartPolicy::Never, _) | (RestartPolicy::OnCrash, StopReason::PowerOff) => After::Rest,
+            (RestartPolicy::Never, _) | (RestartPolicy::OnCrash, StopReason::PowerOff) => {
+                After::Rest
+            }
             (RestartPolicy::OnCrash, _) => After::Restart,
         }
     }
@@ -312,14 +378,22 @@ impl Vm {
         if !matches!(reason, StopReason::PowerOff | StopReason::Reset) {
             let rip = Vcpu::rip(&running.host);
             log::warn!("VM \"{vm}\" is stopped at {rip}: {reason}");
-            events::send(&Event::GuestFault { vm, what: "stopped", rip: rip.0, detail: &reason });
+            events::send(&Event::GuestFault {
+                vm,
+                what: "stopped",
+                rip: rip.0,
+                detail: &reason,
+            });
         } else {
             log::info!("VM \"{vm}\": {reason}");
         }
         let counters = &running.vcpu.counters;
         let exits: Vec<_> = counters.exits().collect();
         let books: Vec<_> = self.memory.lock().frames_by_state();
-        events::send(&Event::VmStop { vm, reason: &reason });
+        events::send(&Event::VmStop {
+            vm,
+            reason: &reason,
+        });
         events::send(&Event::Counters(Counters {
             vm,
             exits: &exits,
@@ -348,7 +422,12 @@ fn build_view(
     for range in layout.ram_ranges() {
         let mut gpa = range.start;
         while gpa < range.end {
-            let Some(run) = left else { return Err(VmError::Ledger(LedgerError::OutOfFrames { wanted: FrameCount(1), available: FrameCount(0) })) };
+            let Some(run) = left else {
+                return Err(VmError::Ledger(LedgerError::OutOfFrames {
+                    wanted: FrameCount(1),
+                    available: FrameCount(0),
+                }));
+            };
             let room = FrameCount::covering(range.end.0 - gpa.0);
             let count = FrameCount(run.count.0.min(room.0));
             let piece = FrameRun::new(run.first, count);
@@ -356,12 +435,16 @@ fn build_view(
                 .grant(id, piece, Rights::READ | Rights::WRITE | Rights::EXECUTE)
                 .map_err(VmError::Ledger)?;
             let perms = EptPerms::READ | EptPerms::WRITE | EptPerms::EXECUTE;
-            ept.map_memory(pool, gpa, right, perms, &machine.mtrrs).map_err(|rejected| VmError::Ept(rejected.error))?;
+            ept.map_memory(pool, gpa, right, perms, &machine.mtrrs)
+                .map_err(|rejected| VmError::Ept(rejected.error))?;
             gpa = Gpa(gpa.0 + count.0 * 4096);
             left = if count == run.count {
                 runs.next()
             } else {
-                Some(FrameRun::new(Frame(run.first.0 + count.0), FrameCount(run.count.0 - count.0)))
+                Some(FrameRun::new(
+                    Frame(run.first.0 + count.0),
+                    FrameCount(run.count.0 - count.0),
+                ))
             };
         }
     }
@@ -369,7 +452,15 @@ fn build_view(
 }
 
 fn take_regions(memory: &mut Memory) -> Result<Regions, VmError> {
-    let run = memory.pool.take_run(FrameCount(4)).ok_or(VmError::OutOfPool)?;
+    let run = memory
+        .pool
+        .take_run(FrameCount(4))
+        .ok_or(VmError::OutOfPool)?;
     let at = |index: u64| Frame(run.first.0 + index).start();
-    Ok(Regions { vmcs: at(0), msr_bitmap: at(1), io_bitmap: at(2), apic_page: Hpa(0) })
+    Ok(Regions {
+        vmcs: at(0),
+        msr_bitmap: at(1),
+        io_bitmap: at(2),
+        apic_page: Hpa(0),
+    })
 }

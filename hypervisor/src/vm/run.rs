@@ -5,7 +5,7 @@ use crate::arch::cpu::rdtsc;
 use crate::vmx::enter::RunFrame;
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::vcpu::devices::Devices;
-use bulkhead_core::vcpu::{Action, Vcpu};
+use bulkhead_core::vcpu::{Action, Plain, Vcpu};
 
 /// Everything the exit handler works on; it belongs to the handler while the guest runs.
 pub struct Running {
@@ -33,9 +33,42 @@ pub enum Ended {
 pub extern "sysv64" fn handle_exit(frame: &mut RunFrame) -> bool {
     let start = rdtsc();
     // SAFETY: `enter::run`'s caller promised that the context is valid and unaliased while the guest runs.
-    let running = unsafe { &mut *frame.context };
-    let Running { vcpu, devices, host, ended } = running;
-    match vcpu.handle_exit(host, &mut frame.gpr, devices, start) {
+    let Running { vcpu, host, .. } = unsafe { &mut *frame.context };
+    let reason = vcpu.note_exit(host);
+    match vcpu.handle_plain(host, &mut frame.gpr, reason, start) {
+        Plain::Done => true,
+        Plain::Due => prepare(frame),
+        Plain::Other => handle_other(frame, reason, start),
+    }
+}
+
+#[inline(never)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
+extern "sysv64" fn prepare(frame: &mut RunFrame) -> bool {
+    // SAFETY: as in `handle_exit`, which ends with this call.
+    let Running {
+        vcpu,
+        devices,
+        host,
+        ..
+    } = unsafe { &mut *frame.context };
+    if !vcpu.prepare_entry(host) {
+        poll(vcpu, devices, host);
+    }
+    true
+}
+
+#[inline(never)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
+extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -> bool {
+    // SAFETY: as in `handle_exit`, which ends with this call.
+    let Running {
+        vcpu,
+        devices,
+        host,
+        ended,
+    } = unsafe { &mut *frame.context };
+    match vcpu.handle_exit(host, &mut frame.gpr, devices, reason, start) {
         Action::Resume => true,
         Action::Poll => {
             poll(vcpu, devices, host);

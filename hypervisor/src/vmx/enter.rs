@@ -24,7 +24,11 @@ impl RunFrame {
     /// The frame of a guest about to start with `gpr`.
     #[must_use]
     pub const fn new(gpr: Gprs, context: *mut Running) -> Self {
-        Self { gpr, caller_rsp: 0, context }
+        Self {
+            gpr,
+            caller_rsp: 0,
+            context,
+        }
     }
 }
 
@@ -85,7 +89,10 @@ global_asm!(
     handler = sym crate::vm::run::handle_exit,
 );
 
-#[allow(improper_ctypes, reason = "the assembly only passes the context's pointer on")]
+#[allow(
+    improper_ctypes,
+    reason = "the assembly only passes the context's pointer on"
+)]
 unsafe extern "sysv64" {
     fn vmx_run(frame: *mut RunFrame) -> u32;
     fn vmx_exit();

@@ -17,7 +17,11 @@ pub struct VmxFailed {
 
 impl core::fmt::Display for VmxFailed {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{} failed, VM-instruction error {}", self.instruction, self.error)
+        write!(
+            f,
+            "{} failed, VM-instruction error {}",
+            self.instruction, self.error
+        )
     }
 }
 
@@ -26,8 +30,14 @@ impl core::error::Error for VmxFailed {}
 fn check(instruction: &'static str, carry: u8, zero: u8) -> Result<(), VmxFailed> {
     match (carry, zero) {
         (0, 0) => Ok(()),
-        (0, _) => Err(VmxFailed { instruction, error: Current.read(field::INSTRUCTION_ERROR) }),
-        _ => Err(VmxFailed { instruction, error: 0 }),
+        (0, _) => Err(VmxFailed {
+            instruction,
+            error: Current.read(field::INSTRUCTION_ERROR),
+        }),
+        _ => Err(VmxFailed {
+            instruction,
+            error: 0,
+        }),
     }
 }
 
@@ -47,7 +57,14 @@ pub unsafe fn vmxon(region: Hpa) -> Result<(), VmxFailed> {
              out(reg_byte) zero, options(nostack));
     }
     // Without a current VMCS there is no error number to read.
-    if carry | zero == 0 { Ok(()) } else { Err(VmxFailed { instruction: "VMXON", error: 0 }) }
+    if carry | zero == 0 {
+        Ok(())
+    } else {
+        Err(VmxFailed {
+            instruction: "VMXON",
+            error: 0,
+        })
+    }
 }
 
 /// VMCLEAR: writes the VMCS back and forgets that it was launched.
@@ -89,7 +106,10 @@ pub unsafe fn vmptrld(region: Hpa) -> Result<(), VmxFailed> {
 /// What the current VMCS says of an entry that was refused.
 #[must_use]
 pub fn entry_failure() -> VmxFailed {
-    VmxFailed { instruction: "VM entry", error: Current.read(field::INSTRUCTION_ERROR) }
+    VmxFailed {
+        instruction: "VM entry",
+        error: Current.read(field::INSTRUCTION_ERROR),
+    }
 }
 
 /// The INVEPT and INVVPID type that forgets everything.

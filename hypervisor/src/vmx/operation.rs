@@ -65,14 +65,22 @@ pub fn negotiate(wishes: Wishes) -> Result<Features, Unfit> {
     }
     FeatureControl::decide(read(cpu::IA32_FEATURE_CONTROL)).map_err(Unfit::Vmx)?;
     let basic = read(IA32_VMX_BASIC);
-    let shift = if basic & (1 << 55) != 0 { TRUE_CONTROLS } else { 0 };
+    let shift = if basic & (1 << 55) != 0 {
+        TRUE_CONTROLS
+    } else {
+        0
+    };
     let primary = read(IA32_VMX_PROCBASED_CTLS + shift);
     let has_secondary = primary >> 63 != 0;
     let msrs = CapabilityMsrs {
         basic,
         pin: read(IA32_VMX_PINBASED_CTLS + shift),
         primary,
-        secondary: if has_secondary { read(IA32_VMX_PROCBASED_CTLS2) } else { 0 },
+        secondary: if has_secondary {
+            read(IA32_VMX_PROCBASED_CTLS2)
+        } else {
+            0
+        },
         exit: read(IA32_VMX_EXIT_CTLS + shift),
         entry: read(IA32_VMX_ENTRY_CTLS + shift),
         misc: read(IA32_VMX_MISC),

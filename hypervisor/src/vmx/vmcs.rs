@@ -85,7 +85,11 @@ fn controls(vmcs: &mut Current, setup: &Setup<'_>) {
     vmcs.write(field::PRIMARY_CONTROLS, n.primary);
     vmcs.write(field::SECONDARY_CONTROLS, n.secondary);
     vmcs.write(field::EXIT_CONTROLS, n.exit);
-    let long = if setup.entry.mode == EntryMode::Long64 { Entry::IA32E.bits() } else { 0 };
+    let long = if setup.entry.mode == EntryMode::Long64 {
+        Entry::IA32E.bits()
+    } else {
+        0
+    };
     vmcs.write(field::ENTRY_CONTROLS, n.entry | long);
     vmcs.write(field::VPID, setup.vpid);
     vmcs.write(field::EPT_POINTER, setup.eptp.raw());
@@ -122,7 +126,11 @@ fn controls(vmcs: &mut Current, setup: &Setup<'_>) {
 
 fn host(vmcs: &mut Current, setup: &Setup<'_>) {
     let tables = setup.host;
-    for selector in [field::HOST_SS_SELECTOR, field::HOST_DS_SELECTOR, field::HOST_ES_SELECTOR] {
+    for selector in [
+        field::HOST_SS_SELECTOR,
+        field::HOST_DS_SELECTOR,
+        field::HOST_ES_SELECTOR,
+    ] {
         vmcs.write(selector, tables.data);
     }
     vmcs.write(field::HOST_CS_SELECTOR, tables.code);
@@ -145,7 +153,10 @@ fn host(vmcs: &mut Current, setup: &Setup<'_>) {
     vmcs.write(field::HOST_PAT, unsafe { rdmsr(cpu::IA32_PAT) });
     // SAFETY: as above.
     vmcs.write(field::HOST_EFER, unsafe { rdmsr(cpu::IA32_EFER) });
-    vmcs.write(field::HOST_RSP, Natural(enter::host_rsp(enter::frame_at(setup.exit_stack))));
+    vmcs.write(
+        field::HOST_RSP,
+        Natural(enter::host_rsp(enter::frame_at(setup.exit_stack))),
+    );
     vmcs.write(field::HOST_RIP, Natural(enter::host_rip()));
 }
 
@@ -171,16 +182,89 @@ macro_rules! segment_fields {
 fn guest(vmcs: &mut Current, setup: &Setup<'_>) {
     let entry = setup.entry;
     let segments = [
-        (segment_fields!(GUEST_CS_SELECTOR, GUEST_CS_LIMIT, GUEST_CS_ACCESS, GUEST_CS_BASE), entry.cs),
-        (segment_fields!(GUEST_SS_SELECTOR, GUEST_SS_LIMIT, GUEST_SS_ACCESS, GUEST_SS_BASE), entry.data),
-        (segment_fields!(GUEST_DS_SELECTOR, GUEST_DS_LIMIT, GUEST_DS_ACCESS, GUEST_DS_BASE), entry.data),
-        (segment_fields!(GUEST_ES_SELECTOR, GUEST_ES_LIMIT, GUEST_ES_ACCESS, GUEST_ES_BASE), entry.data),
-        (segment_fields!(GUEST_FS_SELECTOR, GUEST_FS_LIMIT, GUEST_FS_ACCESS, GUEST_FS_BASE), entry.fs_gs),
-        (segment_fields!(GUEST_GS_SELECTOR, GUEST_GS_LIMIT, GUEST_GS_ACCESS, GUEST_GS_BASE), entry.fs_gs),
-        (segment_fields!(GUEST_LDTR_SELECTOR, GUEST_LDTR_LIMIT, GUEST_LDTR_ACCESS, GUEST_LDTR_BASE), entry.ldtr),
-        (segment_fields!(GUEST_TR_SELECTOR, GUEST_TR_LIMIT, GUEST_TR_ACCESS, GUEST_TR_BASE), entry.tr),
+        (
+            segment_fields!(
+                GUEST_CS_SELECTOR,
+                GUEST_CS_LIMIT,
+                GUEST_CS_ACCESS,
+                GUEST_CS_BASE
+            ),
+            entry.cs,
+        ),
+        (
+            segment_fields!(
+                GUEST_SS_SELECTOR,
+                GUEST_SS_LIMIT,
+                GUEST_SS_ACCESS,
+                GUEST_SS_BASE
+            ),
+            entry.data,
+        ),
+        (
+            segment_fields!(
+                GUEST_DS_SELECTOR,
+                GUEST_DS_LIMIT,
+                GUEST_DS_ACCESS,
+                GUEST_DS_BASE
+            ),
+            entry.data,
+        ),
+        (
+            segment_fields!(
+                GUEST_ES_SELECTOR,
+                GUEST_ES_LIMIT,
+                GUEST_ES_ACCESS,
+                GUEST_ES_BASE
+            ),
+            entry.data,
+        ),
+        (
+            segment_fields!(
+                GUEST_FS_SELECTOR,
+                GUEST_FS_LIMIT,
+                GUEST_FS_ACCESS,
+                GUEST_FS_BASE
+            ),
+            entry.fs_gs,
+        ),
+        (
+            segment_fields!(
+                GUEST_GS_SELECTOR,
+                GUEST_GS_LIMIT,
+                GUEST_GS_ACCESS,
+                GUEST_GS_BASE
+            ),
+            entry.fs_gs,
+        ),
+        (
+            segment_fields!(
+                GUEST_LDTR_SELECTOR,
+                GUEST_LDTR_LIMIT,
+                GUEST_LDTR_ACCESS,
+                GUEST_LDTR_BASE
+            ),
+            entry.ldtr,
+        ),
+        (
+            segment_fields!(
+                GUEST_TR_SELECTOR,
+                GUEST_TR_LIMIT,
+                GUEST_TR_ACCESS,
+                GUEST_TR_BASE
+            ),
+            entry.tr,
+        ),
     ];
-    for (fields, Segment { selector, base, limit, access_rights }) in segments {
+    for (
+        fields,
+        Segment {
+            selector,
+            base,
+            limit,
+            access_rights,
+        },
+    ) in segments
+    {
         vmcs.write(fields.selector, selector);
         vmcs.write(fields.limit, limit);
         vmcs.write(fields.access, access_rights);
@@ -195,7 +279,10 @@ fn guest(vmcs: &mut Current, setup: &Setup<'_>) {
     vmcs.write(field::CR0_GUEST_HOST_MASK, Natural(cr0_mask(controls)));
     vmcs.write(field::CR0_READ_SHADOW, Natural(entry.cr0));
     vmcs.write(field::GUEST_CR0, Natural(real_cr0(entry.cr0, controls)));
-    vmcs.write(field::CR4_GUEST_HOST_MASK, Natural(cr4_mask(controls, setup.allowed_cr4)));
+    vmcs.write(
+        field::CR4_GUEST_HOST_MASK,
+        Natural(cr4_mask(controls, setup.allowed_cr4)),
+    );
     vmcs.write(field::CR4_READ_SHADOW, Natural(entry.cr4));
     vmcs.write(field::GUEST_CR4, Natural(real_cr4(entry.cr4, controls)));
     vmcs.write(field::GUEST_CR3, Natural(entry.cr3.0));

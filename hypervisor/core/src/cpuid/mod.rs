@@ -162,6 +162,16 @@ impl CpuidTable {
         }
     }
 
+    /// The answer to a basic leaf that depends on nothing but `leaf`, where it is one.
+    #[inline(always)]
+    #[must_use]
+    pub fn fixed(&self, leaf: u32) -> Option<&CpuidResult> {
+        match leaf {
+            1 | 4 | 7 | 0xb | 0xd => None,
+            _ => self.basic.get(leaf as usize),
+        }
+    }
+
     fn lookup_varying(&self, leaf: u32, subleaf: u32, dynamic: &CpuidDynamic) -> CpuidResult {
         let plain = self
             .basic

@@ -226,6 +226,17 @@ pub enum MsrEffect {
     SetEfer(u64),
 }
 
+/// The value of an emulated MSR that is only stored; `None` for all others.
+#[inline(always)]
+#[must_use]
+pub const fn read_stored(msr: u32, state: &MsrState) -> Option<u64> {
+    match msr {
+        MISC_ENABLE => Some(state.misc_enable.bits()),
+        TSC_ADJUST => Some(state.tsc_adjust),
+        _ => None,
+    }
+}
+
 /// Emulates RDMSR at guest TSC `now`.
 ///
 /// # Errors

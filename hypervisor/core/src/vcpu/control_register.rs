@@ -57,7 +57,11 @@ pub const fn real_cr4(value: u64, controls: &Negotiated) -> u64 {
 pub const fn check_cr0(value: u64) -> Result<(), GuestFault> {
     let cache_ok = value & CR0_NW == 0 || value & CR0_CD != 0;
     let paging_ok = value & CR0_PG == 0 || value & CR0_PE != 0;
-    if value >> 32 == 0 && cache_ok && paging_ok { Ok(()) } else { Err(GuestFault::GP0) }
+    if value >> 32 == 0 && cache_ok && paging_ok {
+        Ok(())
+    } else {
+        Err(GuestFault::GP0)
+    }
 }
 
 /// CR0 as the processor takes it: undefined low bits are ignored, ET is always set.
@@ -71,7 +75,11 @@ pub const fn normal_cr0(value: u64) -> u64 {
 /// # Errors
 /// #GP for a feature that the guest does not have.
 pub const fn check_cr4(value: u64, allowed: u64) -> Result<(), GuestFault> {
-    if value & !allowed == 0 { Ok(()) } else { Err(GuestFault::GP0) }
+    if value & !allowed == 0 {
+        Ok(())
+    } else {
+        Err(GuestFault::GP0)
+    }
 }
 
 /// Carries out a MOV to CR0 that exited.
@@ -90,7 +98,14 @@ pub fn write_cr0<C: Cpu>(cpu: &mut C, controls: &Negotiated, value: u64) -> Resu
     cpu.write(field::GUEST_CR0, Natural(real_cr0(value, controls)));
     // The CPU does this by itself for writes that do not exit (Intel SDM vol. 3A, "Initializing IA-32e Mode").
     let long = paging && efer & EFER_LME != 0;
-    cpu.write(field::GUEST_EFER, if long { efer | EFER_LMA } else { efer & !EFER_LMA });
+    cpu.write(
+        field::GUEST_EFER,
+        if long {
+            efer | EFER_LMA
+        } else {
+            efer & !EFER_LMA
+        },
+    );
     let entry = Entry::from_bits_retain(cpu.read(field::ENTRY_CONTROLS));
     let mut wanted = entry;
     wanted.set(Entry::IA32E, long);
@@ -108,7 +123,12 @@ fn load_pdptes<C: Cpu>(cpu: &mut C) -> Result<(), GuestFault> {
         return Err(GuestFault::GP0);
     }
     let (entries, _) = bytes.as_chunks::<8>();
-    let fields = [field::GUEST_PDPTE0, field::GUEST_PDPTE1, field::GUEST_PDPTE2, field::GUEST_PDPTE3];
+    let fields = [
+        field::GUEST_PDPTE0,
+        field::GUEST_PDPTE1,
+        field::GUEST_PDPTE2,
+        field::GUEST_PDPTE3,
+    ];
     for entry in entries {
         let entry = u64::from_le_bytes(*entry);
         if entry & 1 != 0 && entry & RESERVED != 0 {
@@ -176,7 +196,10 @@ mod tests {
 
     #[test]
     fn caches_stay_on_whatever_the_guest_writes() {
-        assert_eq!(real_cr0(CR0_CD | CR0_NW | CR0_PE, &CONTROLS) & (CR0_CD | CR0_NW), 0);
+        assert_eq!(
+            real_cr0(CR0_CD | CR0_NW | CR0_PE, &CONTROLS) & (CR0_CD | CR0_NW),
+            0
+        );
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub enum PortOutcome {
     Reset,
 }
 
+/// Console bytes worth an exchange of their own; fewer wait for the next regular one.
+const DRAIN_BYTES: usize = 128;
+
 /// The devices of one VM.
 pub struct Devices {
     uart: Uart16550,
@@ -40,14 +43,22 @@ impl Devices {
     /// The devices after reset.
     #[must_use]
     pub const fn new() -> Self {
-        Self { uart: Uart16550::new(), ioapic: IoApic::new(), power: PowerBlock::new(), nmi: false }
+        Self {
+            uart: Uart16550::new(),
+            ioapic: IoApic::new(),
+            power: PowerBlock::new(),
+            nmi: false,
+        }
     }
 
     /// IN of `size` bytes from `port`: ports nobody claims read as all ones.
     #[inline(always)]
     pub(super) fn read_port(&mut self, port: u16, size: u8) -> (u32, PortOutcome) {
         if size == 1 && uart_register(port).is_some() {
-            return (self.uart.read(port - platform::COM1_BASE).into(), PortOutcome::Uart);
+            return (
+                self.uart.read(port - platform::COM1_BASE).into(),
+                PortOutcome::Uart,
+            );
         }
         self.read_wide(port, size)
     }
@@ -105,26 +116,33 @@ impl Devices {
     /// A read of a device register in memory space.
     #[must_use]
     pub fn read_register(&self, gpa: Gpa) -> u32 {
-        self.ioapic.read(gpa.0.wrapping_sub(platform::IOAPIC_BASE.0))
+        self.ioapic
+            .read(gpa.0.wrapping_sub(platform::IOAPIC_BASE.0))
     }
 
     /// A write to a device register in memory space.
     pub fn write_register(&mut self, gpa: Gpa, value: u32, apic: &mut LocalApic) {
         let nmi = &mut self.nmi;
         let offset = gpa.0.wrapping_sub(platform::IOAPIC_BASE.0);
-        self.ioapic.write(offset, value, &mut |interrupt| deliver(interrupt, apic, nmi));
+        self.ioapic.write(offset, value, &mut |interrupt| {
+            deliver(interrupt, apic, nmi)
+        });
     }
 
     /// A level-triggered interrupt ended: lines still asserted interrupt again.
     pub fn end_of_interrupt(&mut self, vector: u8, apic: &mut LocalApic) {
         let nmi = &mut self.nmi;
-        self.ioapic.eoi(vector, &mut |interrupt| deliver(interrupt, apic, nmi));
+        self.ioapic
+            .eoi(vector, &mut |interrupt| deliver(interrupt, apic, nmi));
     }
 
     /// Carries interrupt lines to the local APIC; true where something is pending now.
     #[inline]
     pub fn route_interrupts(&mut self, apic: &mut LocalApic) -> bool {
-        match self.ioapic.set_line(platform::COM1_GSI, self.uart.irq_level()) {
+        match self
+            .ioapic
+            .set_line(platform::COM1_GSI, self.uart.irq_level())
+        {
             Some(interrupt) => {
                 deliver(interrupt, apic, &mut self.nmi);
                 true
@@ -138,11 +156,11 @@ impl Devices {
         core::mem::take(&mut self.nmi)
     }
 
-    /// Whether the guest wrote console bytes that nobody took yet.
+    /// Whether so many console bytes wait that they should be taken before the next look at the console is due.
     #[inline]
     #[must_use]
-    pub const fn has_output(&self) -> bool {
-        self.uart.output_len() > 0
+    pub const fn wants_draining(&self) -> bool {
+        self.uart.output_len() >= DRAIN_BYTES
     }
 
     /// Takes console bytes that the guest wrote and says how many.
@@ -162,7 +180,11 @@ impl Devices {
 #[inline(always)]
 const fn uart_register(port: u16) -> Option<u16> {
     let register = port.wrapping_sub(platform::COM1_BASE);
-    if register < platform::COM1_PORTS { Some(register) } else { None }
+    if register < platform::COM1_PORTS {
+        Some(register)
+    } else {
+        None
+    }
 }
 
 /// Delivers an I/O APIC interrupt in a VM with one vCPU: it is for that one or for nobody.
@@ -177,4 +199,3 @@ fn deliver(interrupt: Interrupt, apic: &mut LocalApic, nmi: &mut bool) {
         PinDelivery::Nmi => *nmi = true,
     }
 }
-

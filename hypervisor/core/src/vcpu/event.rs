@@ -32,7 +32,10 @@ pub(super) fn inject_page_fault<C: Cpu>(cpu: &mut C, address: u64, code: u32) {
 }
 
 fn inject_exception<C: Cpu>(cpu: &mut C, vector: u8, code: Option<u32>) {
-    cpu.write(field::ENTRY_INTERRUPTION_INFO, Interruption::exception(vector, code.is_some()).0);
+    cpu.write(
+        field::ENTRY_INTERRUPTION_INFO,
+        Interruption::exception(vector, code.is_some()).0,
+    );
     if let Some(code) = code {
         cpu.write(field::ENTRY_EXCEPTION_ERROR_CODE, code);
     }
@@ -66,7 +69,9 @@ fn inject_raw<C: Cpu>(cpu: &mut C, event: Interruption, code: field::Field<u32, 
     }
     if matches!(
         event.kind(),
-        Interruption::SOFTWARE_INTERRUPT | Interruption::PRIVILEGED_SOFTWARE | Interruption::SOFTWARE_EXCEPTION
+        Interruption::SOFTWARE_INTERRUPT
+            | Interruption::PRIVILEGED_SOFTWARE
+            | Interruption::SOFTWARE_EXCEPTION
     ) {
         let length = cpu.read(field::EXIT_INSTRUCTION_LENGTH);
         cpu.write(field::ENTRY_INSTRUCTION_LENGTH, length);
@@ -101,7 +106,10 @@ impl Vcpu {
         };
         if !entry_is_taken(cpu) && is_open(cpu) {
             self.apic.accept(vector);
-            cpu.write(field::ENTRY_INTERRUPTION_INFO, Interruption::external(vector).0);
+            cpu.write(
+                field::ENTRY_INTERRUPTION_INFO,
+                Interruption::external(vector).0,
+            );
             let more = self.apic.highest_pending().is_some();
             self.want(cpu, Primary::INTERRUPT_WINDOW, more);
         } else {
@@ -135,7 +143,10 @@ impl Vcpu {
 fn publish<C: Cpu>(apic: &mut LocalApic, cpu: &mut C) {
     apic.resync();
     let (requested, serving) = apic.requested_and_serving();
-    cpu.write(field::GUEST_INTERRUPT_STATUS, u16::from(requested) | (u16::from(serving) << 8));
+    cpu.write(
+        field::GUEST_INTERRUPT_STATUS,
+        u16::from(requested) | (u16::from(serving) << 8),
+    );
 }
 
 /// Skips the instruction that exited, with what retiring it entails.
@@ -156,7 +167,10 @@ pub(super) fn advance_by<C: Cpu>(cpu: &mut C, length: u32) {
     }
     let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
     if blocked & BLOCKED_BY_STI_OR_MOV_SS != 0 {
-        cpu.write(field::GUEST_INTERRUPTIBILITY, blocked & !BLOCKED_BY_STI_OR_MOV_SS);
+        cpu.write(
+            field::GUEST_INTERRUPTIBILITY,
+            blocked & !BLOCKED_BY_STI_OR_MOV_SS,
+        );
     }
 }
 

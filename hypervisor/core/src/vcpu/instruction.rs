@@ -3,29 +3,71 @@
 use super::registers::{self, GprIndex, Gprs};
 use super::{Cpu, Step, Vcpu, control_register};
 use crate::apic::Reg;
-use crate::cpuid::CpuidDynamic;
+use crate::cpuid::{CpuidDynamic, CpuidResult};
 use crate::fault::GuestFault;
 use crate::hypercall;
 use crate::msr::{self, MsrEffect};
 use crate::vcpu::devices::Devices;
 use crate::vmx::field;
 
+/// Puts a CPUID answer into the registers.
+#[inline(always)]
+fn answer_cpuid(gprs: &mut Gprs, answer: &CpuidResult) {
+    registers::set_low(gprs, GprIndex::RAX, answer.eax);
+    registers::set_low(gprs, GprIndex::RBX, answer.ebx);
+    registers::set_low(gprs, GprIndex::RCX, answer.ecx);
+    registers::set_low(gprs, GprIndex::RDX, answer.edx);
+}
+
 impl Vcpu {
     #[inline(always)]
-    pub(super) fn cpuid_exit<C: Cpu>(&mut self, cpu: &C, gprs: &mut Gprs) -> Result<Step, GuestFault> {
-        let dynamic = CpuidDynamic { cr4: cpu.read(field::GUEST_CR4).0, xcr0: self.xcr0 };
+    pub(super) fn cpuid_exit<C: Cpu>(
+        &mut self,
+        cpu: &C,
+        gprs: &mut Gprs,
+    ) -> Result<Step, GuestFault> {
+        let dynamic = CpuidDynamic {
+            cr4: cpu.read(field::GUEST_CR4).0,
+            xcr0: self.xcr0,
+        };
         let leaf = gprs.get(GprIndex::RAX) as u32;
         let subleaf = gprs.get(GprIndex::RCX) as u32;
-        let answer = self.cpuid.lookup(leaf, subleaf, &dynamic);
-        registers::set_low(gprs, GprIndex::RAX, answer.eax);
-        registers::set_low(gprs, GprIndex::RBX, answer.ebx);
-        registers::set_low(gprs, GprIndex::RCX, answer.ecx);
-        registers::set_low(gprs, GprIndex::RDX, answer.edx);
+        answer_cpuid(gprs, &self.cpuid.lookup(leaf, subleaf, &dynamic));
         Ok(Step::Next)
     }
 
+    /// CPUID where neither subleaf nor guest state matters; false where they do.
     #[inline(always)]
-    pub(super) fn rdmsr<C: Cpu>(&mut self, _cpu: &C, gprs: &mut Gprs, now: u64) -> Result<Step, GuestFault> {
+    pub(super) fn plain_cpuid(&self, gprs: &mut Gprs) -> bool {
+        match self.cpuid.fixed(gprs.get(GprIndex::RAX) as u32) {
+            Some(answer) => {
+                answer_cpuid(gprs, answer);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// RDMSR of a register whose value is only stored; false for the others.
+    #[inline(always)]
+    pub(super) fn plain_rdmsr(&self, gprs: &mut Gprs) -> bool {
+        match msr::read_stored(gprs.get(GprIndex::RCX) as u32, &self.msrs) {
+            Some(value) => {
+                registers::set_low(gprs, GprIndex::RAX, value as u32);
+                registers::set_low(gprs, GprIndex::RDX, (value >> 32) as u32);
+                true
+            }
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn rdmsr<C: Cpu>(
+        &mut self,
+        _cpu: &C,
+        gprs: &mut Gprs,
+        now: u64,
+    ) -> Result<Step, GuestFault> {
         let number = gprs.get(GprIndex::RCX) as u32;
         let value = msr::read(number, &self.msrs, &self.apic, self.guest_tsc(now))?;
         registers::set_low(gprs, GprIndex::RAX, value as u32);
@@ -69,12 +111,11 @@ impl Vcpu {
     }
 
     #[inline(always)]
-    pub(super) fn vmcall<C: Cpu>(cpu: &C, gprs: &mut Gprs) -> Result<Step, GuestFault> {
+    pub(super) fn vmcall<C: Cpu>(cpu: &C, gprs: &mut Gprs) {
         // The privilege level of the processor is that of SS (Intel SDM vol. 3C, "Guest Register State").
         let cpl = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3;
         let result = hypercall::call(gprs.get(GprIndex::RAX), cpl as u8);
         gprs.set(GprIndex::RAX, result);
-        Ok(Step::Next)
     }
 
     /// A write to an APIC register that the CPU virtualised up to the page but not beyond.
@@ -86,7 +127,9 @@ impl Vcpu {
     ) -> Result<Step, GuestFault> {
         let register = Reg((offset >> 4) as u8);
         let value = u64::from(self.apic.page().get(register));
-        let effect = self.apic.write_msr(0x800 + u32::from(register.0), value, self.guest_tsc(now))?;
+        let effect =
+            self.apic
+                .write_msr(0x800 + u32::from(register.0), value, self.guest_tsc(now))?;
         self.apply_effect(devices, effect, now);
         Ok(Step::Same)
     }

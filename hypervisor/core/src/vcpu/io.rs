@@ -38,12 +38,20 @@ impl Vcpu {
     }
 
     #[inline(always)]
-    fn after_port(&mut self, devices: &mut Devices, outcome: PortOutcome) -> Result<Step, GuestFault> {
+    fn after_port(
+        &mut self,
+        devices: &mut Devices,
+        outcome: PortOutcome,
+    ) -> Result<Step, GuestFault> {
         match outcome {
             PortOutcome::Nothing => Ok(Step::Next),
             PortOutcome::Uart => {
                 self.lines_changed(devices);
-                Ok(if devices.has_output() { Step::NextPoll } else { Step::Next })
+                Ok(if devices.wants_draining() {
+                    Step::NextPoll
+                } else {
+                    Step::Next
+                })
             }
             PortOutcome::PowerOff => Err(GuestFault::Stop(StopReason::PowerOff)),
             PortOutcome::Reset => Err(GuestFault::Stop(StopReason::Reset)),

@@ -59,7 +59,12 @@ pub fn write<C: Cpu>(cpu: &mut C, at: Gva, bytes: &[u8]) -> Result<(), LinearFau
     Ok(())
 }
 
-fn load<C: Cpu>(cpu: &mut C, at: Gva, bytes: &mut [u8], kind: AccessKind) -> Result<(), LinearFault> {
+fn load<C: Cpu>(
+    cpu: &mut C,
+    at: Gva,
+    bytes: &mut [u8],
+    kind: AccessKind,
+) -> Result<(), LinearFault> {
     let mut next = at;
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -93,10 +98,17 @@ fn translate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, Line
         gigabyte_pages: true,
     };
     let user = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
-    let access = Access { kind, user, implicit: false };
+    let access = Access {
+        kind,
+        user,
+        implicit: false,
+    };
     match walk::walk(&mut Physical(cpu), &paging, at, access) {
         Ok(translation) => Ok(translation.gpa),
-        Err(WalkError::PageFault { gva, code }) => Err(LinearFault::Page { at: gva, code: code.bits() }),
+        Err(WalkError::PageFault { gva, code }) => Err(LinearFault::Page {
+            at: gva,
+            code: code.bits(),
+        }),
         Err(WalkError::NotCanonical(_)) => Err(LinearFault::NotCanonical),
         Err(WalkError::NoMemory(gpa)) => Err(LinearFault::NoMemory(gpa, false)),
     }
@@ -110,6 +122,8 @@ struct Physical<'a, C>(&'a mut C);
 impl<C: Cpu> GuestPhys for Physical<'_, C> {
     fn read_u64(&mut self, gpa: Gpa) -> Option<u64> {
         let mut bytes = [0; 8];
-        self.0.read_guest(gpa, &mut bytes).then(|| u64::from_le_bytes(bytes))
+        self.0
+            .read_guest(gpa, &mut bytes)
+            .then(|| u64::from_le_bytes(bytes))
     }
 }

@@ -20,7 +20,13 @@ impl Vcpu {
         devices: &mut Devices,
         violation: EptViolation,
     ) -> Result<Step, GuestFault> {
-        let EptViolation { gpa, write, fetch, translated, .. } = violation;
+        let EptViolation {
+            gpa,
+            write,
+            fetch,
+            translated,
+            ..
+        } = violation;
         if !Devices::owns(gpa) || fetch || !translated {
             return Err(GuestFault::Stop(StopReason::OutsideMemory { gpa, write }));
         }
@@ -63,9 +69,17 @@ fn fetch_instruction<C: Cpu>(
     bytes: &mut [u8; MAX_INSTRUCTION],
     length: usize,
 ) -> Result<usize, linear::LinearFault> {
-    let base = if mode(cpu) == CpuMode::Bits64 { 0 } else { cpu.read(field::GUEST_CS_BASE).0 };
+    let base = if mode(cpu) == CpuMode::Bits64 {
+        0
+    } else {
+        cpu.read(field::GUEST_CS_BASE).0
+    };
     let at = Gva(base.wrapping_add(cpu.read(field::GUEST_RIP).0));
-    let whole = if (1..=MAX_INSTRUCTION).contains(&length) { length } else { MAX_INSTRUCTION };
+    let whole = if (1..=MAX_INSTRUCTION).contains(&length) {
+        length
+    } else {
+        MAX_INSTRUCTION
+    };
     // The page after the instruction need not be there: take what its own page holds, then the rest if it can be had.
     let here = whole.min((0x1000 - at.page_offset()) as usize);
     linear::fetch(cpu, at, bytes.get_mut(..here).unwrap_or_default())?;

@@ -10,6 +10,13 @@ const ENTRY_FAILURE: u32 = 1 << 31;
 /// Number of basic exit reasons that are counted by name.
 pub const REASON_COUNT: usize = 80;
 
+/// CPUID.
+pub const CPUID: u32 = 10;
+/// VMCALL.
+pub const VMCALL: u32 = 18;
+/// RDMSR.
+pub const RDMSR: u32 = 31;
+
 /// Names of the basic exit reasons, by number; `""` where the manual reserves the number.
 pub const REASON_NAMES: [&str; REASON_COUNT] = {
     let mut names = [""; REASON_COUNT];
