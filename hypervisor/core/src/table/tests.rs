@@ -383,7 +383,7 @@ impl TableMemory for Replay<'_> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn any_operations_agree_with_a_flat_model(ops in prop::collection::vec(op(), 1..24)) {
