@@ -86,7 +86,7 @@ impl Write for Report {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.port.write_str(text)?;
         if let Some(mut console) = CONSOLE.try_lock() {
-            console.to_screen_only(text);
+            console.show(text);
         }
         Ok(())
     }

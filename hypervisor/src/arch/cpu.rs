@@ -81,8 +81,10 @@ fn has_rdtscp() -> bool {
 /// hypervisor's memory types.
 pub fn start() {
     const EFER_NXE: u64 = 1 << 11;
-    // SAFETY: long mode has EFER, and every processor with VT-x has no-execute.
-    unsafe { wrmsr(IA32_EFER, rdmsr(IA32_EFER) | EFER_NXE) };
+    // SAFETY: long mode has EFER.
+    let efer = unsafe { rdmsr(IA32_EFER) };
+    // SAFETY: every processor with VT-x has no-execute; nothing else changes.
+    unsafe { wrmsr(IA32_EFER, efer | EFER_NXE) };
     // SAFETY: the entries that the firmware's page tables use keep their meaning.
     unsafe { wrmsr(IA32_PAT, HOST_PAT) };
     // SAFETY: write protection only takes away; the coprocessor bits make vector instructions legal.

@@ -180,8 +180,8 @@ fn run_vms(loaded: &Loaded, memory: Memory, machine: &Machine) -> Result<(), Box
         let mut vm = Vm::create(VmId(id), plan, files, &memory, machine)?;
         CONSOLE.lock().serial.go_asynchronous();
         EVENTS.lock().go_asynchronous();
-        while vm.run(machine)? == After::Restart {
-            vm.reset()?;
+        while let After::Restart(reason) = vm.run(machine)? {
+            vm.reset(reason)?;
         }
     }
     Ok(())

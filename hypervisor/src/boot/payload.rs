@@ -1,14 +1,18 @@
 //! The manifest and the files it names, read and checked before anything starts.
 
 use super::source::{Source, SourceError};
+use crate::events;
 use crate::memory::heap;
 use alloc::format;
 use alloc::vec::Vec;
+use bulkhead_core::addr::Gpa;
+use bulkhead_core::events::Event;
 use bulkhead_core::manifest::{
-    self, IommuPolicy, ManifestErrors, Payload, PayloadProblem, PayloadRole, Plan, Sha256Digest,
-    VmPlan,
+    self, IommuPolicy, KernelFormat, ManifestErrors, Payload, PayloadProblem, PayloadRole, Plan,
+    Sha256Digest, VmPlan,
 };
 use core::fmt;
+use guest_loader::{GuestMemory, LoadRequest, MemoryLayout, OutOfRange, PlatformDescription};
 use sha2::{Digest, Sha256};
 
 /// Where the manifest lies, from the root of the boot volume or TFTP server.
@@ -76,7 +80,9 @@ pub fn load(source: &mut Source) -> Result<Loaded, LoadError> {
             Some(payload) => Some(fetch(source, &plan, vm, PayloadRole::Initrd, payload)?),
             None => None,
         };
-        files.push(VmFiles { kernel, initrd });
+        let loaded = VmFiles { kernel, initrd };
+        rehearse(&plan, vm, &loaded)?;
+        files.push(loaded);
     }
     Ok(Loaded { plan, files })
 }
@@ -123,8 +129,65 @@ fn fetch(
     Ok(bytes)
 }
 
+/// Memory that holds nothing: loading into it shows whether loading works.
+struct NoMemory(u64);
+
+impl GuestMemory for NoMemory {
+    fn size(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _gpa: Gpa, _bytes: &[u8]) -> Result<(), OutOfRange> {
+        Ok(())
+    }
+}
+
+/// Loads the VM's files into nothing, so that what cannot boot is refused while nothing has been touched.
+fn rehearse(plan: &Plan, vm: &VmPlan, files: &VmFiles) -> Result<(), LoadError> {
+    let rejected = |role, error: &dyn fmt::Display| {
+        LoadError::Manifest(plan.payload_error(vm, role, PayloadProblem::Rejected(error)))
+    };
+    let layout = MemoryLayout::new(vm.memory.bytes())
+        .map_err(|error| rejected(PayloadRole::Kernel, &error))?;
+    let request = load_request(vm, files, &layout);
+    match guest_loader::load(&request, &mut NoMemory(layout.size())) {
+        Ok(_) => Ok(()),
+        Err(error @ guest_loader::LoadError::Initrd(_)) => {
+            Err(rejected(PayloadRole::Initrd, &error))
+        }
+        Err(error) => Err(rejected(PayloadRole::Kernel, &error)),
+    }
+}
+
+/// What the loader is asked for.
+pub fn load_request<'a>(
+    vm: &'a VmPlan,
+    files: &VmFiles,
+    memory: &'a MemoryLayout,
+) -> LoadRequest<'a> {
+    LoadRequest {
+        kernel: files.kernel,
+        format: match vm.kernel.format {
+            KernelFormat::Auto => guest_loader::KernelFormat::Auto,
+            KernelFormat::BzImage => guest_loader::KernelFormat::BzImage,
+            KernelFormat::Elf => guest_loader::KernelFormat::Elf,
+            KernelFormat::Flat => guest_loader::KernelFormat::Flat,
+        },
+        initrd: files.initrd,
+        cmdline: &vm.cmdline,
+        memory,
+        platform: &PlatformDescription {
+            vcpu_apic_ids: &[0],
+        },
+    }
+}
+
 /// Shows the plan, a line for each VM.
 pub fn print_plan(plan: &Plan) {
+    events::send(&Event::Plan {
+        vms: plan.vms.len(),
+        memory_bytes: plan.total_memory().bytes(),
+    });
     log::info!(
         "plan: {} VM{}, {} in all",
         plan.vms.len(),

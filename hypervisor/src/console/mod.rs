@@ -8,7 +8,7 @@ pub mod screen;
 pub mod serial;
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
+use alloc::vec;
 use bulkhead_core::manifest;
 use core::fmt::{self, Write};
 use screen::Screen;
@@ -53,8 +53,7 @@ impl Console {
     pub fn start(&mut self, screen: Option<Screen>) {
         self.serial.start();
         self.screen = screen;
-        let mut bytes = Vec::new();
-        bytes.resize(HISTORY_BYTES, 0);
+        let bytes = vec![0; HISTORY_BYTES];
         self.history = Some(History {
             bytes: bytes.into_boxed_slice(),
             next: 0,
@@ -78,7 +77,7 @@ impl Console {
     }
 
     /// Shows `text` on the screen, whatever was chosen: for the panic report, which drives the port itself.
-    pub fn to_screen_only(&mut self, text: &str) {
+    pub fn show(&mut self, text: &str) {
         if let Some(screen) = &mut self.screen {
             screen.write(text);
         }

@@ -9,6 +9,7 @@
 
 use alloc::collections::VecDeque;
 use uart_16550::backend::PioBackend;
+use uart_16550::spec::registers::LSR;
 use uart_16550::{Config, Uart16550};
 
 /// The two ports that exist by convention on every PC.
@@ -85,7 +86,7 @@ impl Serial {
             self.enqueue(byte);
         }
         if self.synchronous {
-            self.flush();
+            self.empty_queue();
         } else {
             self.pump();
         }
@@ -137,8 +138,18 @@ impl Serial {
         self.queue.drain(..sent);
     }
 
-    /// Sends everything that waits, or gives up on a port that takes nothing.
+    /// Sends everything that waits, down to the last bit on the wire, or gives up on a port that takes nothing.
     pub fn flush(&mut self) {
+        self.empty_queue();
+        let Some(uart) = &mut self.uart else { return };
+        for _ in 0..PATIENCE {
+            if uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
+                return;
+            }
+        }
+    }
+
+    fn empty_queue(&mut self) {
         let mut patience = PATIENCE;
         while !self.queue.is_empty() && patience > 0 {
             let before = self.queue.len();

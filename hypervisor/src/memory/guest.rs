@@ -33,7 +33,7 @@ impl GuestSpace<'_> {
         self.each_piece(gpa, bytes.len(), Rights::READ, |window, done, length| {
             // SAFETY: `each_piece` shows `length` bytes at `window`, and `done + length` is within `bytes`; the
             // two do not overlap. The guest may change its memory meanwhile: bytes are copied, never referred to.
-            unsafe { ptr::copy_nonoverlapping(window, target.add(done), length) };
+            unsafe { ptr::copy_nonoverlapping(window, target.wrapping_add(done), length) };
         })
     }
 
@@ -49,7 +49,7 @@ impl GuestSpace<'_> {
             Rights::READ | Rights::WRITE,
             |window, done, length| {
                 // SAFETY: as in `read`, the other way round.
-                unsafe { ptr::copy_nonoverlapping(source.add(done), window, length) };
+                unsafe { ptr::copy_nonoverlapping(source.wrapping_add(done), window, length) };
             },
         )
     }

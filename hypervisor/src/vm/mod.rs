@@ -5,7 +5,7 @@ pub mod run;
 
 use crate::arch::cpu;
 use crate::arch::descriptor::HostDescriptors;
-use crate::boot::payload::VmFiles;
+use crate::boot::payload::{self, VmFiles};
 use crate::console::CONSOLE;
 use crate::events;
 use crate::memory::Memory;
@@ -24,7 +24,7 @@ use bulkhead_core::ept::{Ept, EptError, EptPerms};
 use bulkhead_core::events::{Counters, Event};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, LedgerError, Owner, Rights, VmId};
-use bulkhead_core::manifest::{KernelFormat, RestartPolicy, VmPlan};
+use bulkhead_core::manifest::{RestartPolicy, VmPlan};
 use bulkhead_core::msr::{self, MsrState, X2apicAssist};
 use bulkhead_core::mtrr::Mtrrs;
 use bulkhead_core::table::TableMemory;
@@ -33,9 +33,7 @@ use bulkhead_core::vcpu::registers::Gprs;
 use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
 use bulkhead_core::vmx::controls::Secondary;
 use core::fmt;
-use guest_loader::{
-    EntryState, LayoutError, LoadError, LoadRequest, MemoryLayout, PlatformDescription,
-};
+use guest_loader::{EntryState, LayoutError, LoadError, MemoryLayout};
 use host::Host;
 use run::{Ended, Running};
 use spin::Mutex;
@@ -106,9 +104,10 @@ pub struct Vm {
 
 /// What the machine does after a VM stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
 pub enum After {
-    /// Start it again.
-    Restart,
+    /// Start it again: it stopped for this reason.
+    Restart(StopReason),
     /// Leave it stopped.
     Rest,
 }
@@ -178,11 +177,11 @@ impl Vm {
         Ok(self.after(reason))
     }
 
-    /// Empties the VM's memory for another start.
+    /// Empties the VM's memory for another start, which `reason` is the cause of.
     ///
     /// # Errors
     /// The ledger disagrees about who owns the frames.
-    pub fn reset(&mut self) -> Result<(), VmError> {
+    pub fn reset(&mut self, reason: StopReason) -> Result<(), VmError> {
         let mut memory = self.memory.lock();
         let ept = Arc::clone(&self.ept);
         let mut space = GuestSpace {
@@ -193,25 +192,18 @@ impl Vm {
         };
         space.clear(&self.frames).map_err(VmError::Ledger)?;
         self.restarts += 1;
+        let vm = self.plan.name.as_str();
+        log::info!("VM \"{vm}\" starts again (restart {})", self.restarts);
+        events::send(&Event::VmRestart {
+            vm,
+            reason: &reason,
+            count: self.restarts,
+        });
         Ok(())
     }
 
     fn load(&self) -> Result<EntryState, VmError> {
-        let request = LoadRequest {
-            kernel: self.files.kernel,
-            format: match self.plan.kernel.format {
-                KernelFormat::Auto => guest_loader::KernelFormat::Auto,
-                KernelFormat::BzImage => guest_loader::KernelFormat::BzImage,
-                KernelFormat::Elf => guest_loader::KernelFormat::Elf,
-                KernelFormat::Flat => guest_loader::KernelFormat::Flat,
-            },
-            initrd: self.files.initrd,
-            cmdline: &self.plan.cmdline,
-            memory: &self.layout,
-            platform: &PlatformDescription {
-                vcpu_apic_ids: &[0],
-            },
-        };
+        let request = payload::load_request(&self.plan, &self.files, &self.layout);
         let mut memory = self.memory.lock();
         let mut space = GuestSpace {
             memory: &mut memory,
@@ -364,11 +356,11 @@ impl Vm {
 
     fn after(&self, reason: StopReason) -> After {
         match (self.plan.restart, reason) {
-            (RestartPolicy::Always, _) => After::Restart,
+            (RestartPolicy::Always, _) => After::Restart(reason),
             (RestartPolicy::Never, _) | (RestartPolicy::OnCrash, StopReason::PowerOff) => {
                 After::Rest
             }
-            (RestartPolicy::OnCrash, _) => After::Restart,
+            (RestartPolicy::OnCrash, _) => After::Restart(reason),
         }
     }
 

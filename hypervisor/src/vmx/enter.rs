@@ -33,7 +33,7 @@ impl RunFrame {
 }
 
 const _: () = assert!(offset_of!(RunFrame, gpr) == 0);
-const _: () = assert!(size_of::<RunFrame>() % 16 == 0);
+const _: () = assert!(size_of::<RunFrame>().is_multiple_of(16));
 
 /// Where on the exit stack the frame lies whose `top` (one past the last byte) is given.
 #[must_use]
