@@ -10,6 +10,8 @@ use crate::trap::Fault;
 pub const APIC_BASE: u32 = 0x1b;
 /// Local APIC id.
 pub const ID: u32 = 0x802;
+/// Logical destination.
+pub const LOGICAL_DESTINATION: u32 = 0x80d;
 /// Task priority.
 pub const TPR: u32 = 0x808;
 const EOI: u32 = 0x80b;
