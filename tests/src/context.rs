@@ -100,6 +100,17 @@ impl<'a> Context<'a> {
         Ok(path)
     }
 
+    /// A medium for `manifest`, whose kernel is a test guest or a file in the scenario's directory.
+    pub fn boot_guest(&self, manifest: &crate::manifest::Manifest) -> Outcome<Boot> {
+        let own = self.dir()?.join(&manifest.kernel);
+        let kernel = if own.is_file() {
+            own
+        } else {
+            self.lab.payload(&manifest.kernel)?
+        };
+        self.boot_unchecked(manifest.to_string(), &[(&manifest.kernel, kernel)])
+    }
+
     /// What `cargo xtask` boots for the manifest `text`: checked on the host, payloads found or fetched.
     pub fn boot(&self, text: &str) -> Outcome<Boot> {
         let path = self.file("bulkhead.toml", text)?;

@@ -1,6 +1,9 @@
 //! A running machine as a scenario sees it: a [`Session`] whose waits end with the scenario's time, and whose failures
 //! come with the console's last lines and, after a panic, the backtrace in names.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use regex::Regex;
 use xtask::session::events::Event;
 use xtask::session::{End, Session};
@@ -8,6 +11,9 @@ use xtask::symbolize::Backtrace;
 
 use crate::context::Context;
 use crate::outcome::{Failure, Outcome, ensure_in_order};
+
+/// How long to wait before looking again.
+const TICK: Duration = Duration::from_millis(50);
 
 /// A running machine; nothing of it is left when this is dropped.
 #[derive(Debug)]
@@ -42,13 +48,14 @@ impl<'a> Machine<'a> {
     /// Waits for the next event called `name` after the first `skip` of that name; a panic ends the wait.
     pub fn event(&mut self, name: &str, skip: usize) -> Outcome<Event> {
         let limit = self.context.left();
-        let deadline = std::time::Instant::now() + limit;
+        let deadline = Instant::now() + limit;
         loop {
             let events = self.session.events();
             if let Some(found) = events.iter().filter(|event| event.name() == name).nth(skip) {
                 return Ok(found.clone());
             }
-            if let Some(panic) = events.iter().find(|event| event.name() == "panic") {
+            let panic = events.iter().find(|event| event.name() == "panic");
+            if let Some(panic) = panic {
                 let message = panic.text("message").to_owned();
                 self.session.drain();
                 return Err(self.failure(&format!("Bulkhead panicked: {message}")));
@@ -69,13 +76,27 @@ impl<'a> Machine<'a> {
             {
                 return Err(self.failure(&format!("{why} without the event `{name}`")));
             }
-            if std::time::Instant::now() >= deadline {
+            if Instant::now() >= deadline {
                 let seconds = limit.as_secs();
                 return Err(self.failure(&format!("no event `{name}` within {seconds} s")));
             }
             self.session.check_interrupted()?;
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            thread::sleep(TICK);
         }
+    }
+
+    /// Lets the machine run for `time`; fails when it ends or panics meanwhile.
+    pub fn watch(&mut self, time: Duration) -> Outcome {
+        let deadline = Instant::now() + time.min(self.context.left());
+        while Instant::now() < deadline {
+            self.session.check_interrupted()?;
+            if let Some(end) = self.session.end()? {
+                self.session.drain();
+                return Err(self.failure(&format!("it did not go on: {end}")));
+            }
+            thread::sleep(TICK);
+        }
+        Ok(())
     }
 
     /// Waits until Bulkhead has switched the machine off by itself; returns its reason.
@@ -156,14 +177,20 @@ impl<'a> Machine<'a> {
         ))
     }
 
-    fn backtrace(&self) -> String {
-        let Some(backtrace) = Backtrace::find(&self.session.console_text()) else {
-            return String::new();
-        };
+    /// The functions behind the backtrace on the console, innermost first.
+    pub fn named_backtrace(&self) -> Outcome<Vec<String>> {
+        let backtrace = Backtrace::find(&self.console())
+            .ok_or_else(|| Failure::Unmet("the console shows no backtrace".to_owned()))?;
         let pdb = self.context.lab.efi.with_extension("pdb");
-        match backtrace.resolve(&pdb) {
+        backtrace
+            .resolve(&pdb)
+            .map_err(|error| Failure::Unmet(format!("the backtrace has no names: {error}")))
+    }
+
+    fn backtrace(&self) -> String {
+        match self.named_backtrace() {
             Ok(lines) => format!("\nBulkhead's backtrace:\n{}", lines.join("\n")),
-            Err(error) => format!("\nBulkhead's backtrace has no names: {error}"),
+            Err(_) => String::new(),
         }
     }
 }

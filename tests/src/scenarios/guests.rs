@@ -47,7 +47,7 @@ fn flat(context: &Context<'_>) -> Outcome {
 }
 
 fn greets(context: &Context<'_>, manifest: Manifest, name: &str) -> Outcome {
-    let boot = context.boot(&manifest.to_string())?;
+    let boot = context.boot_guest(&manifest)?;
     let mut machine = context.start(boot, Setup::default())?;
     machine.expect(&format!("hello from a guest named {name}\n"))?;
     machine.expect("case hello: ok\nall cases done\n")?;
@@ -66,7 +66,7 @@ fn greets(context: &Context<'_>, manifest: Manifest, name: &str) -> Outcome {
 fn reset(context: &Context<'_>) -> Outcome {
     let mut manifest = Manifest::of(HELLO).with_cmdline("name=phoenix then=reset");
     manifest.restart = "always";
-    let boot = context.boot(&manifest.to_string())?;
+    let boot = context.boot_guest(&manifest)?;
     let mut machine = context.start(boot, Setup::default())?;
     for life in 0..3 {
         machine.expect("hello from a guest named phoenix\n")?;
@@ -80,7 +80,7 @@ fn reset(context: &Context<'_>) -> Outcome {
 
 fn reset_without_restart(context: &Context<'_>) -> Outcome {
     let manifest = Manifest::of(HELLO).with_cmdline("name=mayfly then=reset");
-    let boot = context.boot(&manifest.to_string())?;
+    let boot = context.boot_guest(&manifest)?;
     let mut machine = context.start(boot, Setup::default())?;
     machine.expect("hello from a guest named mayfly\n")?;
     machine.off()?;
