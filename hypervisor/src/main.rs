@@ -13,6 +13,7 @@ mod console;
 mod events;
 mod memory;
 mod panic;
+mod selftest;
 mod vm;
 mod vmx;
 

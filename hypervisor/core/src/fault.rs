@@ -59,6 +59,8 @@ pub enum StopReason {
         /// The device register.
         gpa: Gpa,
     },
+    /// The guest halted with interrupts off: nothing can wake it.
+    HaltedForGood,
     /// The guest switched tasks by hardware.
     TaskSwitch,
     /// VM entry was refused, or an exit arrived that no enabled control can cause.
@@ -85,6 +87,9 @@ impl fmt::Display for StopReason {
                     f,
                     "the guest used an unsupported instruction on the device register at {gpa}; use a plain MOV"
                 )
+            }
+            Self::HaltedForGood => {
+                f.write_str("the guest halted with interrupts off, so that nothing can wake it")
             }
             Self::TaskSwitch => {
                 f.write_str("the guest used a hardware task switch, which is not emulated")

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_core::manifest::schema::{Presence, TABLES};
 use bulkhead_core::manifest::{
     ApicVirtualization, Console, ErrorKind, IommuPolicy, KernelFormat, LogLevel, RestartPolicy,
-    parse,
+    SelfTest, parse,
 };
 
 fn repository(path: &str) -> PathBuf {
@@ -148,6 +148,11 @@ fn every_word_is_documented_with_its_default() {
         "hypervisor.apicv",
         ApicVirtualization::words().collect(),
         ApicVirtualization::default().as_str(),
+    );
+    check(
+        "hypervisor.selftest",
+        SelfTest::words().collect(),
+        SelfTest::default().as_str(),
     );
     check(
         "vm.kernel.format",

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_core::manifest::{
     ApicVirtualization, ByteSize, Console, ErrorKind, HypervisorOptions, IommuPolicy, KernelFormat,
     LogLevel, MAX_BYTES, MachineFacts, ManifestErrors, PayloadProblem, PayloadRole, Plan,
-    RestartPolicy, Sha256Digest, parse, parse_bytes,
+    RestartPolicy, SelfTest, Sha256Digest, parse, parse_bytes,
 };
 
 /// The machine that the misfits do not fit.
@@ -191,6 +191,7 @@ fn a_minimal_manifest_gets_the_documented_defaults() {
             log_level: LogLevel::Info,
             iommu: IommuPolicy::Auto,
             apicv: ApicVirtualization::Auto,
+            selftest: SelfTest::None,
         }
     );
     let [vm] = plan.vms.as_slice() else {
@@ -221,6 +222,7 @@ fn every_key_arrives_in_the_plan() {
             log_level: LogLevel::Trace,
             iommu: IommuPolicy::Required,
             apicv: ApicVirtualization::Off,
+            selftest: SelfTest::WriteCode,
         }
     );
     let digest =
@@ -282,11 +284,11 @@ fn a_plan_fits_a_machine_that_has_just_enough() {
             ram_bytes: enough.ram_bytes - 1,
             ..enough
         }),
-        [(ErrorKind::MachineMemory, 23)]
+        [(ErrorKind::MachineMemory, 24)]
     );
     assert_eq!(
         kinds(MachineFacts { cpus: 3, ..enough }),
-        [(ErrorKind::MachineCpu, 17)]
+        [(ErrorKind::MachineCpu, 18)]
     );
 }
 
@@ -310,7 +312,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
     let missing = told(first, PayloadRole::Kernel, PayloadProblem::Missing);
     assert_eq!(
         (missing.0, missing.1, missing.2),
-        (ErrorKind::PayloadMissing, 12, 10)
+        (ErrorKind::PayloadMissing, 13, 10)
     );
     assert!(
         missing.3.contains("\"boot/vmlinuz-6.1.0\""),
@@ -324,7 +326,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
     );
     assert_eq!(
         (unreadable.0, unreadable.1),
-        (ErrorKind::PayloadUnreadable, 29)
+        (ErrorKind::PayloadUnreadable, 30)
     );
     assert!(unreadable.3.contains("device error"), "{}", unreadable.3);
     let wrong = told(
@@ -332,7 +334,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Initrd,
         PayloadProblem::WrongDigest(Sha256Digest([0xab; 32])),
     );
-    assert_eq!((wrong.0, wrong.1), (ErrorKind::PayloadDigest, 13));
+    assert_eq!((wrong.0, wrong.1), (ErrorKind::PayloadDigest, 14));
     assert!(wrong.3.contains(&"ab".repeat(32)), "{}", wrong.3);
     assert!(wrong.4.contains("e3b0c442"), "{}", wrong.4);
     let rejected = told(
@@ -340,6 +342,6 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Kernel,
         PayloadProblem::Rejected(&"no ELF header"),
     );
-    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 26));
+    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 27));
     assert!(rejected.3.contains("no ELF header"), "{}", rejected.3);
 }

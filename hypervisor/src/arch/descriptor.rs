@@ -63,10 +63,10 @@ pub fn install(stacks: StackTops) -> HostDescriptors {
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
     let task = gdt.append(Descriptor::tss_segment(tss));
-    let idt = build_idt();
     gdt.load();
     load_segments(code, data, task);
-    idt.load();
+    // Only now: the gates take the code selector in force, which must be ours and not the firmware's.
+    build_idt().load();
     HostDescriptors {
         code: code.0,
         data: data.0,

@@ -16,7 +16,7 @@ use bulkhead_core::addr::{FRAME_SIZE, FrameCount};
 use bulkhead_core::events::{Event, MemoryUse};
 use bulkhead_core::hostpt::Access;
 use bulkhead_core::ledger::{FrameRun, OwnerClass, VmId};
-use bulkhead_core::manifest::MachineFacts;
+use bulkhead_core::manifest::{MachineFacts, SelfTest};
 use core::arch::asm;
 use core::convert::Infallible;
 use core::error::Error;
@@ -120,6 +120,11 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     let descriptors = descriptor::install(tops.exceptions);
     lapic::quiet()?;
     report_memory(&memory, &loaded, &facts);
+    let selftest = loaded.plan.hypervisor.selftest;
+    if selftest != SelfTest::None {
+        crate::selftest::run(selftest, &mut memory);
+        panic!("self-test {selftest} was not stopped: a protection does not hold");
+    }
     let books = memory.ledger.books();
     let ram_bytes = books.available().bytes().unwrap_or(0);
     loaded.plan.fit(&MachineFacts {

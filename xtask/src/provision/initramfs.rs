@@ -1,8 +1,12 @@
 //! An initial RAM disk with nothing but busybox: mounts the kernel's file systems, then gives a shell.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::Command;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use crate::error::{IoContext, Result};
 use crate::exec;
@@ -59,11 +63,19 @@ pub(super) fn build(workspace: &Workspace, place: &Path) -> Result<()> {
         "the package's busybox does not run here",
     )?;
     let image = archive(&busybox, &String::from_utf8_lossy(&list));
+    let image = compress(&image).context("compress", place)?;
     fs::write(place, &image).context("write", place)?;
     fs::remove_dir_all(&tree).context("remove", &tree)?;
     apt.discard()?;
     step.done(&format!("{} KiB", image.len() / 1024));
     Ok(())
+}
+
+/// As gzip, which every Debian kernel unpacks: the hypervisor keeps payloads in memory for restarts.
+fn compress(image: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(image)?;
+    encoder.finish()
 }
 
 fn archive(busybox: &[u8], applets: &str) -> Vec<u8> {
@@ -92,6 +104,11 @@ fn archive(busybox: &[u8], applets: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_image_is_gzip() {
+        assert!(compress(b"anything").unwrap().starts_with(&[0x1f, 0x8b]));
+    }
 
     #[test]
     fn the_archive_has_an_init_and_every_applet() {

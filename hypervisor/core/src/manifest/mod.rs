@@ -49,7 +49,7 @@ pub use path::PayloadPath;
 pub use payload::{PayloadProblem, PayloadRole};
 pub use plan::{
     ApicVirtualization, Console, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, Payload,
-    Plan, RestartPolicy, VmPlan,
+    Plan, RestartPolicy, SelfTest, VmPlan,
 };
 pub use size::ByteSize;
 

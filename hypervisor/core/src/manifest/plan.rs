@@ -32,6 +32,8 @@ pub struct HypervisorOptions {
     pub iommu: IommuPolicy,
     /// Whether the CPU's APIC virtualisation is used.
     pub apicv: ApicVirtualization,
+    /// A failure to provoke instead of starting VMs.
+    pub selftest: SelfTest,
 }
 
 /// One VM.
@@ -130,6 +132,26 @@ choice! {
         Auto = "auto",
         /// Every access to the APIC is emulated in software.
         Off = "off",
+    }
+}
+
+choice! {
+    /// A failure that the hypervisor provokes in itself once it runs on its own page tables, to show that its protections
+    /// and its report work. Nothing else is started.
+    pub enum SelfTest {
+        /// None: VMs start.
+        #[default]
+        None = "none",
+        /// A broken invariant.
+        Panic = "panic",
+        /// A write to the hypervisor's own code.
+        WriteCode = "write-code",
+        /// A jump into the hypervisor's own data.
+        ExecuteData = "execute-data",
+        /// A stack that runs over its guard page.
+        StackOverflow = "stack-overflow",
+        /// A read of memory that the hypervisor does not map: a free frame.
+        ReadUnmapped = "read-unmapped",
     }
 }
 

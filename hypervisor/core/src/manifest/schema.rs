@@ -75,6 +75,7 @@ table! {
     LOG_LEVEL = Optional "log_level",
     IOMMU = Optional "iommu",
     APICV = Optional "apicv",
+    SELFTEST = Optional "selftest",
 }
 
 table! {

@@ -10,7 +10,7 @@ use crate::vmx::field::{self, Natural};
 const GENERAL_PROTECTION: u8 = 13;
 const INVALID_OPCODE: u8 = 6;
 const PAGE_FAULT: u8 = 14;
-const RFLAGS_IF: u64 = 1 << 9;
+pub(super) const RFLAGS_IF: u64 = 1 << 9;
 /// Blocking by STI and by MOV SS, in the interruptibility state.
 pub(super) const BLOCKED_BY_STI_OR_MOV_SS: u32 = 0b11;
 /// Blocking by NMI, in the interruptibility state.

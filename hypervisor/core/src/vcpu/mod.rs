@@ -237,7 +237,7 @@ impl Vcpu {
                 Self::vmcall(cpu, gprs);
                 Ok(Step::Next)
             }
-            Exit::Hlt => Ok(Step::Halt),
+            Exit::Hlt => self.halt(cpu),
             Exit::PreemptionTimer
             | Exit::InterruptWindow
             | Exit::NmiWindow
@@ -371,6 +371,14 @@ impl Vcpu {
             };
             cpu.write(field::GUEST_ACTIVITY, activity);
         }
+    }
+
+    /// HLT. With interrupts off and no NMI on its way, nothing can wake the only vCPU of a VM.
+    fn halt<C: Cpu>(&self, cpu: &C) -> Result<Step, GuestFault> {
+        if cpu.read(field::GUEST_RFLAGS).0 & event::RFLAGS_IF == 0 && !self.nmi_pending {
+            return Err(GuestFault::Stop(StopReason::HaltedForGood));
+        }
+        Ok(Step::Halt)
     }
 
     /// Host exceptions that reached us through the guest; `None` for a machine check.

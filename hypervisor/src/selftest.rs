@@ -1,0 +1,56 @@
+//! Failures on purpose: each shows that a protection of the hypervisor's own memory holds, and what the report says.
+//!
+//! The manifest asks for one (`hypervisor.selftest`); the machine stops afterwards, with or without the failure.
+#![allow(unsafe_code, reason = "does what must not work")]
+
+use crate::memory::Memory;
+use bulkhead_core::addr::Frame;
+use bulkhead_core::ledger::{Owner, Request};
+use bulkhead_core::manifest::SelfTest;
+use core::hint::black_box;
+use core::mem;
+
+/// RET.
+const RETURN: u8 = 0xc3;
+static DATA: [u8; 16] = [RETURN; 16];
+
+/// Provokes the failure. Coming back from it means that a protection did not hold.
+pub fn run(test: SelfTest, memory: &mut Memory) {
+    log::warn!("self-test {test}: what follows is provoked");
+    match test {
+        SelfTest::None => {}
+        SelfTest::Panic => panic!("provoked by selftest = \"panic\""),
+        SelfTest::WriteCode => {
+            let code = run as *const () as *mut u8;
+            // SAFETY: unsound on purpose: the page must be read-only.
+            unsafe { code.write_volatile(RETURN) };
+        }
+        SelfTest::ExecuteData => {
+            let data = black_box(DATA.as_ptr());
+            // SAFETY: unsound on purpose: the page must not be executable.
+            let code = unsafe { mem::transmute::<*const u8, extern "sysv64" fn()>(data) };
+            code();
+        }
+        SelfTest::StackOverflow => {
+            black_box(overflow(black_box(1)));
+        }
+        SelfTest::ReadUnmapped => {
+            let wish = Request::anywhere(bulkhead_core::addr::FrameCount(1));
+            if let Ok(run) = memory.ledger.alloc_run(Owner::Hypervisor, wish) {
+                let Frame(number) = run.first;
+                // SAFETY: unsound on purpose: the frame must not be mapped.
+                black_box(unsafe { ((number << 12) as *const u8).read_volatile() });
+            }
+        }
+    }
+}
+
+/// Never ends; every call keeps a page of stack.
+#[inline(never)]
+fn overflow(depth: u64) -> u64 {
+    let page = black_box([depth; 512]);
+    if depth == 0 {
+        return 0;
+    }
+    overflow(black_box(depth + 1)) + page.iter().sum::<u64>()
+}
