@@ -18,10 +18,22 @@ impl Write for Lines<'_> {
     }
 }
 
+/// The number of the next event, for a report that drives the port itself.
+pub fn take_number() -> u64 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Ends whatever line the firmware left open on the port, so that the first event stands on one of its own.
+pub fn start() {
+    let mut port = EVENTS.lock();
+    port.start();
+    port.write(b"\n");
+}
+
 /// Queues `event` for the event stream.
 pub fn send(event: &Event<'_>) {
     let mut port = EVENTS.lock();
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let number = take_number();
     // Writing to the queue cannot fail.
     let _ = event.write_json(rdtsc(), number, &mut Lines(&mut port));
 }

@@ -34,7 +34,7 @@ fn main() -> Status {
         return Status::OUT_OF_RESOURCES;
     };
     CONSOLE.lock().start(boot::facts::screen());
-    console::EVENTS.lock().start();
+    events::start();
     console::install_logger();
     log::info!("Bulkhead {VERSION}, a Type-1 hypervisor");
     events::send(&Event::Boot { version: VERSION });

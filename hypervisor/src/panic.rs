@@ -10,6 +10,7 @@
 use crate::arch::cpu;
 use crate::arch::exception::{Context, GPR_NAMES};
 use crate::console::{CONSOLE, EVENTS};
+use crate::events;
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -166,7 +167,7 @@ fn write_event(out: &mut RawPort, cause: &Cause<'_>) -> fmt::Result {
         Cause::Exception(context) => &name(context.vector),
         Cause::Panic(info) => info,
     };
-    Event::Panic { message }.write_json(cpu::rdtsc(), u64::MAX, out)
+    Event::Panic { message }.write_json(cpu::rdtsc(), events::take_number(), out)
 }
 
 fn stack_pointer() -> u64 {

@@ -54,6 +54,11 @@ pub enum StopReason {
         /// Whether it wrote.
         write: bool,
     },
+    /// The guest fetched an instruction from where it has no memory.
+    ExecutedOutsideMemory {
+        /// Where from.
+        gpa: Gpa,
+    },
     /// The guest used an instruction on a device register that the decoder does not know.
     UndecodedAccess {
         /// The device register.
@@ -80,6 +85,12 @@ impl fmt::Display for StopReason {
                 write!(
                     f,
                     "the guest {what} {gpa}, where it has neither memory nor a device"
+                )
+            }
+            Self::ExecutedOutsideMemory { gpa } => {
+                write!(
+                    f,
+                    "the guest executed {gpa}, where it has neither memory nor a device"
                 )
             }
             Self::UndecodedAccess { gpa } => {
