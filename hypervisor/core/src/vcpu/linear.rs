@@ -3,6 +3,7 @@
 
 use super::Cpu;
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
+use crate::insn::CpuMode;
 use crate::vmx::field;
 use crate::walk::{self, Access, AccessKind, GuestPhys, Paging, WalkError};
 
@@ -36,6 +37,44 @@ pub fn read<C: Cpu>(cpu: &mut C, at: Gva, bytes: &mut [u8]) -> Result<(), Linear
 /// As for [`read`].
 pub fn fetch<C: Cpu>(cpu: &mut C, at: Gva, bytes: &mut [u8]) -> Result<(), LinearFault> {
     load(cpu, at, bytes, AccessKind::Fetch)
+}
+
+/// Whether the guest's instruction could write `length` bytes at `at`, a page at most.
+///
+/// # Errors
+/// As for [`read`].
+pub fn probe_write<C: Cpu>(cpu: &mut C, at: Gva, length: usize) -> Result<(), LinearFault> {
+    translate(cpu, at, AccessKind::Write)?;
+    let here = in_page(at, length);
+    if here < length {
+        translate(cpu, Gva(at.0.wrapping_add(here as u64)), AccessKind::Write)?;
+    }
+    Ok(())
+}
+
+/// The operating mode that instruction bytes at RIP are decoded in.
+pub fn code_mode<C: Cpu>(cpu: &C) -> CpuMode {
+    const LONG: u32 = 1 << 13;
+    const DEFAULT_32: u32 = 1 << 14;
+    const EFER_LMA: u64 = 1 << 10;
+    let rights = cpu.read(field::GUEST_CS_ACCESS);
+    if rights & LONG != 0 && cpu.read(field::GUEST_EFER) & EFER_LMA != 0 {
+        CpuMode::Bits64
+    } else if rights & DEFAULT_32 != 0 {
+        CpuMode::Bits32
+    } else {
+        CpuMode::Bits16
+    }
+}
+
+/// A code address as wide as the guest's mode makes it: outside 64-bit mode it wraps at 32 bits, and VM entry
+/// refuses one that does not.
+#[cold]
+pub fn code_offset<C: Cpu>(cpu: &C, address: u64) -> u64 {
+    match code_mode(cpu) {
+        CpuMode::Bits64 => address,
+        CpuMode::Bits32 | CpuMode::Bits16 => address & 0xffff_ffff,
+    }
 }
 
 /// Copies `bytes` to where the guest's instruction would write at `at`. Every page is translated before the
