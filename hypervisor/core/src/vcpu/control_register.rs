@@ -24,6 +24,7 @@ const EFER_LMA: u64 = 1 << 10;
 const CR4_PAE: u64 = 1 << 5;
 const CR4_MCE: u64 = 1 << 6;
 const CR4_VMXE: u64 = 1 << 13;
+const CR4_PCIDE: u64 = 1 << 17;
 
 /// CR0 bits that the host owns.
 #[must_use]
@@ -91,6 +92,9 @@ pub fn write_cr0<C: Cpu>(cpu: &mut C, controls: &Negotiated, value: u64) -> Resu
     let value = normal_cr0(value);
     let efer = cpu.read(field::GUEST_EFER);
     let paging = value & CR0_PG != 0;
+    if paging != (cpu.read(field::GUEST_CR0).0 & CR0_PG != 0) {
+        check_paging_switch(cpu, paging)?;
+    }
     if paging && efer & EFER_LME == 0 && cpu.read(field::GUEST_CR4).0 & CR4_PAE != 0 {
         load_pdptes(cpu)?;
     }
@@ -111,6 +115,25 @@ pub fn write_cr0<C: Cpu>(cpu: &mut C, controls: &Negotiated, value: u64) -> Resu
     wanted.set(Entry::IA32E, long);
     cpu.write(field::ENTRY_CONTROLS, wanted.bits());
     Ok(())
+}
+
+/// Judges switching paging on or off, of which the processor decides by itself what does not exit
+/// (Intel SDM vol. 2B, "MOV—Move to/from Control Registers").
+fn check_paging_switch<C: Cpu>(cpu: &C, on: bool) -> Result<(), GuestFault> {
+    const CS_LONG: u32 = 1 << 13;
+    let cr4 = cpu.read(field::GUEST_CR4).0;
+    let lme = cpu.read(field::GUEST_EFER) & EFER_LME != 0;
+    let long_code = lme && cpu.read(field::GUEST_CS_ACCESS) & CS_LONG != 0;
+    let refused = if on {
+        long_code || (lme && cr4 & CR4_PAE == 0)
+    } else {
+        long_code || cr4 & CR4_PCIDE != 0
+    };
+    if refused {
+        Err(GuestFault::GP0)
+    } else {
+        Ok(())
+    }
 }
 
 /// Under PAE paging the four top entries live in registers that a MOV to CR0 or CR3 loads
