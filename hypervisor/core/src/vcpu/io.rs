@@ -74,6 +74,8 @@ impl Vcpu {
             1 => 0xffff_ffff,
             _ => u64::MAX,
         };
+        // A 32-bit result clears the upper half, a 16-bit one leaves the rest alone.
+        let kept = |old: u64| if mask == 0xffff { old & !mask } else { 0 };
         let count = gprs.get(GprIndex::RCX);
         if access.repeat && count & mask == 0 {
             return Ok(Step::Next);
@@ -82,6 +84,10 @@ impl Vcpu {
         let size = usize::from(access.size);
         let mut bytes = [0; 4];
         let outcome = if access.input {
+            // A byte that a device gave is gone: fault before taking it.
+            if let Err(fault) = linear::probe_write(cpu, at, size) {
+                return self.page_fault(cpu, fault);
+            }
             let (value, outcome) = devices.read_port(access.port, access.size);
             bytes = value.to_le_bytes();
             if let Err(fault) = linear::write(cpu, at, bytes.get(..size).unwrap_or_default()) {
@@ -101,12 +107,13 @@ impl Vcpu {
             access.size as u64
         };
         let moved = gprs.get(index);
-        gprs.set(index, (moved & !mask) | (moved.wrapping_add(step) & mask));
+        gprs.set(index, kept(moved) | (moved.wrapping_add(step) & mask));
         let finished = self.after_port(devices, outcome)?;
         if access.repeat {
             let left = count.wrapping_sub(1) & mask;
-            gprs.set(GprIndex::RCX, (count & !mask) | left);
+            gprs.set(GprIndex::RCX, kept(count) | left);
             if left != 0 {
+                event::advance_by(cpu, 0);
                 return Ok(Step::Same);
             }
         }
