@@ -1,7 +1,7 @@
 //! Delivering exceptions and interrupts: what the next VM entry injects, and what has to wait for a window.
 
-use super::{Cpu, Vcpu};
-use crate::apic::LocalApic;
+use super::{Cpu, Vcpu, linear};
+use crate::apic::{LocalApic, Reg};
 use crate::fault::GuestFault;
 use crate::vmx::controls::Primary;
 use crate::vmx::exit::Interruption;
@@ -10,6 +10,7 @@ use crate::vmx::field::{self, Natural};
 const GENERAL_PROTECTION: u8 = 13;
 const INVALID_OPCODE: u8 = 6;
 const PAGE_FAULT: u8 = 14;
+pub(super) const RFLAGS_TF: u64 = 1 << 8;
 pub(super) const RFLAGS_IF: u64 = 1 << 9;
 /// Blocking by STI and by MOV SS, in the interruptibility state.
 pub(super) const BLOCKED_BY_STI_OR_MOV_SS: u32 = 0b11;
@@ -32,6 +33,9 @@ pub(super) fn inject_page_fault<C: Cpu>(cpu: &mut C, address: u64, code: u32) {
 }
 
 fn inject_exception<C: Cpu>(cpu: &mut C, vector: u8, code: Option<u32>) {
+    const CR0_PE: u64 = 1;
+    // Real mode pushes no error codes, and VM entry refuses to deliver one there.
+    let code = code.filter(|_| cpu.read(field::GUEST_CR0).0 & CR0_PE != 0);
     cpu.write(
         field::ENTRY_INTERRUPTION_INFO,
         Interruption::exception(vector, code.is_some()).0,
@@ -58,6 +62,11 @@ pub(super) fn reinject_interrupted<C: Cpu>(cpu: &mut C) {
 
 /// Gives the guest the exception that exited to us.
 pub(super) fn reflect<C: Cpu>(cpu: &mut C, event: Interruption) {
+    if event.unblocked_nmi() && !Interruption(cpu.read(field::IDT_VECTORING_INFO)).is_valid() {
+        // The IRET that faulted has not ended the guest's NMI handler.
+        let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
+        cpu.write(field::GUEST_INTERRUPTIBILITY, blocked | BLOCKED_BY_NMI);
+    }
     inject_raw(cpu, event, field::EXIT_INTERRUPTION_ERROR_CODE);
 }
 
@@ -84,7 +93,7 @@ pub(super) fn entry_is_taken<C: Cpu>(cpu: &C) -> bool {
 }
 
 /// Whether the guest takes a maskable interrupt at its next instruction.
-fn is_open<C: Cpu>(cpu: &C) -> bool {
+pub(super) fn is_open<C: Cpu>(cpu: &C) -> bool {
     cpu.read(field::GUEST_RFLAGS).0 & RFLAGS_IF != 0
         && cpu.read(field::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_STI_OR_MOV_SS == 0
 }
@@ -96,7 +105,7 @@ impl Vcpu {
             self.deliver_nmi(cpu);
         }
         if self.hardware_delivery {
-            publish(&mut self.apic, cpu);
+            self.publish(cpu);
             return;
         }
         let Some(vector) = self.apic.highest_pending() else {
@@ -136,17 +145,39 @@ impl Vcpu {
             cpu.write(field::PRIMARY_CONTROLS, controls.bits());
         }
     }
+
+    /// Hands the highest request and the highest interrupt in service to the processor, and has the end of
+    /// level-triggered ones exit (Intel SDM vol. 3C, "Virtual-Interrupt Delivery" and "EOI Virtualization").
+    fn publish<C: Cpu>(&mut self, cpu: &mut C) {
+        self.apic.resync();
+        let (requested, serving) = self.apic.requested_and_serving();
+        cpu.write(
+            field::GUEST_INTERRUPT_STATUS,
+            u16::from(requested) | (u16::from(serving) << 8),
+        );
+        let levels = level_triggered(&self.apic);
+        if levels != self.eoi_exits {
+            self.eoi_exits = levels;
+            for (bitmap, vectors) in EOI_EXIT_BITMAPS.into_iter().zip(levels) {
+                cpu.write(bitmap, vectors);
+            }
+        }
+    }
 }
 
-/// Hands the highest request and the highest interrupt in service to the processor
-/// (Intel SDM vol. 3C, "Virtual-Interrupt Delivery").
-fn publish<C: Cpu>(apic: &mut LocalApic, cpu: &mut C) {
-    apic.resync();
-    let (requested, serving) = apic.requested_and_serving();
-    cpu.write(
-        field::GUEST_INTERRUPT_STATUS,
-        u16::from(requested) | (u16::from(serving) << 8),
-    );
+const EOI_EXIT_BITMAPS: [field::Field<u64>; 4] = [
+    field::EOI_EXIT_BITMAP_0,
+    field::EOI_EXIT_BITMAP_1,
+    field::EOI_EXIT_BITMAP_2,
+    field::EOI_EXIT_BITMAP_3,
+];
+
+/// One bit for each vector that arrived level-triggered last, as the EOI-exit bitmaps have them.
+fn level_triggered(apic: &LocalApic) -> [u64; 4] {
+    [0, 2, 4, 6].map(|word| {
+        let half = |word| u64::from(apic.page().get(Reg(Reg::TMR.0 + word)));
+        half(word) | half(word + 1) << 32
+    })
 }
 
 /// Skips the instruction that exited, with what retiring it entails.
@@ -159,9 +190,12 @@ pub(super) fn advance<C: Cpu>(cpu: &mut C) {
 /// Skips `length` bytes of instruction, with what retiring it entails.
 #[inline(always)]
 pub(super) fn advance_by<C: Cpu>(cpu: &mut C, length: u32) {
-    const RFLAGS_TF: u64 = 1 << 8;
-    let rip = cpu.read(field::GUEST_RIP).0.wrapping_add(u64::from(length));
-    cpu.write(field::GUEST_RIP, Natural(rip));
+    let from = cpu.read(field::GUEST_RIP).0;
+    let mut to = from.wrapping_add(u64::from(length));
+    if (from ^ to) >> 32 != 0 {
+        to = linear::code_offset(cpu, to);
+    }
+    cpu.write(field::GUEST_RIP, Natural(to));
     if cpu.read(field::GUEST_RFLAGS).0 & RFLAGS_TF != 0 {
         single_step(cpu);
     }
@@ -171,6 +205,15 @@ pub(super) fn advance_by<C: Cpu>(cpu: &mut C, length: u32) {
             field::GUEST_INTERRUPTIBILITY,
             blocked & !BLOCKED_BY_STI_OR_MOV_SS,
         );
+    }
+}
+
+/// A single step that trapped in an interrupt shadow stays pending: VM entry demands it there
+/// (Intel SDM vol. 3C, "Checks on Guest Non-Register State"), and what is injected takes its place.
+pub(super) fn keep_single_step<C: Cpu>(cpu: &mut C) {
+    let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_STI_OR_MOV_SS != 0;
+    if blocked && cpu.read(field::GUEST_RFLAGS).0 & RFLAGS_TF != 0 {
+        single_step(cpu);
     }
 }
 

@@ -22,6 +22,8 @@ mod io;
 mod linear;
 mod mmio;
 pub mod registers;
+#[cfg(test)]
+mod tests;
 
 use crate::addr::{Gpa, Gva};
 use crate::apic::{ApicEffect, Delivery, IcrRequest, LocalApic, Trigger};
@@ -125,6 +127,8 @@ pub struct Vcpu {
     halted: bool,
     /// The processor delivers virtual interrupts by itself.
     hardware_delivery: bool,
+    /// Vectors whose end exits under hardware delivery, as the VMCS has them.
+    eoi_exits: [u64; 4],
     /// Added to the host's TSC.
     tsc_offset: u64,
 }
@@ -164,6 +168,7 @@ impl Vcpu {
             nmi_pending: false,
             halted: false,
             hardware_delivery: setup.controls.apicv(),
+            eoi_exits: [0; 4],
             tsc_offset: setup.tsc_offset,
         }
     }
@@ -272,6 +277,7 @@ impl Vcpu {
             Exit::EptMisconfiguration(_) => {
                 Err(GuestFault::Stop(StopReason::UnexpectedExit(reason)))
             }
+            Exit::EntryFailed(exit::ENTRY_MACHINE_CHECK) => return Action::HostMachineCheck,
             Exit::EntryFailed(_) | Exit::Unknown(_) => {
                 Err(GuestFault::Stop(StopReason::UnexpectedExit(reason)))
             }
@@ -361,8 +367,10 @@ impl Vcpu {
         self.attention = false;
         self.deliver_pending(cpu);
         if self.halted {
-            let woken = Interruption(cpu.read(field::ENTRY_INTERRUPTION_INFO)).is_valid()
-                || (self.hardware_delivery && self.apic.highest_pending().is_some());
+            let woken = event::entry_is_taken(cpu)
+                || (self.hardware_delivery
+                    && event::is_open(cpu)
+                    && self.apic.highest_pending().is_some());
             self.halted = !woken;
             let activity = if self.halted {
                 ACTIVITY_HLT
@@ -373,9 +381,10 @@ impl Vcpu {
         }
     }
 
-    /// HLT. With interrupts off and no NMI on its way, nothing can wake the only vCPU of a VM.
+    /// HLT. With interrupts off and neither an NMI nor a single step on its way, nothing can wake the only vCPU of a VM.
     fn halt<C: Cpu>(&self, cpu: &C) -> Result<Step, GuestFault> {
-        if cpu.read(field::GUEST_RFLAGS).0 & event::RFLAGS_IF == 0 && !self.nmi_pending {
+        const WAKING: u64 = event::RFLAGS_IF | event::RFLAGS_TF;
+        if cpu.read(field::GUEST_RFLAGS).0 & WAKING == 0 && !self.nmi_pending {
             return Err(GuestFault::Stop(StopReason::HaltedForGood));
         }
         Ok(Step::Halt)
@@ -403,10 +412,13 @@ impl Vcpu {
                 cpu.write(field::GUEST_DEBUGCTL, debugctl & !DEBUGCTL_LBR);
                 let dr7 = cpu.read(field::GUEST_DR7).0;
                 cpu.write(field::GUEST_DR7, field::Natural(dr7 & !DR7_GD));
+                event::keep_single_step(cpu);
                 event::reflect(cpu, event);
             }
             _ => event::reflect(cpu, event),
         }
+        // A single step over HLT traps out of the halt.
+        self.attention |= self.halted;
         Some(Step::Same)
     }
 
@@ -471,6 +483,7 @@ impl Vcpu {
 
     fn end_of_level(&mut self, devices: &mut Devices, vector: u8) {
         devices.end_of_interrupt(vector, &mut self.apic);
+        self.nmi_pending |= devices.take_nmi();
         self.attention = true;
     }
 

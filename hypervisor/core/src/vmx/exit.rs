@@ -16,6 +16,8 @@ pub const CPUID: u32 = 10;
 pub const VMCALL: u32 = 18;
 /// RDMSR.
 pub const RDMSR: u32 = 31;
+/// A machine check during VM entry.
+pub const ENTRY_MACHINE_CHECK: u16 = 41;
 
 /// Names of the basic exit reasons, by number; `""` where the manual reserves the number.
 pub const REASON_NAMES: [&str; REASON_COUNT] = {
@@ -253,6 +255,13 @@ impl Interruption {
     #[must_use]
     pub const fn has_error_code(self) -> bool {
         self.0 & (1 << 11) != 0
+    }
+
+    /// Whether the event is a fault of an IRET that had already unblocked NMIs; at an exit only.
+    #[inline]
+    #[must_use]
+    pub const fn unblocked_nmi(self) -> bool {
+        self.0 & (1 << 12) != 0
     }
 
     /// The field as VM entry takes it: the bits that only an exit defines cleared.

@@ -9,7 +9,8 @@ use crate::vcpu::devices::Devices;
 use crate::vcpu::{Action, Cpu, Vcpu, VcpuSetup};
 use crate::vmx::capability::{CapabilityMsrs, Negotiated, Wishes};
 use crate::vmx::exit::Interruption;
-use crate::vmx::field::{self, Field, Natural, VmcsAccess, Width};
+pub use crate::vmx::field::VmcsAccess;
+use crate::vmx::field::{self, Field, Natural, Width};
 
 /// Basic exit reasons, as the manual's appendix numbers them.
 pub mod reason {
@@ -57,7 +58,7 @@ pub const NMI_WINDOW: u32 = 1 << 22;
 pub const DEBUG_BS: u64 = 1 << 14;
 
 /// Bytes of guest memory.
-pub const RAM: usize = 1 << 20;
+pub const RAM: usize = 1 << 16;
 /// Where the guest runs.
 pub const CODE: u64 = 0x8000;
 /// A page of 4 KiB at physical [`PAGE`]; the pages after it are not mapped.

@@ -1,0 +1,188 @@
+//! HLT, what ends it, and the timers that bound how long the guest runs.
+
+use super::machine::*;
+use crate::fault::StopReason;
+use crate::vcpu::Action;
+use crate::vmx::exit::Interruption;
+use crate::vmx::field;
+
+const TIMER_LVT: u32 = 0x832;
+const DEADLINE: u32 = 0x6e0;
+const DEADLINE_MODE: u64 = 2 << 17;
+
+fn timer_ticks(machine: &Machine) -> u64 {
+    machine.cpu.read(field::PREEMPTION_TIMER).into()
+}
+
+/// Arms the timer for `ticks` from now, as the guest sees it.
+fn arm(machine: &mut Machine, vector: u64, ticks: u64) {
+    assert_eq!(
+        machine.wrmsr(TIMER_LVT, DEADLINE_MODE | vector),
+        Action::Resume
+    );
+    let deadline = machine.cpu.tsc + TSC_OFFSET + ticks;
+    assert_eq!(machine.wrmsr(DEADLINE, deadline), Action::Resume);
+    assert_eq!(machine.injected(), None);
+}
+
+#[test]
+fn hlt_with_nothing_pending_halts_and_is_skipped() {
+    let mut machine = Machine::new();
+    let rip = machine.rip();
+    machine.block(BLOCKED_BY_STI);
+    assert_eq!(machine.exit(reason::HLT), Action::Resume);
+    assert_eq!(machine.activity(), HALTED);
+    assert_eq!(machine.rip(), rip + 2);
+    assert_eq!(machine.cpu.read(field::GUEST_INTERRUPTIBILITY), 0);
+}
+
+#[test]
+fn hlt_after_sti_takes_the_pending_interrupt_and_never_halts() {
+    let mut machine = Machine::new();
+    machine.set_flags(0);
+    assert_eq!(machine.raise(0x41), Action::Resume);
+    machine.set_flags(RFLAGS_IF);
+    machine.block(BLOCKED_BY_STI);
+    assert_eq!(machine.exit(reason::HLT), Action::Resume);
+    assert_eq!(machine.injected(), Some(Interruption::external(0x41)));
+    assert_eq!(machine.activity(), 0);
+}
+
+#[test]
+fn hlt_with_interrupts_off_waits_only_for_an_nmi() {
+    for mut machine in [Machine::new(), Machine::with_hardware_delivery()] {
+        machine.set_flags(0);
+        assert_eq!(
+            machine.exit(reason::HLT),
+            Action::Stop(StopReason::HaltedForGood)
+        );
+    }
+    for mut machine in [Machine::new(), Machine::with_hardware_delivery()] {
+        machine.set_flags(0);
+        machine.vcpu.apic.raise(0x41, crate::apic::Trigger::Edge);
+        machine.vcpu.nmi_pending = true;
+        machine.block(BLOCKED_BY_NMI);
+        assert_eq!(machine.exit(reason::HLT), Action::Resume);
+        assert_eq!(machine.activity(), HALTED, "the interrupt is not taken");
+        assert_eq!(machine.injected(), None);
+        machine.block(0);
+        assert_eq!(machine.exit(reason::NMI_WINDOW), Action::Resume);
+        assert_eq!(machine.injected(), Some(Interruption::nmi()));
+        assert_eq!(machine.activity(), 0);
+    }
+}
+
+#[test]
+fn a_halted_guest_sleeps_through_exits_that_bring_nothing() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.exit(reason::HLT), Action::Resume);
+    machine.cpu.set(
+        field::EXIT_INTERRUPTION_INFO,
+        Interruption::external(0xf0).0,
+    );
+    for reason in [
+        reason::PREEMPTION_TIMER,
+        reason::EXTERNAL_INTERRUPT,
+        reason::PREEMPTION_TIMER,
+    ] {
+        machine.cpu.tsc += 1000;
+        assert_eq!(machine.exit(reason), Action::Resume);
+        assert_eq!(machine.activity(), HALTED);
+    }
+    assert!(machine.vcpu.counters.idle_ticks() >= 2000);
+}
+
+#[test]
+fn a_deadline_wakes_a_halted_guest() {
+    let mut machine = Machine::new();
+    arm(&mut machine, 0xec, 64_000);
+    assert_eq!(machine.exit(reason::HLT), Action::Resume);
+    assert_eq!(machine.activity(), HALTED);
+    assert_eq!(timer_ticks(&machine), 64_000 >> TIMER_SHIFT);
+    machine.cpu.tsc += 63_999;
+    assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Resume);
+    assert_eq!(machine.activity(), HALTED, "one tick early");
+    machine.cpu.tsc += 1;
+    assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Resume);
+    assert_eq!(machine.injected(), Some(Interruption::external(0xec)));
+    assert_eq!(machine.activity(), 0);
+    assert_eq!(machine.rdmsr(DEADLINE), 0, "a deadline is met once");
+}
+
+#[test]
+fn a_deadline_in_the_past_interrupts_at_once() {
+    let mut machine = Machine::new();
+    assert_eq!(
+        machine.wrmsr(TIMER_LVT, DEADLINE_MODE | 0xec),
+        Action::Resume
+    );
+    assert_eq!(machine.wrmsr(DEADLINE, 1), Action::Resume);
+    assert_eq!(machine.injected(), Some(Interruption::external(0xec)));
+}
+
+#[test]
+fn an_exit_of_any_kind_notices_a_deadline_that_passed() {
+    let mut machine = Machine::new();
+    arm(&mut machine, 0xec, 100);
+    machine.cpu.tsc += 100;
+    assert_eq!(machine.exit(reason::WBINVD), Action::Resume);
+    assert_eq!(machine.injected(), Some(Interruption::external(0xec)));
+}
+
+#[test]
+fn the_preemption_timer_rounds_down_and_saturates() {
+    let mut machine = Machine::new();
+    arm(&mut machine, 0xec, 95);
+    assert_eq!(timer_ticks(&machine), 2);
+    machine.cpu.tsc += 1;
+    assert_eq!(machine.exit(reason::CPUID), Action::Resume);
+    assert_eq!(timer_ticks(&machine), 2);
+    assert_eq!(machine.wrmsr(DEADLINE, 0), Action::Resume);
+    assert_eq!(timer_ticks(&machine), u64::from(u32::MAX));
+}
+
+#[test]
+fn a_masked_timer_asks_for_no_wake_up() {
+    let mut machine = Machine::new();
+    arm(&mut machine, 0xec, 1000);
+    assert_eq!(
+        machine.wrmsr(TIMER_LVT, DEADLINE_MODE | 1 << 16 | 0xec),
+        Action::Resume
+    );
+    assert_eq!(timer_ticks(&machine), u64::from(u32::MAX));
+}
+
+#[test]
+fn a_periodic_timer_keeps_waking() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.wrmsr(0x83e, 0b1011), Action::Resume);
+    assert_eq!(machine.wrmsr(TIMER_LVT, 1 << 17 | 0xec), Action::Resume);
+    assert_eq!(machine.wrmsr(0x838, 6400), Action::Resume);
+    for _ in 0..3 {
+        assert_eq!(timer_ticks(&machine), 200);
+        machine.cpu.tsc += 6400;
+        assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Resume);
+        assert_eq!(machine.injected(), Some(Interruption::external(0xec)));
+        assert_eq!(machine.wrmsr(0x80b, 0), Action::Resume);
+    }
+}
+
+#[test]
+fn moving_the_tsc_past_a_deadline_fires_it() {
+    let mut machine = Machine::new();
+    arm(&mut machine, 0xec, 1000);
+    assert_eq!(machine.wrmsr(0x3b, 1000), Action::Resume);
+    assert_eq!(machine.injected(), Some(Interruption::external(0xec)));
+}
+
+#[test]
+fn a_look_at_the_console_is_asked_for_when_due() {
+    let mut machine = Machine::new();
+    machine.vcpu.poll_every = 5_000;
+    machine.cpu.tsc = machine.vcpu.poll_at;
+    assert_eq!(machine.exit(reason::CPUID), Action::Poll);
+    assert!(machine.vcpu.prepare_entry(&mut machine.cpu));
+    assert_eq!(timer_ticks(&machine), 5_000 >> TIMER_SHIFT);
+    machine.cpu.tsc += 5_000;
+    assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Poll);
+}
