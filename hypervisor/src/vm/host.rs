@@ -2,10 +2,10 @@
 #![allow(unsafe_code, reason = "loads CPU registers on a guest's behalf")]
 
 use crate::arch::{cpu, lapic};
-use crate::console::CONSOLE;
+use crate::console::{CONSOLE, EVENTS};
 use crate::memory::Memory;
 use crate::memory::guest::GuestSpace;
-use crate::vmx::instruction::Current;
+use crate::vmx::instruction::{self, Current};
 use alloc::sync::Arc;
 use bulkhead_core::addr::Gpa;
 use bulkhead_core::ept::Ept;
@@ -36,6 +36,8 @@ pub struct Host {
 impl Host {
     /// Takes what the guest wrote to the serial port, and gives the guest what was typed.
     pub fn exchange_console(&mut self, devices: &mut Devices) {
+        // An event must not wait for the next one to push it out.
+        EVENTS.lock().pump();
         let mut console = CONSOLE.lock();
         let serial = &mut console.serial;
         let mut bytes = [0; 16];
@@ -110,6 +112,12 @@ impl Cpu for Host {
     fn set_dr6(&mut self, value: u64) {
         // SAFETY: the debug registers are the guest's; the hypervisor sets no breakpoint.
         unsafe { asm!("mov dr6, {}", in(reg) value, options(nomem, nostack, preserves_flags)) }
+    }
+
+    fn forget_translations(&mut self) {
+        if instruction::invvpid_all().is_err() {
+            panic!("INVVPID of all contexts failed, which this processor has");
+        }
     }
 
     fn end_host_interrupt(&mut self) {

@@ -99,6 +99,11 @@ pub fn write_cr0<C: Cpu>(cpu: &mut C, controls: &Negotiated, value: u64) -> Resu
         load_pdptes(cpu)?;
     }
     cpu.write(field::CR0_READ_SHADOW, Natural(value));
+    if !paging && cpu.read(field::GUEST_CR0).0 & CR0_PG != 0 {
+        // The instruction would have done this (Intel SDM vol. 3A, "Operations that Invalidate TLBs and
+        // Paging-Structure Caches").
+        cpu.forget_translations();
+    }
     cpu.write(field::GUEST_CR0, Natural(real_cr0(value, controls)));
     // The CPU does this by itself for writes that do not exit (Intel SDM vol. 3A, "Initializing IA-32e Mode").
     let long = paging && efer & EFER_LME != 0;

@@ -52,6 +52,8 @@ pub trait Cpu: VmcsAccess {
     fn set_cr2(&mut self, value: u64);
     /// Loads DR6, which VM entries do not.
     fn set_dr6(&mut self, value: u64);
+    /// Forgets the guest's linear translations, which carry its VPID through exits.
+    fn forget_translations(&mut self);
     /// Ends the host interrupt that the last exit acknowledged.
     fn end_host_interrupt(&mut self);
     /// Copies guest memory from a physical address on; false where there is none.

@@ -1,7 +1,8 @@
-//! The exit dispatcher against a made-up processor: [`machine`] is that processor with the rules of VM entry as its
-//! oracle, the other modules are behaviour by topic, [`fuzz`] is a million exits that nobody arranged.
+//! The exit dispatcher against a made-up processor: [`machine`] is that processor, [`entry_rules`] are VM entry's own
+//! checks as the oracle, the other modules are behaviour by topic, [`fuzz`] is a million exits that nobody arranged.
 
 mod devices;
+mod entry_rules;
 mod exceptions;
 mod fuzz;
 mod halt;

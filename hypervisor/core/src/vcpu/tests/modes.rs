@@ -100,7 +100,10 @@ fn paging_cannot_be_switched_off_in_64_bit_code_or_with_pcids() {
         .set_natural(field::GUEST_CR4, PAE | PCIDE | 0x2040);
     refused(&mut machine, 0, PE | CD);
     machine.cpu.set_natural(field::GUEST_CR4, PAE | 0x2040);
-    accepted(&mut machine, 0, PE | CD);
+    accepted(&mut machine, 0, PG | PE | CD);
+    assert_eq!(machine.cpu.translations_forgotten, 0);
+    accepted(&mut machine, 0, PE);
+    assert_eq!(machine.cpu.translations_forgotten, 1);
     assert!(!is_long(&machine));
     assert_eq!(machine.cpu.read(field::GUEST_CR0).0, PE | NE | ET);
 }
