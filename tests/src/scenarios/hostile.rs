@@ -59,7 +59,9 @@ const fn stopped(
     }
 }
 
-const NOWHERE: &str = "where it has neither memory nor a device";
+const READ: &str = "the guest read ";
+const WROTE: &str = "the guest wrote ";
+const EXECUTED: &str = "the guest executed ";
 
 const ATTACKS: &[Attack] = &[
     survives("msrs_of_every_class_fault_or_are_harmless", "msr-classes"),
@@ -90,47 +92,48 @@ const ATTACKS: &[Attack] = &[
         "",
         "unsupported instruction",
     ),
-    stopped(
-        "read_behind_memory_stops_the_vm",
-        "memory-read",
-        "",
-        NOWHERE,
-    ),
+    stopped("read_behind_memory_stops_the_vm", "memory-read", "", READ),
     stopped(
         "read_below_4_gib_outside_memory_stops_the_vm",
         "memory-read",
         "at=0xfffff000",
-        NOWHERE,
+        READ,
     ),
     stopped(
         "write_behind_memory_stops_the_vm",
         "memory-write",
         "",
-        NOWHERE,
+        WROTE,
     ),
     stopped(
         "write_to_the_local_apic_page_stops_the_vm",
         "memory-write",
         "at=0xfee00000",
-        NOWHERE,
+        WROTE,
     ),
     stopped(
         "fetch_behind_memory_stops_the_vm",
         "memory-fetch",
         "",
-        NOWHERE,
+        EXECUTED,
     ),
     stopped(
         "fetch_from_an_absurd_address_stops_the_vm",
         "memory-fetch",
         "at=0x7ffffff000",
-        NOWHERE,
+        EXECUTED,
     ),
     stopped(
         "task_switch_stops_the_vm",
         "task-switch",
         "",
         "hardware task switch",
+    ),
+    stopped(
+        "halt_without_interrupts_stops_the_vm",
+        "halt",
+        "",
+        "the guest halted",
     ),
     stopped(
         "triple_fault_stops_the_vm",
@@ -159,12 +162,6 @@ pub fn scenarios() -> Vec<Scenario> {
         Ground::Vmx,
         LIMIT,
         |context| goes_on(context, "exit-storm", "endless=yes"),
-    ));
-    scenarios.push(Scenario::new(
-        "hostile_halt_without_interrupts_does_not_bring_bulkhead_down",
-        Ground::Vmx,
-        LIMIT,
-        |context| goes_on(context, "halt", ""),
     ));
     scenarios
 }

@@ -143,7 +143,7 @@ fn names_missing_vtx(context: &Context<'_>, pxe: bool) -> Outcome {
     };
     let mut machine = context.start(context.boot(&text)?, setup)?;
     let error = machine.refused()?;
-    machine.ensure(error.starts_with("vtx-missing"), || {
+    machine.ensure(error.starts_with("VT-x is missing"), || {
         format!("the event names another error: {error}")
     })?;
     let kernel_line = format!("bulkhead/{DEMO_KERNEL}: ");

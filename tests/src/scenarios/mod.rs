@@ -8,7 +8,6 @@ mod linux;
 mod manifests;
 mod media;
 mod payloads;
-mod protections;
 mod selftest;
 
 use xtask::{Result, Workspace};
@@ -27,7 +26,6 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     scenarios.extend(interface::scenarios());
     scenarios.extend(guests::scenarios());
     scenarios.extend(hostile::scenarios());
-    scenarios.extend(protections::scenarios());
     scenarios.extend(payloads::scenarios());
     scenarios.extend(selftest::scenarios());
     scenarios.extend(manifests::scenarios(workspace)?);
