@@ -5,7 +5,7 @@
 
 use super::icr::{self, Delivery, Destination, IcrRequest, IcrWrite};
 use super::page::Reg;
-use super::timer::TimerMode;
+use super::timer::{Timer, TimerMode};
 use super::{ApicBase, ApicEffect, Esr, LocalApic, Lvt, Svr, Trigger};
 use crate::fault::GuestFault;
 
@@ -110,7 +110,7 @@ impl LocalApic {
                 self.errors = Esr::empty();
                 Ok(ApicEffect::None)
             }
-            Reg::LVT_TIMER => self.write_timer_lvt(value),
+            Reg::LVT_TIMER => self.write_timer_lvt(value, now),
             Reg::LVT_THERMAL | Reg::LVT_PERFORMANCE => {
                 self.write_lvt(reg, value, Lvt::VECTOR | Lvt::DELIVERY | Lvt::MASKED)
             }
@@ -153,8 +153,12 @@ impl LocalApic {
         Ok(ApicEffect::None)
     }
 
-    fn write_timer_lvt(&mut self, value: u32) -> Result<ApicEffect, GuestFault> {
+    fn write_timer_lvt(&mut self, value: u32, now: u64) -> Result<ApicEffect, GuestFault> {
         let mode = TimerMode::from_lvt(value).ok_or(GuestFault::GP0)?;
+        // What expired while the entry was masked is lost, not saved up for the unmasking.
+        if !Timer::is_audible(self.page.get(Reg::LVT_TIMER)) {
+            self.timer.expire(now);
+        }
         self.store_lvt(
             Reg::LVT_TIMER,
             value,

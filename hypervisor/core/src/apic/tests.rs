@@ -112,6 +112,21 @@ fn deadline_fires_when_reached_and_only_once() {
 }
 
 #[test]
+fn deadline_that_passes_while_masked_is_lost() {
+    let mut apic = enabled();
+    write(&mut apic, LVT_TIMER, 0x400ec, 0);
+    assert_eq!(
+        apic.write_msr(0x6e0, 2000, 1000),
+        Ok(ApicEffect::TimerChanged)
+    );
+    write(&mut apic, LVT_TIMER, 0x500ec, 1500);
+    write(&mut apic, LVT_TIMER, 0x400ec, 2500);
+    assert_eq!(apic.next_deadline(), None);
+    assert!(!apic.on_time(3000));
+    assert_eq!(read(&apic, 0x6e0), 0);
+}
+
+#[test]
 fn masked_timer_needs_no_host_timer_until_unmasked() {
     let mut apic = enabled();
     write(&mut apic, LVT_TIMER, 0x500ec, 0);

@@ -457,11 +457,7 @@ impl Vcpu {
         match effect {
             ApicEffect::None => {}
             ApicEffect::Recheck => self.attention = true,
-            ApicEffect::TimerChanged => {
-                // A deadline that replaces an earlier one leaves the earlier wake-up in place: waking for
-                // nothing is cheaper than recomputing for each write.
-                self.rearm(now);
-            }
+            ApicEffect::TimerChanged => self.rearm(now),
             ApicEffect::Ipi(request) => self.interprocessor(request),
             ApicEffect::LevelEoi(vector) => self.end_of_level(devices, vector),
         }
