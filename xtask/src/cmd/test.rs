@@ -54,12 +54,23 @@ impl Totals {
             self.failed += failed;
         }
     }
+
+    /// What a run that was narrowed down to `filter` amounts to: one that ran nothing has shown nothing.
+    fn verdict(self, filter: Option<&str>) -> Result<()> {
+        match (self, filter) {
+            (Self { failed: 1.., .. }, _) => Err(Error::TestsFailed),
+            (Self { passed: 0, .. }, Some(filter)) => Err(Error::BadCall(format!(
+                "nothing is called `{filter}` (without --long, what takes long is not counted); see `cargo xtask test --list`"
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Runs everything that matches; the last line printed is `N passed, N failed`.
 ///
 /// # Errors
-/// When a test failed, or could not be run.
+/// When a test failed or could not be run, or the filter matches none.
 pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<()> {
     if args.list {
         return exec::passthrough(&mut harness(workspace, args), "install Rust with rustup");
@@ -86,11 +97,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<()> {
         println!("{what}: did not finish");
     }
     println!("{} passed, {} failed", totals.passed, totals.failed);
-    if totals.failed == 0 {
-        Ok(())
-    } else {
-        Err(Error::TestsFailed)
-    }
+    totals.verdict(args.filter.as_deref())
 }
 
 fn host_tests(workspace: &Workspace, package: &str, args: &TestArgs) -> Result<(Totals, bool)> {
@@ -195,5 +202,18 @@ mod tests {
                 failed: 4
             }
         );
+    }
+
+    #[test]
+    fn a_filter_that_matches_nothing_is_a_bad_call() {
+        let ran = |passed, failed| Totals { passed, failed };
+        let nothing = ran(0, 0).verdict(Some("no_such")).unwrap_err();
+        assert_eq!(nothing.exit_code(), 2);
+        assert!(nothing.to_string().contains("no_such"));
+        assert!(ran(1, 0).verdict(Some("some")).is_ok());
+        assert!(matches!(
+            ran(0, 1).verdict(Some("some")),
+            Err(Error::TestsFailed)
+        ));
     }
 }
