@@ -1,6 +1,7 @@
 //! Where things lie: sources, build outputs, caches, payloads, runs.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result};
@@ -73,4 +74,30 @@ impl Workspace {
 pub fn create_dir(path: PathBuf) -> Result<PathBuf> {
     fs::create_dir_all(&path).context("create", &path)?;
     Ok(path)
+}
+
+/// Creates `path` empty: what a killed process left there is removed first.
+///
+/// # Errors
+/// When the leftover cannot be removed or the directory cannot be created.
+pub fn fresh_dir(path: PathBuf) -> Result<PathBuf> {
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("remove", &path),
+        _ => create_dir(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_directory_holds_nothing_of_an_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("a/b");
+        fresh_dir(place.clone()).unwrap();
+        fs::write(place.join("left"), "over").unwrap();
+        fresh_dir(place.clone()).unwrap();
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+    }
 }

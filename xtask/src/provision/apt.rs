@@ -10,7 +10,7 @@ use std::process::Command;
 
 use crate::error::{Error, IoContext, Result};
 use crate::exec;
-use crate::paths::create_dir;
+use crate::paths::{create_dir, fresh_dir};
 
 const HINT: &str = "Bulkhead's tool provisions through apt: use a Debian 12 machine or container";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -28,7 +28,7 @@ impl PrivateApt {
     /// # Errors
     /// When this machine has no Debian mirror configured, or the lists cannot be fetched.
     pub fn open(cache: &Path, name: &str, suites: &[&str]) -> Result<Self> {
-        let dir = create_dir(cache.join(format!("apt-{name}")))?;
+        let dir = fresh_dir(cache.join(format!("apt-{name}")))?;
         for sub in ["etc", "lists/partial", "archives/partial"] {
             create_dir(dir.join(sub))?;
         }
@@ -83,11 +83,7 @@ impl PrivateApt {
     /// # Errors
     /// When the package does not exist or cannot be downloaded.
     pub fn download(&self, package: &str, suite: &str) -> Result<PathBuf> {
-        let into = self.dir.join("single");
-        if into.exists() {
-            fs::remove_dir_all(&into).context("empty", &into)?;
-        }
-        create_dir(into.clone())?;
+        let into = fresh_dir(self.dir.join("single"))?;
         exec::output(
             self.command("apt-get")
                 .arg("download")
@@ -133,7 +129,7 @@ impl PrivateApt {
         Ok(version_in(&String::from_utf8_lossy(&madison), suite))
     }
 
-    /// Frees the downloaded package files; the lists stay small enough to keep.
+    /// Removes the state with its lists and package files: the next [`open`](Self::open) starts from nothing.
     ///
     /// # Errors
     /// When the files cannot be removed.

@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 
 use crate::error::{IoContext, Result};
 use crate::exec;
-use crate::paths::{Workspace, create_dir};
+use crate::paths::{Workspace, fresh_dir};
 use crate::provision::apt::{self, PrivateApt};
 use crate::provision::cpio::Archive;
 use crate::ui::Step;
@@ -54,7 +54,7 @@ pub(super) fn build(workspace: &Workspace, place: &Path) -> Result<()> {
     let step = Step::start("Building the busybox initial RAM disk");
     let apt = PrivateApt::open(&workspace.cache(), "busybox", &["bookworm"])?;
     let file = apt.download("busybox-static", "bookworm")?;
-    let tree = create_dir(workspace.cache().join("busybox.partial"))?;
+    let tree = fresh_dir(workspace.cache().join("busybox.partial"))?;
     apt::unpack(&[file], &tree)?;
     let binary = tree.join("bin/busybox");
     let busybox = fs::read(&binary).context("read", &binary)?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, IoContext, Result};
-use crate::paths::{Workspace, create_dir};
+use crate::paths::{Workspace, fresh_dir};
 use crate::provision::apt::{self, PrivateApt};
 use crate::ui::Step;
 
@@ -73,25 +73,38 @@ impl Kernel {
         let package = apt.dependency(self.metapackage, self.suite, self.prefix)?;
         step.detail(&package);
         let file = apt.download(&package, self.suite)?;
-        let tree = create_dir(workspace.cache().join("kernel.partial"))?;
+        let tree = fresh_dir(workspace.cache().join("kernel.partial"))?;
         apt::unpack(&[file], &tree)?;
-        let boot = tree.join("boot");
-        let image = fs::read_dir(&boot)
-            .context("list", &boot)?
-            .filter_map(std::result::Result::ok)
-            .map(|entry| entry.path())
-            .find(|path| {
-                path.file_name()
-                    .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-"))
-            })
-            .ok_or_else(|| Error::Unavailable {
-                what: format!("{package} holds no /boot/vmlinuz-*"),
+        let image = tree.join("boot").join(image_name(&package));
+        if !image.is_file() {
+            return Err(Error::Unavailable {
+                what: format!("{package} holds no /boot/{}", image_name(&package)),
                 hint: "the package has changed its shape; report it".to_owned(),
-            })?;
+            });
+        }
         fs::rename(&image, place).context("move", &image)?;
         fs::remove_dir_all(&tree).context("remove", &tree)?;
         apt.discard()?;
         step.done(&package);
         Ok(())
+    }
+}
+
+/// The kernel image that the package `linux-image-VERSION` installs.
+fn image_name(package: &str) -> String {
+    let version = package.strip_prefix("linux-image-").unwrap_or(package);
+    format!("vmlinuz-{version}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_is_named_after_its_package() {
+        assert_eq!(
+            image_name("linux-image-6.1.0-38-cloud-amd64"),
+            "vmlinuz-6.1.0-38-cloud-amd64"
+        );
     }
 }

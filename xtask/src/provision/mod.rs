@@ -18,7 +18,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result};
-use crate::paths::{Workspace, create_dir};
+use crate::paths::{Workspace, create_dir, fresh_dir};
 use crate::ui;
 
 /// Holds the provisioning lock; released on drop.
@@ -62,10 +62,7 @@ pub fn once(
     let mut name = place.file_name().unwrap_or_default().to_os_string();
     name.push(".partial");
     let partial = place.with_file_name(name);
-    if partial.is_dir() {
-        fs::remove_dir_all(&partial).context("remove", &partial)?;
-    }
-    create_dir(partial.clone())?;
+    fresh_dir(partial.clone())?;
     let made =
         fill(&partial).and_then(|()| fs::rename(&partial, place).context("rename", &partial));
     if let Err(error) = made {

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::error::{Error, IoContext, Result};
 use crate::exec;
-use crate::paths::{Workspace, create_dir};
+use crate::paths::{Workspace, create_dir, fresh_dir};
 use crate::provision::CacheLock;
 use crate::provision::apt::{self, PrivateApt};
 use crate::ui::Step;
@@ -109,7 +109,7 @@ fn install_source(
         return Ok(false);
     }
     let package = apt.download("rust-src", suite)?;
-    let tree = create_dir(workspace.cache().join("rust-src.partial"))?;
+    let tree = fresh_dir(workspace.cache().join("rust-src.partial"))?;
     apt::unpack(&[package], &tree)?;
     let unpacked = tree.join("usr/src").join(format!("rustc-{version}"));
     let place = create_dir(source_of(sysroot))?;
