@@ -11,9 +11,11 @@ use crate::manifest::Manifest;
 use crate::outcome::Outcome;
 use crate::scenario::{Ground, Scenario};
 
-const LIMIT: u64 = 240;
-/// How long an attack without an end is watched.
-const WATCHED: Duration = Duration::from_secs(15);
+const LIMIT: u64 = 120;
+/// How long an attack without an end is watched after that.
+const WATCHED: Duration = Duration::from_secs(3);
+/// How often an attack without an end has to say that it goes on.
+const SIGNS_OF_LIFE: usize = 3;
 
 /// How an attack ends.
 #[derive(Debug, Clone, Copy)]
@@ -224,12 +226,19 @@ fn restarts(context: &Context<'_>) -> Outcome {
     ])
 }
 
-/// An attack without an end: for as long as it is watched, Bulkhead neither stops the VM nor itself.
+/// An attack without an end: the guest says again and again that it goes on unharmed, and neither it nor Bulkhead stops.
 fn goes_on(context: &Context<'_>, case: &str, words: &str) -> Outcome {
     let boot = context.boot_guest(&manifest(case, words))?;
     let mut machine = context.start(boot, Setup::default())?;
     machine.expect(&format!("case {case}: start\n"))?;
+    for _ in 0..SIGNS_OF_LIFE {
+        machine.expect(&format!("{case}: alive [0-9]+\n"))?;
+    }
     machine.watch(WATCHED)?;
+    let console = machine.console();
+    machine.ensure(!console.contains(&format!("detail {case}:")), || {
+        "the guest saw something go wrong".to_owned()
+    })?;
     let names: Vec<_> = machine
         .events()
         .iter()

@@ -7,6 +7,8 @@ use test_guests::{power, println, trap};
 
 /// How long the exit storm rages, in ticks.
 const STORM_TICKS: u64 = 50_000_000;
+/// An endless storm says every so many rounds that it goes on.
+const ALIVE_ROUNDS: u64 = 1 << 14;
 const UNCLAIMED_PORT: u16 = 0x40;
 const UNKNOWN_MSR: u32 = 0x1234;
 
@@ -35,6 +37,9 @@ pub(crate) fn exit_storm(case: &mut Case, params: &Params) {
             format_args!("round {rounds} went wrong"),
         );
         rounds += 1;
+        if endless && rounds.is_multiple_of(ALIVE_ROUNDS) {
+            println!("exit-storm: alive {rounds}");
+        }
     }
     println!("exit-storm: {rounds} rounds of 5 exits");
 }

@@ -8,27 +8,47 @@ use test_guests::params::Params;
 use test_guests::trap::PAGE_FAULT;
 use test_guests::{attempt, cpu, window};
 
-/// The widest access, in bytes.
-const WIDEST: u16 = 4;
 const UART_SCRATCH: u16 = COM1_BASE + 7;
 const UNCLAIMED: u16 = 0x40;
 
-pub(crate) fn every_port(_: &mut Case, _: &Params) {
+/// Ports nobody claims read as all ones, and keep doing so whatever was written to them.
+pub(crate) fn every_port(case: &mut Case, _: &Params) {
     for port in 0..=u16::MAX {
-        // Reading never ends a VM; writing to these would.
-        let _ = (cpu::inb(port), cpu::inw(port), cpu::inl(port));
-        if !is_own(port) {
-            cpu::outb(port, 0xff);
-            cpu::outw(port, 0xffff);
-            cpu::outl(port, u32::MAX);
+        expect_ones(case, port, "at first");
+        // Reading never ends a VM; writing to its own ports would.
+        if !is_own(port, 1) {
+            cpu::outb(port, 0xa5);
         }
+        if !is_own(port, 2) {
+            cpu::outw(port, 0xa5a5);
+        }
+        if !is_own(port, 4) {
+            cpu::outl(port, 0xa5a5_a5a5);
+        }
+        expect_ones(case, port, "after writes");
     }
 }
 
-/// Whether a write of any width at `port` would reach a port that this guest needs unchanged.
-fn is_own(port: u16) -> bool {
-    let reaches =
-        |first: u16, count: u16| port.saturating_add(WIDEST) > first && port < first + count;
+/// Reads `port` in every width; an access that reaches one of the VM's own ports may find anything.
+fn expect_ones(case: &mut Case, port: u16, when: &str) {
+    let reads = [
+        (1, u32::from(cpu::inb(port)), 0xff),
+        (2, cpu::inw(port).into(), 0xffff),
+        (4, cpu::inl(port), u32::MAX),
+    ];
+    for (width, found, ones) in reads {
+        case.check(
+            found == ones || is_own(port, width),
+            format_args!("{width} bytes of port {port:#x} {when}: {found:#x}"),
+        );
+    }
+}
+
+/// Whether an access of `width` bytes at `port` reaches a port that the platform claims.
+fn is_own(port: u16, width: u16) -> bool {
+    let reaches = |first: u16, count: u16| {
+        port < first + count && u32::from(port) + u32::from(width) > u32::from(first)
+    };
     reaches(COM1_BASE, COM1_PORTS)
         || reaches(POWER_SLEEP_CONTROL_PORT, 1)
         || reaches(POWER_SLEEP_STATUS_PORT, 1)
