@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ impl Default for Setup {
 pub struct Context<'a> {
     /// What all scenarios share.
     pub lab: &'a Lab,
+    /// Raised when the whole run is to end.
+    pub interrupted: &'a AtomicBool,
     name: &'a str,
     ground: Ground,
     deadline: Instant,
@@ -52,9 +55,10 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// Starts the clock of `scenario`.
-    pub fn new(lab: &'a Lab, scenario: &'a Scenario) -> Self {
+    pub fn new(lab: &'a Lab, scenario: &'a Scenario, interrupted: &'a AtomicBool) -> Self {
         Self {
             lab,
+            interrupted,
             name: &scenario.name,
             ground: scenario.ground,
             deadline: Instant::now() + scenario.limit,

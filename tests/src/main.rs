@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use xtask::Workspace;
 use xtask::platform::Platform;
+use xtask::session::watch_signals;
 
 use crate::lab::Lab;
 use crate::scenario::{Ground, Selection};
@@ -109,5 +110,7 @@ fn run(arguments: &Arguments) -> xtask::Result<bool> {
             &payloads,
         )?)
     };
-    Ok(runner::run(lab.as_ref(), &chosen))
+    // Not before: while the lab is prepared a signal ends this process, and with it what it started.
+    let interrupted = watch_signals()?;
+    Ok(runner::run(lab.as_ref(), &chosen, &interrupted))
 }

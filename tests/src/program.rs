@@ -3,11 +3,13 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtask::error::IoContext;
+use xtask::tie;
 
 use crate::context::Context;
 use crate::outcome::{Failure, Outcome};
@@ -66,6 +68,7 @@ impl Context<'_> {
     /// Starts `command`, its output going to `PART.out` and `PART.err` in the scenario's directory.
     pub fn spawn(&self, part: &str, mut command: Command) -> Outcome<Running> {
         let dir = self.dir()?;
+        tie::to_parent(&mut command, Signal::SIGTERM);
         let create = |path: &Path| File::create(path).context("create", path);
         let child = command
             .stdin(Stdio::null())
@@ -93,7 +96,7 @@ impl Context<'_> {
             Ok::<_, Failure>(String::from_utf8_lossy(&bytes).into_owned())
         };
         let limit = self.left();
-        let status = running.wait(limit)?;
+        let status = running.wait(limit, || self.interrupted.load(Ordering::Relaxed))?;
         let (output, errors) = (
             read(&dir.join(format!("{part}.out")))?,
             read(&dir.join(format!("{part}.err")))?,
@@ -122,7 +125,11 @@ impl Running {
     }
 
     /// Waits for its end: `None` when it runs after `limit`, else its exit code, when it has one.
-    fn wait(&mut self, limit: Duration) -> Outcome<Option<Option<i32>>> {
+    fn wait(
+        &mut self,
+        limit: Duration,
+        interrupted: impl Fn() -> bool,
+    ) -> Outcome<Option<Option<i32>>> {
         let deadline = Instant::now() + limit;
         loop {
             let ended = self
@@ -131,6 +138,7 @@ impl Running {
                 .map_err(|error| Failure::Unmet(format!("cannot watch the program: {error}")))?;
             match ended {
                 Some(status) => return Ok(Some(status.code())),
+                None if interrupted() => return Err(xtask::Error::Interrupted.into()),
                 None if Instant::now() >= deadline => return Ok(None),
                 None => std::thread::sleep(TICK),
             }
@@ -141,9 +149,10 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         // The tool ends its emulator when asked to end; SIGKILL is for one that does not listen.
-        if matches!(self.wait(Duration::ZERO), Ok(None)) {
+        let never = || false;
+        if matches!(self.wait(Duration::ZERO, never), Ok(None)) {
             let _ = self.signal(Signal::SIGTERM);
-            if !matches!(self.wait(GRACE), Ok(Some(_))) {
+            if !matches!(self.wait(GRACE, never), Ok(Some(_))) {
                 let _ = self.child.kill();
             }
             let _ = self.child.wait();

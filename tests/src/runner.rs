@@ -21,11 +21,10 @@ struct Tally {
     failed: Vec<String>,
 }
 
-/// Runs `scenarios`; whether all passed. Without a lab there is nothing to run.
-pub fn run(lab: Option<&Lab>, scenarios: &[Scenario]) -> bool {
+/// Runs `scenarios` until `interrupted`; whether all passed. Without a lab there is nothing to run.
+pub fn run(lab: Option<&Lab>, scenarios: &[Scenario], interrupted: &AtomicBool) -> bool {
     let tally = Mutex::new(Tally::default());
     let next = AtomicUsize::new(0);
-    let interrupted = AtomicBool::new(false);
     if let Some(lab) = lab {
         let processors = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         thread::scope(|scope| {
@@ -34,7 +33,7 @@ pub fn run(lab: Option<&Lab>, scenarios: &[Scenario]) -> bool {
                     while !interrupted.load(Ordering::Relaxed)
                         && let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed))
                     {
-                        work(lab, scenario, &tally, &interrupted);
+                        work(lab, scenario, &tally, interrupted);
                     }
                 });
             }
@@ -47,7 +46,7 @@ pub fn run(lab: Option<&Lab>, scenarios: &[Scenario]) -> bool {
 }
 
 fn work(lab: &Lab, scenario: &Scenario, tally: &Mutex<Tally>, interrupted: &AtomicBool) {
-    let context = Context::new(lab, scenario);
+    let context = Context::new(lab, scenario, interrupted);
     let started = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| scenario.check(&context)))
         .unwrap_or_else(|_| Err(Failure::Unmet("the harness itself panicked".to_owned())));

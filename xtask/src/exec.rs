@@ -3,7 +3,10 @@
 use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
+
 use crate::error::{Error, Result};
+use crate::tie;
 
 /// Lines of a failed program's output that an error repeats.
 const TAIL_LINES: usize = 25;
@@ -13,7 +16,7 @@ const TAIL_LINES: usize = 25;
 /// # Errors
 /// When the program is missing, or ends with a failure.
 pub fn output(command: &mut Command, hint: &'static str) -> Result<Vec<u8>> {
-    let done = command
+    let done = tie::to_parent(command, Signal::SIGTERM)
         .stdin(Stdio::null())
         .output()
         .map_err(|e| not_started(command, &e, hint))?;
@@ -34,7 +37,7 @@ pub fn output(command: &mut Command, hint: &'static str) -> Result<Vec<u8>> {
 /// # Errors
 /// When the program is missing, or ends with a failure.
 pub fn passthrough(command: &mut Command, hint: &'static str) -> Result<()> {
-    let status = command
+    let status = tie::to_parent(command, Signal::SIGTERM)
         .stdin(Stdio::null())
         .status()
         .map_err(|e| not_started(command, &e, hint))?;

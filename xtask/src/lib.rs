@@ -13,6 +13,7 @@ pub mod run;
 pub mod session;
 pub mod symbolize;
 pub mod terminal;
+pub mod tie;
 pub mod ui;
 
 pub use error::{Error, Result};

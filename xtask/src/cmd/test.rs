@@ -4,11 +4,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use clap::Args;
+use nix::sys::signal::Signal;
 
 use crate::error::{Error, Result};
-use crate::exec;
 use crate::paths::Workspace;
 use crate::ui::Step;
+use crate::{exec, tie};
 
 /// The crates whose tests run on the host.
 const HOST_CRATES: [&str; 4] = ["bulkhead-core", "guest-loader", "xtask", "bulkhead-tests"];
@@ -181,6 +182,8 @@ fn cargo(workspace: &Workspace, what: &str) -> Command {
         .arg(what)
         .arg("--target-dir")
         .arg(workspace.cargo_target());
+    // The harness is exec'ed in cargo's place, and ends its machines when asked to end.
+    tie::to_parent(&mut command, Signal::SIGTERM);
     command
 }
 

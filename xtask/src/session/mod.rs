@@ -428,8 +428,11 @@ fn accept(
     }
 }
 
-/// A flag that Ctrl-C and termination signals raise.
-fn watch_signals() -> Result<Arc<AtomicBool>> {
+/// A flag that Ctrl-C and termination signals raise, from now on instead of ending the process.
+///
+/// # Errors
+/// When the system refuses to watch.
+pub fn watch_signals() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [
         signal_hook::consts::SIGINT,

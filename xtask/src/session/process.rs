@@ -1,16 +1,14 @@
 //! The emulator's process: a group of its own, killed on every way out.
-#![allow(unsafe_code)] // `pre_exec` is the only way to tie a child's life to its parent's.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use crate::error::{Error, IoContext, Result};
-use crate::exec;
+use crate::{exec, tie};
 
 /// A running emulator; dropping it kills it.
 #[derive(Debug)]
@@ -33,9 +31,7 @@ impl Process {
             .stderr(errors)
             .process_group(0);
         // Not even SIGKILL to this process leaves an emulator behind.
-        let tie = || set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from);
-        // SAFETY: the closure makes one system call, which is safe between fork and exec.
-        unsafe { command.pre_exec(tie) };
+        tie::to_parent(&mut command, Signal::SIGKILL);
         let child = command.spawn().map_err(|e| {
             exec::not_started(
                 &command,
