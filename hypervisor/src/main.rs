@@ -60,6 +60,7 @@ fn prepare(heap: (u64, u64)) -> Result<Handover, alloc::boxed::Box<dyn Error>> {
     let wishes = Wishes {
         apicv: loaded.plan.hypervisor.apicv == ApicVirtualization::Auto,
     };
+    boot::gate::check()?;
     let features = vmx::operation::negotiate(wishes)?;
     let facts = boot::facts::Facts::gather()?;
     log::info!("{facts}");
@@ -85,10 +86,17 @@ fn prepare(heap: (u64, u64)) -> Result<Handover, alloc::boxed::Box<dyn Error>> {
 
 /// Says why nothing starts, and stops.
 pub fn refuse(error: &dyn Error) -> ! {
+    fail(error, "nothing was started")
+}
+
+/// Says why the machine cannot go on, and stops; `consequence` is what that means for the VMs.
+pub fn fail(error: &dyn Error, consequence: &str) -> ! {
     log::error!("{}", error.to_string().trim_end());
-    log::error!("nothing was started");
+    log::error!("{consequence}");
     events::send(&Event::Halt {
         error: &error.to_string(),
     });
+    CONSOLE.lock().serial.flush();
+    console::EVENTS.lock().flush();
     arch::cpu::stop()
 }

@@ -66,10 +66,34 @@ pub enum StopReason {
     },
     /// The guest halted with interrupts off: nothing can wake it.
     HaltedForGood,
+    /// The guest disabled its local APIC while the processor virtualises it.
+    ApicDisabled,
     /// The guest switched tasks by hardware.
     TaskSwitch,
-    /// VM entry was refused, or an exit arrived that no enabled control can cause.
+    /// The processor refused to enter the guest; the VM-instruction error.
+    EntryRefused(u32),
+    /// VM entry failed on the guest's state, or an exit arrived that no enabled control can cause.
     UnexpectedExit(u32),
+}
+
+impl StopReason {
+    /// Its name in events: one word that does not change between releases.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PowerOff => "power-off",
+            Self::Reset => "reset",
+            Self::TripleFault => "triple-fault",
+            Self::OutsideMemory { .. } => "outside-memory",
+            Self::ExecutedOutsideMemory { .. } => "executed-outside-memory",
+            Self::UndecodedAccess { .. } => "undecoded-access",
+            Self::HaltedForGood => "halted-for-good",
+            Self::TaskSwitch => "task-switch",
+            Self::EntryRefused(_) => "entry-refused",
+            Self::ApicDisabled => "apic-disabled",
+            Self::UnexpectedExit(_) => "unexpected-exit",
+        }
+    }
 }
 
 impl fmt::Display for StopReason {
@@ -102,8 +126,15 @@ impl fmt::Display for StopReason {
             Self::HaltedForGood => {
                 f.write_str("the guest halted with interrupts off, so that nothing can wake it")
             }
+            Self::ApicDisabled => f.write_str(
+                "the guest disabled its local APIC, which the processor's APIC virtualisation cannot follow; \
+                 leave it in x2APIC mode",
+            ),
             Self::TaskSwitch => {
                 f.write_str("the guest used a hardware task switch, which is not emulated")
+            }
+            Self::EntryRefused(error) => {
+                write!(f, "the processor refused to enter the guest, VM-instruction error {error}")
             }
             Self::UnexpectedExit(reason) => {
                 write!(f, "exit reason {reason} has no cause in this VM's controls")

@@ -159,6 +159,8 @@ pub fn reset_guest_visible_state() {
     }
     // SAFETY: x87 alone is always valid.
     unsafe { write_xcr0(1) };
+    // SAFETY: CR2 matters only to a page-fault handler, and no page fault is being handled.
+    unsafe { asm!("mov cr2, {}", in(reg) 0_u64, options(nomem, nostack, preserves_flags)) };
     // SAFETY: DR0 to DR3 and DR6 are not used by the hypervisor; DR7 is switched by VT-x.
     unsafe {
         asm!("mov dr0, {0}", "mov dr1, {0}", "mov dr2, {0}", "mov dr3, {0}", "mov dr6, {1}",

@@ -3,7 +3,7 @@
 //! The hypervisor takes no host interrupts: it polls its console and waits on the VMX-preemption
 //! timer. What still arrives exits to it and is acknowledged here.
 
-use super::cpu::{cpuid, rdmsr, wrmsr};
+use super::cpu::{rdmsr, wrmsr};
 
 const IA32_APIC_BASE: u32 = 0x1b;
 const APIC_ENABLE: u64 = 1 << 11;
@@ -17,29 +17,9 @@ const LVT_MASKED: u64 = 1 << 16;
 const SVR_ENABLE: u64 = 1 << 8;
 const SPURIOUS_VECTOR: u64 = 0xff;
 
-/// The processor has no x2APIC mode, which every processor with the VT-x features Bulkhead needs has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NoX2Apic;
-
-impl core::fmt::Display for NoX2Apic {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(
-            "the processor has no x2APIC mode (CPUID.1:ECX bit 21); turn it on in the firmware set-up, \
-             or under another hypervisor give the machine an x2APIC",
-        )
-    }
-}
-
-impl core::error::Error for NoX2Apic {}
-
 /// Puts this CPU's APIC into x2APIC mode with every local line masked and every vector acceptable.
-///
-/// # Errors
-/// [`NoX2Apic`].
-pub fn quiet() -> Result<(), NoX2Apic> {
-    if cpuid(1, 0).ecx & (1 << 21) == 0 {
-        return Err(NoX2Apic);
-    }
+/// `boot::gate` saw that it has that mode.
+pub fn quiet() {
     // SAFETY: every x86_64 processor has IA32_APIC_BASE.
     let base = unsafe { rdmsr(IA32_APIC_BASE) };
     // SAFETY: xAPIC to x2APIC is an allowed transition (Intel SDM vol. 3A, "x2APIC State
@@ -55,7 +35,6 @@ pub fn quiet() -> Result<(), NoX2Apic> {
     unsafe { wrmsr(X2APIC_TPR, 0) };
     // SAFETY: as above; the spurious vector is acknowledged like any other exit.
     unsafe { wrmsr(X2APIC_SVR, SVR_ENABLE | SPURIOUS_VECTOR) };
-    Ok(())
 }
 
 /// Ends the interrupt in service.

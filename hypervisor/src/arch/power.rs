@@ -1,11 +1,9 @@
 //! Switching the machine off through the registers that its FADT names.
 
-use bulkhead_core::hostacpi::HostAcpi;
+use bulkhead_core::hostacpi::{HostAcpi, SleepType};
 use x86_64::instructions::port::Port;
 
-/// SLP_EN and the place of SLP_TYP in PM1_CNT (ACPI specification, "PM1 Control Registers").
-const SLEEP_ENABLE: u16 = 1 << 13;
-const SLEEP_TYPE_SHIFT: u32 = 10;
+/// SCI_EN in PM1_CNT (ACPI specification, "PM1 Control Registers"): ACPI mode is on.
 const SCI_ENABLE: u16 = 1;
 /// Reads of PM1_CNT after which firmware that should enter ACPI mode is not waited for any longer.
 const PATIENCE: u32 = 1_000_000;
@@ -13,8 +11,8 @@ const PATIENCE: u32 = 1_000_000;
 /// What to write where.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PowerOff {
-    /// PM1a_CNT and its value, then PM1b_CNT and its value.
-    writes: [Option<(u16, u16)>; 2],
+    /// PM1a_CNT and its sleep type, then PM1b_CNT and its.
+    writes: [Option<(u16, u8)>; 2],
     /// The port and value that bring the firmware into ACPI mode.
     handover: Option<(u16, u8)>,
 }
@@ -26,14 +24,13 @@ impl PowerOff {
         let (Some(fadt), Some(sleep)) = (&facts.fadt, facts.power_off) else {
             return Self::default();
         };
-        let value = |kind: u8| (u16::from(kind) << SLEEP_TYPE_SHIFT) | SLEEP_ENABLE;
         let port = |register: Option<bulkhead_core::hostacpi::GenericAddress>| {
             register.and_then(|r| r.port())
         };
         Self {
             writes: [
-                port(fadt.pm1a_control).map(|port| (port, value(sleep.a))),
-                port(fadt.pm1b_control).map(|port| (port, value(sleep.b))),
+                port(fadt.pm1a_control).map(|port| (port, sleep.a)),
+                port(fadt.pm1b_control).map(|port| (port, sleep.b)),
             ],
             handover: fadt.smi_handover.map(|smi| (smi.port, smi.enable)),
         }
@@ -60,9 +57,12 @@ impl PowerOff {
                 enabled = unsafe { control.read() } & SCI_ENABLE != 0;
             }
         }
-        for (port, value) in self.writes.into_iter().flatten() {
-            // SAFETY: the FADT names the register and the DSDT the value that switches the machine off.
-            unsafe { Port::<u16>::new(port).write(value) };
+        for (port, kind) in self.writes.into_iter().flatten() {
+            let mut control = Port::<u16>::new(port);
+            // SAFETY: the FADT names the register, and it can be read at any time.
+            let current = unsafe { control.read() };
+            // SAFETY: the DSDT gives the sleep type that switches the machine off; the other bits stay.
+            unsafe { control.write(SleepType::pm1_control(current, kind)) };
         }
     }
 }

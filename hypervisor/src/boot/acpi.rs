@@ -45,8 +45,11 @@ pub fn read() -> HostAcpi {
     };
     let ranges = map
         .entries()
-        .filter(|entry| !matches!(entry.ty, MemoryType::MMIO | MemoryType::MMIO_PORT_SPACE))
-        .map(|entry| (entry.phys_start, entry.phys_start + entry.page_count * 4096))
+        .filter(|entry| holds_tables(entry.ty))
+        .filter_map(|entry| {
+            let bytes = entry.page_count.checked_mul(4096)?;
+            Some((entry.phys_start, entry.phys_start.checked_add(bytes)?))
+        })
         .collect();
     match HostAcpi::read(&mut Mapped(ranges), rsdp) {
         Ok(facts) => {
@@ -60,6 +63,21 @@ pub fn read() -> HostAcpi {
             HostAcpi::default()
         }
     }
+}
+
+/// Memory that the firmware surely maps, and in which tables may lie. Reserved memory is among it because
+/// firmware made for older systems keeps its root pointer there.
+fn holds_tables(kind: MemoryType) -> bool {
+    matches!(
+        kind,
+        MemoryType::ACPI_RECLAIM
+            | MemoryType::ACPI_NON_VOLATILE
+            | MemoryType::RUNTIME_SERVICES_DATA
+            | MemoryType::BOOT_SERVICES_DATA
+            | MemoryType::LOADER_DATA
+            | MemoryType::CONVENTIONAL
+            | MemoryType::RESERVED
+    )
 }
 
 /// The ACPI root pointer, version 2 preferred.

@@ -17,6 +17,9 @@ const CALIBRATION: Duration = Duration::from_millis(10);
 /// CPUID's figure is believed when it is this close to the measured one, in parts per thousand.
 const TOLERANCE_PERMILLE: u64 = 10;
 
+/// No processor counts more slowly.
+const SLOWEST_KHZ: u32 = 1_000;
+
 /// The machine.
 #[derive(Debug)]
 pub struct Facts {
@@ -40,12 +43,13 @@ impl Facts {
     /// Asks the firmware and the processor.
     ///
     /// # Errors
-    /// The MTRRs hold what the manual forbids.
-    pub fn gather() -> Result<Self, MtrrError> {
+    /// The MTRRs hold what the manual forbids, or the firmware's clock cannot be right.
+    pub fn gather() -> Result<Self, FactsError> {
         let physical_bits = cpu::physical_bits();
         // SAFETY: `Mtrrs::read` asks only for registers that the capability register says exist, and every processor
         // with VT-x has MTRRs.
-        let mtrrs = Mtrrs::read(physical_bits, |msr| unsafe { cpu::rdmsr(msr) })?;
+        let mtrrs = Mtrrs::read(physical_bits, |msr| unsafe { cpu::rdmsr(msr) })
+            .map_err(FactsError::Mtrr)?;
         let acpi = acpi::read();
         let processors = acpi.madt.as_ref().map_or(1, |madt| {
             madt.processors
@@ -55,7 +59,7 @@ impl Facts {
                 .max(1)
         });
         Ok(Self {
-            tsc_khz: tsc_khz() as u32,
+            tsc_khz: tsc_khz()?,
             cpus: processors as u32,
             physical_bits,
             mtrrs,
@@ -71,6 +75,30 @@ impl Facts {
         memory.ledger.books().memory().bytes().unwrap_or(0)
     }
 }
+
+/// Why the machine's facts cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FactsError {
+    /// A memory-type register.
+    Mtrr(MtrrError),
+    /// The time-stamp counter's measured frequency in kHz.
+    Clock(u64),
+}
+
+impl fmt::Display for FactsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mtrr(error) => error.fmt(f),
+            Self::Clock(khz) => write!(
+                f,
+                "the time-stamp counter would run at {khz} kHz by the firmware's clock, which cannot be; the firmware's \
+                 Stall service does not wait"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for FactsError {}
 
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,6 +137,9 @@ pub fn screen() -> Option<Screen> {
     let (width, height) = mode.resolution();
     let mut framebuffer = gop.frame_buffer();
     let (base, bytes) = (framebuffer.as_mut_ptr().cast::<u32>(), framebuffer.size());
+    if bytes == 0 || base.is_null() {
+        return None;
+    }
     // SAFETY: the firmware describes this as its framebuffer, which stays where it is after boot services.
     Some(unsafe {
         Screen::new(
@@ -124,16 +155,22 @@ pub fn screen() -> Option<Screen> {
 /// The TSC's frequency in kHz: CPUID's where it agrees with the firmware's clock, else the measured one.
 ///
 /// Some emulators and early steppings report a frequency in leaf 0x15 that the counter does not have.
-#[must_use]
-pub fn tsc_khz() -> u64 {
+fn tsc_khz() -> Result<u32, FactsError> {
     let start = rdtsc();
     boot::stall(CALIBRATION);
-    let measured = (rdtsc() - start) / CALIBRATION.as_millis() as u64;
-    match claimed_tsc_khz() {
-        Some(claimed) if claimed.abs_diff(measured) * 1000 <= claimed * TOLERANCE_PERMILLE => {
+    let measured = rdtsc().wrapping_sub(start) / CALIBRATION.as_millis() as u64;
+    let khz = match claimed_tsc_khz() {
+        Some(claimed)
+            if claimed.abs_diff(measured).saturating_mul(1000)
+                <= claimed.saturating_mul(TOLERANCE_PERMILLE) =>
+        {
             claimed
         }
         _ => measured,
+    };
+    match u32::try_from(khz) {
+        Ok(khz) if khz >= SLOWEST_KHZ => Ok(khz),
+        _ => Err(FactsError::Clock(khz)),
     }
 }
 

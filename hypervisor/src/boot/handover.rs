@@ -8,7 +8,7 @@ use crate::memory::reserve::{self, Reserved};
 use crate::memory::{Memory, Surroundings, frames_of, heap};
 use crate::vm::{After, Machine, Vm};
 use crate::vmx::operation::{self, Features};
-use crate::{events, panic, refuse};
+use crate::{events, fail, panic, refuse};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -17,12 +17,14 @@ use bulkhead_core::events::{Event, MemoryUse};
 use bulkhead_core::hostpt::Access;
 use bulkhead_core::ledger::{FrameRun, OwnerClass, VmId};
 use bulkhead_core::manifest::{MachineFacts, SelfTest};
+use bulkhead_core::table::PageSize;
 use core::arch::asm;
 use core::convert::Infallible;
 use core::error::Error;
 use core::mem;
 use spin::Mutex;
 use uefi::boot;
+use x86_64::instructions::interrupts;
 
 /// What the first half of the boot hands to the second.
 pub struct Handover {
@@ -67,6 +69,8 @@ pub fn leave_firmware(handover: Handover) -> ! {
     // SAFETY: every protocol was closed when its guard was dropped; nothing of the firmware's memory is referred
     // to from here on but what `reserved` and `loaded` hold, which is loader data.
     let map = unsafe { boot::exit_boot_services(None) };
+    // The firmware's exception table is not mapped by the tables to come.
+    interrupts::disable();
     let around = Surroundings {
         payloads: &payloads,
         framebuffer,
@@ -79,6 +83,9 @@ pub fn leave_firmware(handover: Handover) -> ! {
         Ok(memory) => memory,
         Err(error) => refuse(&error),
     };
+    if !memory.shows_screen {
+        CONSOLE.lock().lose_screen();
+    }
     cpu::start();
     describe_image(&memory);
     let root = memory.root();
@@ -118,7 +125,7 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
         tops,
     } = owned;
     let descriptors = descriptor::install(tops.exceptions);
-    lapic::quiet()?;
+    lapic::quiet();
     report_memory(&memory, &loaded, &facts);
     let selftest = loaded.plan.hypervisor.selftest;
     if selftest != SelfTest::None {
@@ -140,7 +147,9 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
         mtrrs: facts.mtrrs.clone(),
         physical_bits: facts.physical_bits,
     };
-    run_vms(&loaded, memory, &machine)?;
+    if let Err(error) = run_vms(&loaded, memory, &machine) {
+        fail(error.as_ref(), "no VM runs");
+    }
     log::info!("every VM has stopped; switching the machine off");
     events::send(&Event::MachineOff {
         reason: &"every VM has stopped",
@@ -160,13 +169,17 @@ fn turn_on_vmx(memory: &mut Memory, features: &Features) -> Result<(), Box<dyn E
     // SAFETY: the frame was just taken for this and is zeroed.
     unsafe { operation::turn_on(features, region.first.start()) }?;
     log::info!(
-        "VMX on: {} APIC virtualisation, pages up to {:?}",
+        "VMX on: {} APIC virtualisation, EPT pages up to {}",
         if features.vmx.apicv() {
             "with"
         } else {
             "without"
         },
-        features.ept.largest_page()
+        match features.ept.largest_page() {
+            PageSize::Size4K => "4 KiB",
+            PageSize::Size2M => "2 MiB",
+            PageSize::Size1G => "1 GiB",
+        }
     );
     Ok(())
 }

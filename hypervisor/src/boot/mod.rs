@@ -4,6 +4,7 @@
 
 pub mod acpi;
 pub mod facts;
+pub mod gate;
 pub mod handover;
 pub mod payload;
 pub mod source;

@@ -76,11 +76,30 @@ impl Console {
         }
     }
 
+    /// Keeps `text` in the log's memory, where a debugger finds it on a machine that shows nothing.
+    fn record(&mut self, text: &str) {
+        let Some(history) = &mut self.history else {
+            return;
+        };
+        for byte in text.bytes() {
+            if let Some(slot) = history.bytes.get_mut(history.next) {
+                *slot = byte;
+            }
+            history.next = (history.next + 1) % HISTORY_BYTES;
+        }
+    }
+
     /// Shows `text` on the screen, whatever was chosen: for the panic report, which drives the port itself.
     pub fn show(&mut self, text: &str) {
+        self.record(text);
         if let Some(screen) = &mut self.screen {
             screen.write(text);
         }
+    }
+
+    /// Gives the screen up: its memory cannot be mapped.
+    pub fn lose_screen(&mut self) {
+        self.screen = None;
     }
 
     /// The range of the framebuffer, to map it.
@@ -92,14 +111,7 @@ impl Console {
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if let Some(history) = &mut self.history {
-            for byte in text.bytes() {
-                if let Some(slot) = history.bytes.get_mut(history.next) {
-                    *slot = byte;
-                }
-                history.next = (history.next + 1) % HISTORY_BYTES;
-            }
-        }
+        self.record(text);
         if self.to_screen
             && let Some(screen) = &mut self.screen
         {

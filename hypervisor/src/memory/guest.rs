@@ -1,10 +1,10 @@
 //! A VM's memory as the hypervisor sees it: copied in and out through the window, page by page, as the ledger allows.
 #![allow(unsafe_code, reason = "copies through the window")]
 
-use super::Memory;
+use super::{Memory, MemoryError};
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use bulkhead_core::ept::Ept;
-use bulkhead_core::ledger::{FrameRun, LedgerError, Rights, SCRUB_FRAMES, VmId};
+use bulkhead_core::ledger::{FrameRun, Rights, SCRUB_FRAMES, VmId};
 use core::ptr;
 
 /// The memory of one VM, for as long as something is copied.
@@ -57,8 +57,8 @@ impl GuestSpace<'_> {
     /// Zeroes the VM's frames.
     ///
     /// # Errors
-    /// The ledger says that a frame is not the VM's.
-    pub fn clear(&mut self, frames: &[FrameRun]) -> Result<(), LedgerError> {
+    /// The ledger says that a frame is not the VM's, or the window cannot show it.
+    pub fn clear(&mut self, frames: &[FrameRun]) -> Result<(), MemoryError> {
         for run in frames {
             let mut next = run.first;
             while next < run.end() {
@@ -73,9 +73,8 @@ impl GuestSpace<'_> {
                     // SAFETY: the window shows these frames, writable, and no guest runs that could use them.
                     unsafe { window.write_bytes(0, bytes) };
                 });
-                if let Ok(((), right)) = shown {
-                    self.memory.ledger.surrender(right);
-                }
+                let ((), right) = shown?;
+                self.memory.ledger.surrender(right);
                 next = piece.end();
             }
         }

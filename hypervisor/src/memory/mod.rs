@@ -15,7 +15,8 @@ use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Hpa, Hva};
 use bulkhead_core::hostpt::{self, HostAttr, HostError, HostTables, Window};
 use bulkhead_core::ledger::{
-    FrameRun, Ledger, LedgerError, MapRight, MemoryRange, Rights, SCRUB_FRAMES, Scrub, State,
+    FrameRun, Ledger, LedgerError, MapRight, MemoryRange, Owner, Rights, SCRUB_FRAMES, Scrub,
+    State, VmId,
 };
 use bulkhead_core::table::PageSize;
 use core::fmt;
@@ -41,6 +42,8 @@ pub struct Memory {
     pub sections: Vec<hostpt::pe::Section>,
     /// The ledger's own frames.
     pub ledger_run: FrameRun,
+    /// Whether the framebuffer is mapped.
+    pub shows_screen: bool,
     window: Window,
 }
 
@@ -147,12 +150,14 @@ impl Memory {
                 .identity(&mut pool, right, HostAttr::RODATA)
                 .map_err(|rejected| rejected.error)?;
         }
-        if let Some(run) = around.framebuffer {
-            let right = ledger.grant_device(run)?;
-            tables
-                .identity(&mut pool, right, HostAttr::FRAMEBUFFER)
-                .map_err(|rejected| rejected.error)?;
-        }
+        // A framebuffer that the firmware describes wrongly costs the screen, not the boot.
+        let shows_screen = around.framebuffer.is_some_and(|run| {
+            ledger.grant_device(run).is_ok_and(|right| {
+                tables
+                    .identity(&mut pool, right, HostAttr::FRAMEBUFFER)
+                    .is_ok()
+            })
+        });
         let window = tables.window(&mut pool, WINDOW, FrameCount(SCRUB_FRAMES))?;
         Ok(Self {
             ledger,
@@ -161,12 +166,13 @@ impl Memory {
             image: image.run(),
             sections,
             ledger_run: reserved.ledger_run,
+            shows_screen,
             window,
         })
     }
 
     /// Shows the frames of `right` while `copy` runs; it gets where they show and how many bytes they are.
-    /// The right comes back unused where the window refuses it.
+    /// Where the window refuses the right, it ends.
     pub fn with_window<T>(
         &mut self,
         right: MapRight,
@@ -202,13 +208,21 @@ impl Memory {
         ledger.scrub(run, &mut Scrubber { pool, window })
     }
 
-    /// How many frames are in each state, by name, those there are any of.
-    pub fn frames_by_state(&self) -> Vec<(&'static str, u64)> {
-        let books = self.ledger.books();
+    /// How many of the frames in `runs`, which are `vm`'s, are in each state, by name, those there are any of.
+    pub fn frames_by_state(&self, vm: VmId, runs: &[FrameRun]) -> Vec<(&'static str, u64)> {
+        let mut counts = [0; State::COUNT];
+        for (run, owner, state) in runs.iter().flat_map(|run| self.ledger.runs(*run)) {
+            if owner == Owner::Vm(vm)
+                && let Some(count) = counts.get_mut(state as usize)
+            {
+                *count += run.count.0;
+            }
+        }
         State::ALL
             .into_iter()
-            .map(|state| (state.name(), books.in_state(state).0))
+            .zip(counts)
             .filter(|(_, count)| *count > 0)
+            .map(|(state, count)| (state.name(), count))
             .collect()
     }
 

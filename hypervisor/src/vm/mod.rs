@@ -8,8 +8,8 @@ use crate::arch::descriptor::HostDescriptors;
 use crate::boot::payload::{self, VmFiles};
 use crate::console::CONSOLE;
 use crate::events;
-use crate::memory::Memory;
 use crate::memory::guest::GuestSpace;
+use crate::memory::{Memory, MemoryError};
 use crate::vmx::enter::{self, RunFrame};
 use crate::vmx::instruction::{self, VmxFailed};
 use crate::vmx::operation::Features;
@@ -46,6 +46,8 @@ const CONSOLE_LOOKS_PER_SECOND: u64 = 500;
 pub enum VmError {
     /// No frames, or frames that are not what they should be.
     Ledger(LedgerError),
+    /// Memory cannot be shown to be cleared.
+    Memory(MemoryError),
     /// The view cannot be built.
     Ept(EptError),
     /// No frame left for VMX structures.
@@ -62,6 +64,7 @@ impl fmt::Display for VmError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ledger(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
             Self::Ept(error) => error.fmt(f),
             Self::OutOfPool => f.write_str("the hypervisor's pool has no frame left for this VM"),
             Self::Layout(error) => error.fmt(f),
@@ -164,7 +167,7 @@ impl Vm {
             vm: self.plan.name.as_str(),
         });
         let mut running = self.prepare(machine, &entry)?;
-        let ended = self.enter(machine, &entry, &mut running)?;
+        let ended = self.enter(machine, &entry, &mut running);
         let Running { host, devices, .. } = &mut *running;
         host.drain_console(devices);
         let Ended::Stopped(reason) = ended else {
@@ -190,7 +193,7 @@ impl Vm {
             ept: &ept,
             size: self.plan.memory.bytes(),
         };
-        space.clear(&self.frames).map_err(VmError::Ledger)?;
+        space.clear(&self.frames).map_err(VmError::Memory)?;
         self.restarts += 1;
         let vm = self.plan.name.as_str();
         log::info!("VM \"{vm}\" starts again (restart {})", self.restarts);
@@ -309,12 +312,7 @@ impl Vm {
         }
     }
 
-    fn enter(
-        &self,
-        machine: &Machine,
-        entry: &EntryState,
-        running: &mut Box<Running>,
-    ) -> Result<Ended, VmError> {
+    fn enter(&self, machine: &Machine, entry: &EntryState, running: &mut Box<Running>) -> Ended {
         let frame = enter::frame_at(machine.exit_stack);
         let registers = &entry.registers;
         let context: *mut Running = &mut **running;
@@ -349,8 +347,8 @@ impl Vm {
         #[allow(unsafe_code, reason = "enters the guest")]
         let entered = unsafe { enter::run(frame) };
         match (entered, running.ended) {
-            (Ok(()), Some(ended)) => Ok(ended),
-            _ => Err(VmError::Vmx(instruction::entry_failure())),
+            (Ok(()), Some(ended)) => ended,
+            _ => Ended::Stopped(StopReason::EntryRefused(instruction::entry_failure().error)),
         }
     }
 
@@ -372,7 +370,7 @@ impl Vm {
             log::warn!("VM \"{vm}\" is stopped at {rip}: {reason}");
             events::send(&Event::GuestFault {
                 vm,
-                what: "stopped",
+                what: reason.name(),
                 rip: rip.0,
                 detail: &reason,
             });
@@ -381,7 +379,7 @@ impl Vm {
         }
         let counters = &running.vcpu.counters;
         let exits: Vec<_> = counters.exits().collect();
-        let books: Vec<_> = self.memory.lock().frames_by_state();
+        let books: Vec<_> = self.memory.lock().frames_by_state(self.id, &self.frames);
         events::send(&Event::VmStop {
             vm,
             reason: &reason,

@@ -1,0 +1,71 @@
+//! What the processor must have besides VT-x, checked while the firmware can still show why nothing starts.
+
+use crate::arch::cpu::cpuid;
+use core::fmt;
+use x86_64::registers::control::{Cr4, Cr4Flags};
+
+/// A feature that Bulkhead cannot do without, or a mode of the firmware's that it cannot take over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unsuitable {
+    /// No x2APIC mode.
+    NoX2Apic,
+    /// No XSAVE.
+    NoXsave,
+    /// The time-stamp counter changes its rate.
+    NoInvariantTsc,
+    /// The firmware runs on 5-level page tables.
+    FiveLevelPaging,
+}
+
+impl fmt::Display for Unsuitable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoX2Apic => {
+                "the processor has no x2APIC mode (CPUID.1:ECX bit 21); turn it on in the firmware set-up, or \
+                 under another hypervisor give the machine an x2APIC"
+            }
+            Self::NoXsave => {
+                "the processor has no XSAVE (CPUID.1:ECX bit 26); under another hypervisor, let the machine have it"
+            }
+            Self::NoInvariantTsc => {
+                "the time-stamp counter is not invariant (CPUID.80000007H:EDX bit 8): guests could not keep time; \
+                 under another hypervisor, let the machine have the flag invtsc"
+            }
+            Self::FiveLevelPaging => {
+                "the firmware runs on 5-level page tables (CR4.LA57), which cannot be left without losing \
+                 control; turn 5-level paging off in the firmware set-up"
+            }
+        })
+    }
+}
+
+impl core::error::Error for Unsuitable {}
+
+/// Checks each, without changing anything.
+///
+/// # Errors
+/// The first that is not as Bulkhead needs it.
+pub fn check() -> Result<(), Unsuitable> {
+    const X2APIC: u32 = 1 << 21;
+    const XSAVE: u32 = 1 << 26;
+    const INVARIANT_TSC: u32 = 1 << 8;
+    const POWER_LEAF: u32 = 0x8000_0007;
+    let features = cpuid(1, 0).ecx;
+    // A processor without VT-x is told so, whatever else it lacks: `vmx::operation::negotiate` comes next.
+    if features & (1 << 5) == 0 {
+        return Ok(());
+    }
+    if features & X2APIC == 0 {
+        return Err(Unsuitable::NoX2Apic);
+    }
+    if features & XSAVE == 0 {
+        return Err(Unsuitable::NoXsave);
+    }
+    if cpuid(0x8000_0000, 0).eax < POWER_LEAF || cpuid(POWER_LEAF, 0).edx & INVARIANT_TSC == 0 {
+        return Err(Unsuitable::NoInvariantTsc);
+    }
+    if Cr4::read().contains(Cr4Flags::L5_PAGING) {
+        return Err(Unsuitable::FiveLevelPaging);
+    }
+    Ok(())
+}
