@@ -15,6 +15,10 @@ static OPTION: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^\s+(?:-\w, )?(--[
 static DOCUMENTED_OPTION: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^\| `(--[a-z-]+)"));
 static SUBCOMMAND: LazyLock<Regex> = LazyLock::new(|| regex(r"(?m)^  ([a-z]+)(?: |$)"));
 static SCENARIO: LazyLock<Regex> = LazyLock::new(|| regex(r"`([a-z][a-z0-9]*(?:_[a-z0-9]+){3,})`"));
+static QUOTED_NAME: LazyLock<Regex> =
+    LazyLock::new(|| regex(r#""([a-z][a-z0-9]*(?:_[a-z0-9]+)+)""#));
+static NAME_PREFIX: LazyLock<Regex> =
+    LazyLock::new(|| regex(r#"let name = format!\("([a-z]+_)\{\}","#));
 static LOCK: LazyLock<Regex> = LazyLock::new(|| regex(r"(\w+): [^=;\n]*\b(?:Mutex<|LockedHeap\b)"));
 
 fn regex(pattern: &str) -> Regex {
@@ -240,11 +244,25 @@ fn the_architecture_lists_every_module_and_no_other() {
     }
 }
 
+/// The names that a source file gives its scenarios: whole, or as the ends of names of which it has the beginning.
+fn scenario_names(source: &str) -> Vec<String> {
+    let prefix = NAME_PREFIX
+        .captures(source)
+        .map_or(String::new(), |found| found[1].to_owned());
+    QUOTED_NAME
+        .captures_iter(source)
+        .map(|found| match found[1].starts_with(&prefix) {
+            true => found[1].to_owned(),
+            false => format!("{prefix}{}", &found[1]),
+        })
+        .collect()
+}
+
 #[test]
 fn every_scenario_that_a_document_names_exists() {
-    let scenarios: String = files(&root().join("tests/src/scenarios"), "rs")
+    let scenarios: BTreeSet<String> = files(&root().join("tests/src/scenarios"), "rs")
         .iter()
-        .map(|file| read(file))
+        .flat_map(|file| scenario_names(&read(file)))
         .collect();
     let mut seen = 0;
     for document in documents() {
