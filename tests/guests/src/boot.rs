@@ -7,7 +7,8 @@
 //!
 //! Both end in `start64` with RDI = start information, on this image's own tables: the first 4 GiB are identity-mapped, and
 //! `window_table` maps single pages at `window::BASE`. Selectors: 0x08 64-bit code, 0x10 data, 0x18 32-bit code,
-//! 0x20 16-bit code at 0x70000, 0x28 16-bit data, 0x30 a 32-bit TSS.
+//! 0x20 16-bit code at 0x70000, 0x28 16-bit data, 0x30 a TSS (its upper half is 0x38), 0x40 and 0x48 user code and data.
+//! User mode may use the identity-mapped part.
 #![allow(unsafe_code, reason = "entry code in assembly")]
 
 use core::arch::global_asm;
@@ -78,6 +79,9 @@ gdt:
     .globl gdt_tss
 gdt_tss:
     .quad 0
+    .quad 0
+    .quad 0x00affb000000ffff
+    .quad 0x00cff3000000ffff
 gdt_end:
     .globl gdt_pointer
 gdt_pointer:
@@ -88,19 +92,19 @@ gdt_pointer:
     .balign 4096
     .globl page_tables
 page_tables:
-    .quad identity_pdpt + 3
+    .quad identity_pdpt + 7
     .quad window_pdpt + 3
     .fill 510, 8, 0
 identity_pdpt:
-    .quad identity_pd + 0x0003
-    .quad identity_pd + 0x1003
-    .quad identity_pd + 0x2003
-    .quad identity_pd + 0x3003
+    .quad identity_pd + 0x0007
+    .quad identity_pd + 0x1007
+    .quad identity_pd + 0x2007
+    .quad identity_pd + 0x3007
     .fill 508, 8, 0
 identity_pd:
     .set page, 0
     .rept 2048
-    .quad page + 0x83
+    .quad page + 0x87
     .set page, page + 0x200000
     .endr
 window_pdpt:

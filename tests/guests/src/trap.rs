@@ -18,6 +18,8 @@ pub const INVALID_OPCODE: u8 = 6;
 pub const GENERAL_PROTECTION: u8 = 13;
 /// `#PF`.
 pub const PAGE_FAULT: u8 = 14;
+/// `#AC`.
+pub const ALIGNMENT_CHECK: u8 = 17;
 const NMI: u64 = 2;
 const FIRST_INTERRUPT: u64 = 32;
 const VECTORS: usize = 256;
@@ -123,18 +125,27 @@ unsafe extern "C" {
 pub fn install() {
     let stubs = &raw const trap_stubs as u64;
     for (gate, n) in IDT.iter().zip(0..) {
-        let at = stubs + n * STUB_SIZE;
-        let [low, high] = gate;
-        low.store(
-            (at & 0xffff)
-                | (CODE_SELECTOR << 16)
-                | (INTERRUPT_GATE << 32)
-                | ((at >> 16 & 0xffff) << 48),
-            Relaxed,
-        );
-        high.store(at >> 32, Relaxed);
+        fill(gate, stubs + n * STUB_SIZE);
     }
     load_idt((&raw const IDT) as u64, (size_of_val(&IDT) - 1) as u16);
+}
+
+/// Sends `vector` to `handler` itself, which finds on the stack what the CPU pushed.
+pub fn set_handler(vector: u8, handler: unsafe extern "C" fn() -> !) {
+    if let Some(gate) = IDT.get(usize::from(vector)) {
+        fill(gate, handler as usize as u64);
+    }
+}
+
+fn fill([low, high]: &[AtomicU64; 2], at: u64) {
+    low.store(
+        (at & 0xffff)
+            | (CODE_SELECTOR << 16)
+            | (INTERRUPT_GATE << 32)
+            | ((at >> 16 & 0xffff) << 48),
+        Relaxed,
+    );
+    high.store(at >> 32, Relaxed);
 }
 
 /// Loads an empty IDT: the next exception is a triple fault.

@@ -165,6 +165,18 @@ pub fn scenarios() -> Vec<Scenario> {
         LIMIT,
         |context| goes_on(context, "exit-storm", "endless=yes"),
     ));
+    scenarios.push(Scenario::new(
+        "hostile_endless_debug_exceptions_do_not_bring_bulkhead_down",
+        Ground::Vmx,
+        LIMIT,
+        |context| goes_on(context, "db-loop", ""),
+    ));
+    scenarios.push(Scenario::new(
+        "hostile_endless_alignment_checks_do_not_bring_bulkhead_down",
+        Ground::Vmx,
+        LIMIT,
+        |context| goes_on(context, "ac-loop", ""),
+    ));
     scenarios
 }
 

@@ -11,6 +11,7 @@ mod cpuid;
 mod flow;
 mod instructions;
 mod ipi;
+mod loops;
 mod memory;
 mod mmio;
 mod modes;
@@ -50,6 +51,8 @@ const CASES: &[(&str, CaseFn)] = &[
     ("triple-fault", flow::triple_fault),
     ("exit-storm", flow::exit_storm),
     ("halt", flow::halt),
+    ("db-loop", loops::debug),
+    ("ac-loop", loops::alignment),
 ];
 
 fn main(params: &Params) {
