@@ -16,8 +16,8 @@ const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure or time-out, 2 bad ca
 
 /// Build, run, test and package the Bulkhead hypervisor.
 ///
-/// Whatever is missing (Rust targets, emulators, kernels) is fetched into `target/` on first use; after that no
-/// network is needed.
+/// Whatever is missing is fetched on first use: emulators and kernels into `target/`, Rust targets into the
+/// toolchain, through rustup. After that no network is needed.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = EXIT_CODES)]
 struct Cli {
