@@ -13,7 +13,7 @@ use crate::manifest::{Manifest, sha256};
 use crate::outcome::Outcome;
 use crate::scenario::{Ground, Scenario};
 
-const LIMIT: u64 = 180;
+const LIMIT: u64 = 120;
 /// More than the VM's memory.
 const OVERSIZED: usize = 48 << 20;
 
