@@ -33,6 +33,8 @@ impl PrivateApt {
             create_dir(dir.join(sub))?;
         }
         let mirror = mirror()?;
+        let machine = exec::output(Command::new("apt-config").arg("dump"), HINT)?;
+        let machine = String::from_utf8_lossy(&machine);
         let sources: String = suites
             .iter()
             .map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))
@@ -43,7 +45,7 @@ impl PrivateApt {
         };
         write("etc/sources.list", &sources)?;
         write("status", "")?;
-        write("apt.conf", &configuration(&dir))?;
+        write("apt.conf", &configuration(&dir, &transport(&machine)))?;
         let apt = Self {
             config: dir.join("apt.conf"),
             dir,
@@ -230,8 +232,25 @@ fn version_in(madison: &str, suite: &str) -> Option<String> {
     })
 }
 
-/// apt's settings: every path below `dir`, nothing read from the machine but its trusted keys.
-fn configuration(dir: &Path) -> String {
+/// Of the machine's settings, as `apt-config dump` prints them, those that say how its mirror is reached: proxies and
+/// certificates.
+fn transport(dump: &str) -> String {
+    dump.lines()
+        .filter(|line| {
+            let key = line.split(' ').next().unwrap_or_default();
+            let key = key.to_ascii_lowercase();
+            ["acquire::http::", "acquire::https::"]
+                .iter()
+                .any(|prefix| key.starts_with(prefix))
+        })
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// apt's settings: its state below `dir`; of the machine the keyring, the way to the mirror (`transport`) and the
+/// passwords for it.
+///
+/// Releases past their date are accepted: a mirror may be a frozen snapshot. Their signatures are checked as ever.
+fn configuration(dir: &Path, transport: &str) -> String {
     let dir = dir.display();
     format!(
         "Dir \"/\";\n\
@@ -239,6 +258,8 @@ fn configuration(dir: &Path) -> String {
          Dir::Etc::SourceList \"{dir}/etc/sources.list\";\n\
          Dir::Etc::SourceParts \"/dev/null\";\n\
          Dir::Etc::Parts \"/dev/null\";\n\
+         Dir::Etc::netrc \"/etc/apt/auth.conf\";\n\
+         Dir::Etc::netrcparts \"/etc/apt/auth.conf.d\";\n\
          Dir::State \"{dir}\";\n\
          Dir::State::Lists \"{dir}/lists\";\n\
          Dir::State::Status \"{dir}/status\";\n\
@@ -252,7 +273,8 @@ fn configuration(dir: &Path) -> String {
          Acquire::Check-Valid-Until \"false\";\n\
          Acquire::Languages \"none\";\n\
          Acquire::Retries \"3\";\n\
-         Debug::NoLocking \"true\";\n"
+         Debug::NoLocking \"true\";\n\
+         {transport}"
     )
 }
 
@@ -274,6 +296,20 @@ mod tests {
             pick_mirror("http://x.example/ jammy main\n", "bookworm"),
             None
         );
+    }
+
+    #[test]
+    fn only_the_way_to_the_mirror_is_taken_over() {
+        let dump = "Acquire \"\";\n\
+                    Acquire::http \"\";\n\
+                    Acquire::http::Proxy \"http://proxy.example:3128\";\n\
+                    acquire::https::CAInfo \"/etc/ssl/own.pem\";\n\
+                    Acquire::Languages \"fr\";\n\
+                    Dir::Etc \"etc/apt\";\n";
+        let taken = "Acquire::http::Proxy \"http://proxy.example:3128\";\n\
+                     acquire::https::CAInfo \"/etc/ssl/own.pem\";\n";
+        assert_eq!(transport(dump), taken);
+        assert!(configuration(Path::new("/x"), taken).ends_with(taken));
     }
 
     #[test]
