@@ -55,13 +55,18 @@ pub struct Madt {
     pub overrides: Vec<InterruptOverride>,
 }
 
+/// What is kept of each kind: several times what the largest machines have, and little enough for the heap.
+const MAX_PROCESSORS: usize = 4096;
+const MAX_IO_APICS: usize = 256;
+const MAX_OVERRIDES: usize = 256;
+
 const FIRST_ENTRY: usize = 44;
 const PCAT_COMPAT: u32 = 1 << 0;
 const ENABLED: u32 = 1 << 0;
 
 impl Madt {
     /// The facts in the table's bytes, or `None` where it is too short. A malformed entry ends the list
-    /// if its length is impossible, and is left out otherwise.
+    /// if its length is impossible, and is left out otherwise; so is what no machine has that many of.
     pub(super) fn parse(bytes: &[u8], warnings: &mut Vec<Warning>) -> Option<Self> {
         let mut madt = Self {
             local_apic: Hpa(u32_at(bytes, 36)?.into()),
@@ -75,59 +80,86 @@ impl Madt {
             let length = byte(bytes, offset + 1).map_or(0, usize::from);
             let entry = bytes.get(offset..offset + length).filter(|_| length >= 2);
             let Some(entry) = entry else {
-                warnings.push(Warning::BadMadtEntry { offset, kind });
+                Warning::BadMadtEntry { offset, kind }.note(warnings);
                 break;
             };
-            if madt.add(kind, entry).is_none() {
-                warnings.push(Warning::BadMadtEntry { offset, kind });
+            match madt.add(kind, entry) {
+                Some(true) => {}
+                Some(false) => Warning::SurplusMadtEntry { offset, kind }.note(warnings),
+                None => Warning::BadMadtEntry { offset, kind }.note(warnings),
             }
             offset += length;
         }
         Some(madt)
     }
 
-    /// Takes one entry in; `None` where it is too short for its kind.
-    fn add(&mut self, kind: u8, entry: &[u8]) -> Option<()> {
-        match kind {
+    /// Takes one entry in; `None` where it is too short for its kind, false where its list is full.
+    fn add(&mut self, kind: u8, entry: &[u8]) -> Option<bool> {
+        let kept = match kind {
             0 => {
                 let (uid, apic_id) = (byte(entry, 2)?, byte(entry, 3)?);
-                self.add_processor(apic_id.into(), uid.into(), u32_at(entry, 4)?);
+                self.add_processor(apic_id.into(), uid.into(), u32_at(entry, 4)?)
             }
-            1 => self.io_apics.push(IoApic {
-                id: byte(entry, 2)?,
-                at: Hpa(u32_at(entry, 4)?.into()),
-                first_gsi: u32_at(entry, 8)?,
-            }),
-            2 => self.overrides.push(InterruptOverride {
-                isa: byte(entry, 3)?,
-                gsi: u32_at(entry, 4)?,
-                flags: u16_at(entry, 8)?,
-            }),
-            5 => self.local_apic = Hpa(u64_at(entry, 4)?),
+            1 => {
+                let io_apic = IoApic {
+                    id: byte(entry, 2)?,
+                    at: Hpa(u32_at(entry, 4)?.into()),
+                    first_gsi: u32_at(entry, 8)?,
+                };
+                push(&mut self.io_apics, MAX_IO_APICS, io_apic)
+            }
+            2 => {
+                let wiring = InterruptOverride {
+                    isa: byte(entry, 3)?,
+                    gsi: u32_at(entry, 4)?,
+                    flags: u16_at(entry, 8)?,
+                };
+                push(&mut self.overrides, MAX_OVERRIDES, wiring)
+            }
+            5 => {
+                self.local_apic = Hpa(u64_at(entry, 4)?);
+                true
+            }
             9 => {
                 let (apic_id, flags) = (u32_at(entry, 4)?, u32_at(entry, 8)?);
-                self.add_processor(apic_id, u32_at(entry, 12)?, flags);
+                self.add_processor(apic_id, u32_at(entry, 12)?, flags)
             }
             // NMI sources and what later revisions add: not needed.
-            _ => {}
-        }
-        Some(())
+            _ => true,
+        };
+        Some(kept)
     }
 
     /// Firmware may list a processor both by its 8-bit and its 32-bit id: it counts once, enabled if either says so.
-    fn add_processor(&mut self, apic_id: u32, uid: u32, flags: u32) {
+    /// False where there are too many.
+    fn add_processor(&mut self, apic_id: u32, uid: u32, flags: u32) -> bool {
         let enabled = flags & ENABLED != 0;
         match self
             .processors
             .iter_mut()
             .find(|known| known.apic_id == apic_id)
         {
-            Some(known) => known.enabled |= enabled,
-            None => self.processors.push(Processor {
-                apic_id,
-                uid,
-                enabled,
-            }),
+            Some(known) => {
+                known.enabled |= enabled;
+                true
+            }
+            None => {
+                let processor = Processor {
+                    apic_id,
+                    uid,
+                    enabled,
+                };
+                push(&mut self.processors, MAX_PROCESSORS, processor)
+            }
         }
     }
+}
+
+/// Adds to a list that may not grow beyond `limit`; false where it would.
+fn push<T>(list: &mut Vec<T>, limit: usize, item: T) -> bool {
+    let room = list.len() < limit;
+    if room {
+        list.push(item);
+    }
+    room
 }

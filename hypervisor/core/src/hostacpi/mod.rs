@@ -97,10 +97,33 @@ pub enum Warning {
         /// Entry type.
         kind: u8,
     },
+    /// An entry of the MADT is one more of its type than are kept.
+    SurplusMadtEntry {
+        /// Offset in the table.
+        offset: usize,
+        /// Entry type.
+        kind: u8,
+    },
     /// No such table.
     Missing(Signature),
     /// No table has a `\_S5_` package of small integers: power-off by ACPI is not possible.
     NoSleepType,
+    /// So many more, after the first [`MAX_WARNINGS`].
+    Further(usize),
+}
+
+impl Warning {
+    /// Adds this to a list that firmware cannot make arbitrarily long.
+    fn note(self, list: &mut Vec<Self>) {
+        if list.len() < MAX_WARNINGS {
+            list.push(self);
+            return;
+        }
+        match list.get_mut(MAX_WARNINGS) {
+            Some(Self::Further(count)) => *count += 1,
+            _ => list.push(Self::Further(1)),
+        }
+    }
 }
 
 impl fmt::Display for Warning {
@@ -140,8 +163,15 @@ impl fmt::Display for Warning {
                     "ACPI MADT entry of type {kind} at offset {offset} is malformed"
                 )
             }
+            Self::SurplusMadtEntry { offset, kind } => {
+                write!(
+                    f,
+                    "ACPI MADT entry of type {kind} at offset {offset} is one too many, skipped"
+                )
+            }
             Self::Missing(signature) => write!(f, "no valid ACPI table {signature}"),
             Self::NoSleepType => f.write_str("no ACPI \\_S5_ package: power-off is not available"),
+            Self::Further(count) => write!(f, "{count} further warnings about ACPI tables"),
         }
     }
 }
@@ -161,10 +191,12 @@ pub struct HostAcpi {
     pub tpm2: Option<TableRef>,
     /// PCI Express configuration space.
     pub mcfg: Option<TableRef>,
-    /// What was skipped.
+    /// What was skipped: at most [`MAX_WARNINGS`], then how many there are besides.
     pub warnings: Vec<Warning>,
 }
 
+/// Warnings kept one by one; a table of nothing but errors would have a thousand times as many.
+pub const MAX_WARNINGS: usize = 32;
 /// Tables that the root table may name; real machines have some thirty.
 const MAX_TABLES: usize = 256;
 const FADT: Signature = Signature(*b"FACP");
@@ -204,14 +236,18 @@ impl HostAcpi {
             .iter()
             .find_map(|table| aml::find_s5(memory, *table));
         if facts.power_off.is_none() && facts.fadt.is_some_and(|fadt| !fadt.hardware_reduced) {
-            facts.warnings.push(Warning::NoSleepType);
+            facts.warn(Warning::NoSleepType);
         }
         for (found, signature) in [(facts.fadt.is_some(), FADT), (facts.madt.is_some(), MADT)] {
             if !found {
-                facts.warnings.push(Warning::Missing(signature));
+                facts.warn(Warning::Missing(signature));
             }
         }
         Ok(facts)
+    }
+
+    fn warn(&mut self, warning: Warning) {
+        warning.note(&mut self.warnings);
     }
 
     /// The addresses in the XSDT, or in the RSDT where there is no valid XSDT.
@@ -248,14 +284,13 @@ impl HostAcpi {
     ) -> Option<Vec<Hpa>> {
         let found = self.checked(memory, at)?;
         if found.signature != expected {
-            self.warnings
-                .push(Warning::WrongSignature { expected, found });
+            self.warn(Warning::WrongSignature { expected, found });
             return None;
         }
         let bytes = self.load(memory, found)?;
         let entries = bytes.get(HEADER_LEN..)?.as_chunks::<N>().0;
         if entries.len() > MAX_TABLES {
-            self.warnings.push(Warning::TooManyTables(entries.len()));
+            self.warn(Warning::TooManyTables(entries.len()));
         }
         let address = |entry: &[u8; N]| {
             let mut wide = [0; 8];
@@ -278,7 +313,7 @@ impl HostAcpi {
             return;
         };
         let Some(fadt) = Fadt::parse(&bytes) else {
-            self.warnings.push(Warning::BadLength(table));
+            self.warn(Warning::BadLength(table));
             return;
         };
         if self.fadt.is_some() {
@@ -289,7 +324,7 @@ impl HostAcpi {
             match found.signature == DSDT {
                 // First, because that is where `\_S5_` is on nearly every machine.
                 true => definitions.insert(0, found),
-                false => self.warnings.push(Warning::WrongSignature {
+                false => self.warn(Warning::WrongSignature {
                     expected: DSDT,
                     found,
                 }),
@@ -303,7 +338,7 @@ impl HostAcpi {
         };
         match Madt::parse(&bytes, &mut self.warnings) {
             Some(madt) => _ = self.madt.get_or_insert(madt),
-            None => self.warnings.push(Warning::BadLength(table)),
+            None => self.warn(Warning::BadLength(table)),
         }
     }
 
@@ -316,7 +351,7 @@ impl HostAcpi {
                 Err(warning) => warning,
             },
         };
-        self.warnings.push(warning);
+        self.warn(warning);
         None
     }
 
@@ -324,7 +359,7 @@ impl HostAcpi {
     fn load(&mut self, memory: &mut impl HostPhys, table: TableRef) -> Option<Vec<u8>> {
         let bytes = table.load(memory);
         if bytes.is_none() {
-            self.warnings.push(Warning::BadLength(table));
+            self.warn(Warning::BadLength(table));
         }
         bytes
     }

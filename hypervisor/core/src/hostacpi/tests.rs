@@ -316,6 +316,53 @@ fn madt_entries_too_short_for_their_kind_are_left_out() {
 }
 
 #[test]
+fn a_table_of_errors_gives_few_warnings_and_their_number() {
+    let entries = ((64 << 10) - 44) / 2;
+    let mut body = vec![0; 8];
+    body.extend([0, 2].repeat(entries));
+    let mut memory = machine();
+    let far = 0x10_0000;
+    memory
+        .0
+        .insert(XSDT_AT, table(b"XSDT", &pointers(&[FADT_AT, far], 8)));
+    memory.0.insert(far, table(b"APIC", &body));
+    let warnings = read(memory).warnings;
+    assert_eq!(warnings.len(), MAX_WARNINGS + 1);
+    let further = Warning::Further(entries - MAX_WARNINGS);
+    assert_eq!(warnings.last(), Some(&further));
+    assert_eq!(
+        further.to_string(),
+        "32714 further warnings about ACPI tables"
+    );
+}
+
+#[test]
+fn only_so_many_madt_entries_of_a_kind_are_kept() {
+    for (kind, length, kept) in [(1_u8, 12_u8, 256), (2, 10, 256)] {
+        let entry: Vec<u8> = [kind, length]
+            .into_iter()
+            .chain((2..length).map(|_| 0))
+            .collect();
+        let mut body = vec![0; 8];
+        body.extend(entry.repeat(300));
+        let mut memory = machine();
+        memory.0.insert(MADT_AT, table(b"APIC", &body));
+        let facts = read(memory);
+        let madt = facts.madt.unwrap();
+        assert_eq!(madt.io_apics.len().max(madt.overrides.len()), kept);
+        let offset = 44 + kept * usize::from(length);
+        assert_eq!(
+            facts.warnings[0],
+            Warning::SurplusMadtEntry { offset, kind }
+        );
+        assert_eq!(
+            facts.warnings.last(),
+            Some(&Warning::Further(300 - 256 - MAX_WARNINGS))
+        );
+    }
+}
+
+#[test]
 fn acpi_1_fadt_is_enough() {
     let mut memory = machine();
     let old = table(b"FACP", &fadt()[HEADER_LEN..116]);
