@@ -7,7 +7,7 @@ use super::features::{
 use super::xstate::XState;
 use super::{
     CACHES, CpuidConfig, CpuidResult, CpuidTable, Crystal, HYPERVISOR_BASE, MAX_BASIC,
-    MAX_EXTENDED, VmxInstructions, Xcr0,
+    MAX_EXTENDED, VmxInstructions,
 };
 
 impl CpuidTable {
@@ -94,15 +94,12 @@ impl CpuidTable {
 
         let leaf = host(7, 0);
         let mut ebx = Leaf7Ebx::from_bits_truncate(leaf.ebx) | Leaf7Ebx::TSC_ADJUST;
-        let mut ecx = Leaf7Ecx::from_bits_truncate(leaf.ecx) - Leaf7Ecx::OSPKE;
+        let mut ecx = Leaf7Ecx::from_bits_truncate(leaf.ecx);
         if !config.instructions.contains(VmxInstructions::INVPCID) {
             ebx -= Leaf7Ebx::INVPCID;
         }
         if !config.instructions.contains(VmxInstructions::RDTSCP) {
             ecx -= Leaf7Ecx::RDPID;
-        }
-        if !self.xstate.allowed().contains(Xcr0::PKRU) {
-            ecx -= Leaf7Ecx::PKU;
         }
         let edx = Leaf7Edx::from_bits_truncate(leaf.edx);
         let max_subleaf = leaf.eax.min(1);

@@ -152,10 +152,6 @@ bitflags::bitflags! {
         const AVX512VBMI = 1 << 1;
         /// User-mode instruction prevention.
         const UMIP = 1 << 2;
-        /// Protection keys for user pages: PKRU is switched with the XSAVE state.
-        const PKU = 1 << 3;
-        /// Mirrors CR4.PKE.
-        const OSPKE = 1 << 4;
         /// AVX-512 VBMI2.
         const AVX512VBMI2 = 1 << 6;
         /// Galois field instructions.

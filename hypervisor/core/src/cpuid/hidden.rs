@@ -60,12 +60,14 @@ const TSX: &str =
     "transactional memory leaks through asynchronous aborts and is switched off on current parts";
 const SUPERVISOR_STATE: &str =
     "its supervisor state would need XSAVES and IA32_XSS, which are not offered";
-const BIG_STATE: &str = "its XSAVE state is 8 KiB and more; the save area here ends with PKRU";
+const BIG_STATE: &str = "its XSAVE state is 8 KiB and more; the save area here ends with AVX-512";
 const SPEC_MSR: &str =
     "IA32_SPEC_CTRL and IA32_PRED_CMD are not switched at exits yet; the guest uses retpolines";
 const NOT_SWITCHED: &str = "its MSRs are not switched between host and guest";
 const HOST_WAIT: &str =
     "waiting instructions would idle the pCPU; HLT exits instead and the host decides";
+
+const KEYS: &str = "the guest walk for string I/O and device accesses does not check PKRU, so a key would not protect";
 
 use Register::{Eax, Ebx, Ecx, Edx};
 
@@ -135,6 +137,8 @@ pub static HIDDEN: &[Hidden] = &[
     hidden(7, 0, Ebx, 26, "AVX512PF", "Xeon Phi only"),
     hidden(7, 0, Ebx, 27, "AVX512ER", "Xeon Phi only"),
     hidden(7, 0, Ecx, 0, "PREFETCHWT1", "Xeon Phi only"),
+    hidden(7, 0, Ecx, 3, "PKU", KEYS),
+    hidden(7, 0, Ecx, 4, "OSPKE", KEYS),
     hidden(7, 0, Ecx, 5, "WAITPKG", HOST_WAIT),
     hidden(7, 0, Ecx, 7, "CET_SS", SUPERVISOR_STATE),
     hidden(

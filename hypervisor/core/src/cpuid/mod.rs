@@ -192,14 +192,7 @@ impl CpuidTable {
                 .get(subleaf as usize)
                 .copied()
                 .unwrap_or(CpuidResult::ZERO),
-            (7, 0) => {
-                let mut ecx = Leaf7Ecx::from_bits_retain(plain.ecx);
-                ecx.set(Leaf7Ecx::OSPKE, dynamic.cr4 & CR4_PKE != 0);
-                CpuidResult {
-                    ecx: ecx.bits(),
-                    ..plain
-                }
-            }
+            (7, 0) => plain,
             (7, 1) => self.features1,
             (0xb, _) => self.topology(subleaf),
             (0xd, 1) => {
@@ -262,7 +255,6 @@ impl CpuidTable {
             (ebx7.contains(Leaf7Ebx::SMEP), CR4_SMEP),
             (ebx7.contains(Leaf7Ebx::SMAP), CR4_SMAP),
             (ecx7.contains(Leaf7Ecx::UMIP), CR4_UMIP),
-            (ecx7.contains(Leaf7Ecx::PKU), CR4_PKE),
         ]
         .into_iter()
         .filter(|(shown, _)| *shown)
@@ -318,4 +310,3 @@ const CR4_PCIDE: u64 = 1 << 17;
 const CR4_OSXSAVE: u64 = 1 << 18;
 const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
-const CR4_PKE: u64 = 1 << 22;

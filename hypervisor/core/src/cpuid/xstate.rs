@@ -20,8 +20,6 @@ bitflags::bitflags! {
         const ZMM_HI256 = 1 << 6;
         /// ZMM16 to ZMM31.
         const HI16_ZMM = 1 << 7;
-        /// The protection-key rights register.
-        const PKRU = 1 << 9;
         /// The three AVX-512 components, enabled together.
         const AVX512 = Self::OPMASK.bits() | Self::ZMM_HI256.bits() | Self::HI16_ZMM.bits();
     }
@@ -30,7 +28,7 @@ bitflags::bitflags! {
 /// First component that has a CPUID subleaf of its own.
 const FIRST_EXTENDED: usize = 2;
 /// One past the highest component of [`Xcr0`].
-const COMPONENTS: usize = 10;
+const COMPONENTS: usize = 8;
 /// The legacy region and the XSAVE header.
 const HEADER_END: u32 = 512 + 64;
 

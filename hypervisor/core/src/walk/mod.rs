@@ -6,7 +6,7 @@
 //! each walk reads at most five entries and trusts none. Intel SDM vol. 3A, chapter "Paging".
 //!
 //! Not modelled: accessed and dirty flags are not set; PAE top-level entries come from memory, not from the VMCS;
-//! protection keys and shadow stacks do not exist for guests of Bulkhead (CPUID hides them).
+//! protection keys and shadow stacks do not exist for guests of Bulkhead (CPUID hides them, so that CR4 refuses them).
 //! Neighbours: the exit handlers call this, the shell implements [`GuestPhys`].
 
 mod mode;
