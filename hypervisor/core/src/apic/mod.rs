@@ -208,6 +208,19 @@ impl LocalApic {
         self.publish_priority();
     }
 
+    /// Takes [`accept`](Self::accept) back: `vector` was on its way into the guest and did not get there.
+    /// Nothing where it is not in service.
+    pub fn unaccept(&mut self, vector: u8) {
+        if !self.page.bit(Reg::ISR, vector) {
+            return;
+        }
+        if self.page.clear_bit(Reg::ISR, vector) {
+            self.isr_words &= !(1 << (vector >> 5));
+        }
+        self.request(vector);
+        self.publish_priority();
+    }
+
     /// Ends the highest interrupt in service; its vector where that was level-triggered.
     #[inline]
     pub fn eoi(&mut self) -> Option<u8> {

@@ -261,6 +261,22 @@ fn transitions_to_xapic_mode_fault_and_disabling_resets() {
 }
 
 #[test]
+fn an_interrupt_that_did_not_arrive_is_requested_again() {
+    let mut apic = enabled();
+    for vector in [0x41, 0x51] {
+        apic.raise(vector, Trigger::Edge);
+        apic.accept(vector);
+    }
+    apic.unaccept(0x51);
+    assert_eq!(apic.processor_priority(), 0x40);
+    assert_eq!(apic.page.get(Reg::PPR), 0x40);
+    assert_eq!(apic.highest_pending(), Some(0x51));
+    assert_eq!(apic.requested_and_serving(), (0x51, 0x41));
+    apic.unaccept(0x61);
+    assert_eq!(apic.requested_and_serving(), (0x51, 0x41), "never accepted");
+}
+
+#[test]
 fn resync_follows_a_page_that_hardware_changed() {
     let mut apic = enabled();
     apic.page.set_bit(Reg::IRR, 0xe7);

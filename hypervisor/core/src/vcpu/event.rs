@@ -53,14 +53,20 @@ pub(super) fn reinject_interrupted<C: Cpu>(cpu: &mut C) {
         return;
     }
     if event.kind() == Interruption::NMI {
-        // The NMI blocking that its first delivery set would make the entry fail.
-        let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
-        cpu.write(field::GUEST_INTERRUPTIBILITY, blocked & !BLOCKED_BY_NMI);
+        unblock_nmi(cpu);
     }
     inject_raw(cpu, event, field::IDT_VECTORING_ERROR_CODE);
 }
 
-/// Gives the guest the exception that exited to us.
+/// Ends the NMI blocking that an interrupted delivery set: the entry that delivers the NMI again would fail.
+fn unblock_nmi<C: Cpu>(cpu: &mut C) {
+    let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
+    cpu.write(field::GUEST_INTERRUPTIBILITY, blocked & !BLOCKED_BY_NMI);
+}
+
+/// Gives the guest the exception that exited to us. It takes the place of any event that it interrupted: #DB and #AC are
+/// benign beside everything (Intel SDM vol. 3A, "Interrupt 8—Double Fault Exception (#DF)"), and an
+/// exception or a software interrupt comes again with its instruction.
 pub(super) fn reflect<C: Cpu>(cpu: &mut C, event: Interruption) {
     if event.unblocked_nmi() && !Interruption(cpu.read(field::IDT_VECTORING_INFO)).is_valid() {
         // The IRET that faulted has not ended the guest's NMI handler.
@@ -99,6 +105,28 @@ pub(super) fn is_open<C: Cpu>(cpu: &C) -> bool {
 }
 
 impl Vcpu {
+    /// Keeps the interrupt or NMI whose delivery the exit interrupted for later: unlike an exception, nothing raises
+    /// it again.
+    pub(super) fn put_back_interrupted<C: Cpu>(&mut self, cpu: &mut C) {
+        let event = Interruption(cpu.read(field::IDT_VECTORING_INFO));
+        if !event.is_valid() {
+            return;
+        }
+        match event.kind() {
+            Interruption::EXTERNAL => {
+                self.apic.resync();
+                self.apic.unaccept(event.vector());
+                self.attention = true;
+            }
+            Interruption::NMI => {
+                unblock_nmi(cpu);
+                self.nmi_pending = true;
+                self.attention = true;
+            }
+            _ => {}
+        }
+    }
+
     /// Puts what is pending into the next entry, or asks for an exit as soon as the guest can take it.
     pub(super) fn deliver_pending<C: Cpu>(&mut self, cpu: &mut C) {
         if self.nmi_pending {

@@ -404,8 +404,11 @@ impl Vcpu {
             event::reinject_interrupted(cpu);
             return Some(Step::Same);
         }
+        if event.vector() == MACHINE_CHECK {
+            return None;
+        }
+        self.put_back_interrupted(cpu);
         match event.vector() {
-            MACHINE_CHECK => return None,
             DEBUG => {
                 // Delivery by the CPU would have done this (Intel SDM vol. 3C, "Basic VM-Exit Information").
                 let cause = cpu.read(field::EXIT_QUALIFICATION).0;

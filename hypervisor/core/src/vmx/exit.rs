@@ -218,6 +218,8 @@ pub enum VmxInstruction {
 pub struct Interruption(pub u32);
 
 impl Interruption {
+    /// Type external interrupt.
+    pub const EXTERNAL: u32 = 0;
     /// Type NMI.
     pub const NMI: u32 = 2;
     /// Type hardware exception.

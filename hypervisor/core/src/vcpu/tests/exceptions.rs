@@ -94,6 +94,51 @@ fn an_iret_that_faults_keeps_nmis_blocked() {
 }
 
 #[test]
+fn an_interrupt_that_an_exception_cut_short_arrives_after_it() {
+    for exception_event in [ALIGNMENT, DEBUG] {
+        let mut machine = Machine::new();
+        assert_eq!(machine.raise(0x41), Action::Resume);
+        assert_eq!(machine.injected(), Some(Interruption::external(0x41)));
+        machine
+            .cpu
+            .set(field::IDT_VECTORING_INFO, Interruption::external(0x41).0);
+        assert_eq!(exception(&mut machine, exception_event, 0), Action::Resume);
+        assert_eq!(machine.injected(), Some(exception_event));
+        assert!(machine.wants(INTERRUPT_WINDOW));
+        machine.cpu.set(field::IDT_VECTORING_INFO, 0);
+        assert_eq!(machine.exit(reason::INTERRUPT_WINDOW), Action::Resume);
+        assert_eq!(machine.injected(), Some(Interruption::external(0x41)));
+        assert!(!machine.wants(INTERRUPT_WINDOW));
+    }
+}
+
+#[test]
+fn an_nmi_that_an_exception_cut_short_arrives_after_it() {
+    let mut machine = Machine::new();
+    machine.block(BLOCKED_BY_NMI);
+    machine
+        .cpu
+        .set(field::IDT_VECTORING_INFO, Interruption::nmi().0);
+    assert_eq!(exception(&mut machine, ALIGNMENT, 0), Action::Resume);
+    assert_eq!(machine.injected(), Some(ALIGNMENT));
+    assert!(machine.wants(NMI_WINDOW));
+    machine.cpu.set(field::IDT_VECTORING_INFO, 0);
+    assert_eq!(machine.exit(reason::NMI_WINDOW), Action::Resume);
+    assert_eq!(machine.injected(), Some(Interruption::nmi()));
+    assert!(!machine.wants(NMI_WINDOW));
+}
+
+#[test]
+fn a_software_interrupt_that_an_exception_cut_short_is_left_to_its_instruction() {
+    let mut machine = Machine::new();
+    let int = 1 << 31 | Interruption::SOFTWARE_INTERRUPT << 8 | 0x80;
+    machine.cpu.set(field::IDT_VECTORING_INFO, int);
+    assert_eq!(exception(&mut machine, ALIGNMENT, 0), Action::Resume);
+    assert_eq!(machine.injected(), Some(ALIGNMENT));
+    assert!(!machine.wants(INTERRUPT_WINDOW | NMI_WINDOW));
+}
+
+#[test]
 fn a_host_nmi_delays_nothing_that_was_under_way() {
     let mut machine = Machine::new();
     let rip = machine.rip();

@@ -149,6 +149,23 @@ fn a_request_below_the_task_priority_does_not_wake() {
 }
 
 #[test]
+fn an_interrupt_that_an_exception_cut_short_is_requested_again() {
+    let mut machine = Machine::with_hardware_delivery();
+    assert_eq!(machine.raise(0x41), Action::Resume);
+    assert_eq!(deliver(&mut machine), 0x41);
+    assert_eq!(status(&machine), 0x4100);
+    machine
+        .cpu
+        .set(field::IDT_VECTORING_INFO, Interruption::external(0x41).0);
+    let alignment = Interruption::exception(17, true);
+    machine.cpu.set(field::EXIT_INTERRUPTION_INFO, alignment.0);
+    assert_eq!(machine.exit(reason::EXCEPTION), Action::Resume);
+    assert_eq!(machine.injected(), Some(alignment));
+    assert_eq!(status(&machine), 0x41);
+    assert_eq!(machine.vcpu.apic.page().get(Reg::PPR), 0);
+}
+
+#[test]
 fn nmis_are_still_injected() {
     let mut machine = Machine::with_hardware_delivery();
     assert_eq!(machine.raise(0x41), Action::Resume);
