@@ -87,6 +87,8 @@ pub enum ApicEffect {
     Ipi(IcrRequest),
     /// This level-triggered interrupt ended: tell the I/O APICs, then recheck.
     LevelEoi(u8),
+    /// The APIC is off for good and lost all it held: recheck, and virtualise its registers no longer.
+    Disabled,
 }
 
 /// One vCPU's local APIC.

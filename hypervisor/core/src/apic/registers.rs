@@ -236,7 +236,7 @@ impl LocalApic {
         if from == mode && to.is_empty() {
             self.base = wanted;
             self.reset_registers();
-            return Ok(ApicEffect::TimerChanged);
+            return Ok(ApicEffect::Disabled);
         }
         Err(GuestFault::GP0)
     }

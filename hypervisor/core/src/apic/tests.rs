@@ -252,7 +252,7 @@ fn transitions_to_xapic_mode_fault_and_disabling_resets() {
     apic.raise(0x40, Trigger::Edge);
     assert_eq!(
         apic.write_msr(0x1b, 0xfee0_0100, 0),
-        Ok(ApicEffect::TimerChanged)
+        Ok(ApicEffect::Disabled)
     );
     assert_eq!(apic.highest_pending(), None);
     assert_eq!(apic.read_msr(SVR, 0), Err(GuestFault::GP0));

@@ -2,9 +2,9 @@
 
 use super::registers::{self, GprIndex, Gprs};
 use super::{Cpu, Step, Vcpu, control_register};
-use crate::apic::Reg;
+use crate::apic::{ApicEffect, Reg};
 use crate::cpuid::{CpuidDynamic, CpuidResult};
-use crate::fault::GuestFault;
+use crate::fault::{GuestFault, StopReason};
 use crate::hypercall;
 use crate::msr::{self, MsrEffect};
 use crate::vcpu::devices::Devices;
@@ -88,6 +88,10 @@ impl Vcpu {
         let guest_now = self.guest_tsc(now);
         match msr::write(number, value, &mut self.msrs, &mut self.apic, guest_now)? {
             MsrEffect::None => {}
+            // The MSR bitmap keeps the register page readable, where a disabled APIC has no registers.
+            MsrEffect::Apic(ApicEffect::Disabled) if self.hardware_delivery => {
+                return Err(GuestFault::Stop(StopReason::ApicDisabled));
+            }
             MsrEffect::Apic(effect) => self.apply_effect(devices, effect, now),
             MsrEffect::TscStepped(delta) => {
                 self.tsc_offset = self.tsc_offset.wrapping_add(delta);

@@ -459,7 +459,7 @@ impl Vcpu {
     fn apply_effect(&mut self, devices: &mut Devices, effect: ApicEffect, now: u64) {
         match effect {
             ApicEffect::None => {}
-            ApicEffect::Recheck => self.attention = true,
+            ApicEffect::Recheck | ApicEffect::Disabled => self.attention = true,
             ApicEffect::TimerChanged => self.rearm(now),
             ApicEffect::Ipi(request) => self.interprocessor(request),
             ApicEffect::LevelEoi(vector) => self.end_of_level(devices, vector),

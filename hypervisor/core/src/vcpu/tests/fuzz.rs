@@ -63,7 +63,10 @@ fn shuffle_registers(machine: &mut Machine, random: &mut Random) {
             machine.gprs.set(GprIndex::new(number), random.wild());
         }
     }
+    // Sooner or later the guest switches its APIC off, with whatever pends then.
+    let disabling = random.one_in(200);
     let msr = match random.below(5) {
+        _ if disabling => 0x1b,
         0 => 0x800 + random.below(0x40),
         1 => random.of(&[0x10, 0x3b, 0x1b, 0x277, 0x6e0, 0xc000_0080, 0x1a0, 0x1d9]),
         2 => 0x200 + random.below(0x100),
@@ -75,6 +78,11 @@ fn shuffle_registers(machine: &mut Machine, random: &mut Random) {
         machine.gprs.set(RDX, random.below(4));
         let value = random.of(&[0x1ff, 0x31, 0x400ec, 0x200ec, 0, 0x4_4400, 0x8_4041, 0x50]);
         machine.gprs.set(RAX, value | random.below(4) << 4);
+    }
+    if disabling {
+        machine.gprs.set(RDX, 0);
+        machine.gprs.set(RAX, 0xfee0_0100);
+        machine.vcpu.apic.raise(random.next() as u8, Trigger::Edge);
     }
 }
 
@@ -244,8 +252,10 @@ fn storm(mut fresh: impl FnMut() -> Machine, seed: u64, exits: u32) -> [u32; 4] 
     let mut machine = fresh();
     let [mut resumed, mut injected, mut halted, mut stopped] = [0; 4];
     for _ in 0..exits {
-        if machine.activity() == HALTED && random.one_in(16) {
-            // Some sleep for good: the APIC is off, or NMIs are blocked and interrupts disabled.
+        let halted_for_good = machine.activity() == HALTED && random.one_in(16);
+        let apic_off = machine.apic_is_off() && random.one_in(64);
+        if halted_for_good || apic_off {
+            // Some sleep for good: NMIs are blocked and interrupts disabled. Nor does an APIC that is off come back.
             machine = fresh();
         }
         let reason = if machine.activity() == HALTED {

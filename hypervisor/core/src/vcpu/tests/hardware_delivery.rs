@@ -4,6 +4,7 @@ use super::devices::{assert_line, pin, route};
 use super::machine::*;
 use super::ports::inb;
 use crate::apic::Reg;
+use crate::fault::StopReason;
 use crate::platform::COM1_BASE;
 use crate::vcpu::Action;
 use crate::vmx::exit::Interruption;
@@ -146,6 +147,18 @@ fn a_request_below_the_task_priority_does_not_wake() {
     assert_eq!(machine.exit(reason::HLT), Action::Resume);
     assert_eq!(machine.activity(), HALTED);
     assert_eq!(status(&machine), 0x41);
+}
+
+#[test]
+fn disabling_the_apic_ends_a_vm_whose_apic_the_processor_virtualises() {
+    let mut machine = Machine::with_hardware_delivery();
+    assert_eq!(machine.wrmsr(0x808, 0x50), Action::Resume);
+    assert_eq!(machine.raise(0x41), Action::Resume);
+    assert_eq!(machine.wrmsr(0x1b, 0xfee0_0d00), Action::Resume, "as it is");
+    assert_eq!(
+        machine.wrmsr(0x1b, 0xfee0_0100),
+        Action::Stop(StopReason::ApicDisabled)
+    );
 }
 
 #[test]

@@ -110,6 +110,23 @@ fn an_nmi_goes_in_unless_blocked_and_then_at_the_nmi_window() {
 }
 
 #[test]
+fn disabling_the_apic_takes_back_what_was_asked_for_a_pending_interrupt() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.wrmsr(0x808, 0x50), Action::Resume);
+    assert_eq!(machine.raise(0x41), Action::Resume);
+    assert_eq!(machine.cpu.read(field::TPR_THRESHOLD), 4);
+    assert_eq!(machine.wrmsr(0x1b, 0xfee0_0100), Action::Resume);
+    assert_eq!(machine.cpu.read(field::TPR_THRESHOLD), 0);
+    assert_eq!(machine.injected(), None);
+    let mut machine = Machine::new();
+    machine.set_flags(0);
+    assert_eq!(machine.raise(0x41), Action::Resume);
+    assert!(machine.wants(INTERRUPT_WINDOW));
+    assert_eq!(machine.wrmsr(0x1b, 0xfee0_0100), Action::Resume);
+    assert!(!machine.wants(INTERRUPT_WINDOW));
+}
+
+#[test]
 fn an_nmi_goes_before_an_interrupt_and_both_arrive() {
     let mut machine = Machine::new();
     machine.set_flags(0);

@@ -306,6 +306,11 @@ impl Machine {
         self.cpu.read(field::GUEST_ACTIVITY)
     }
 
+    /// Whether the guest switched its local APIC off.
+    pub fn apic_is_off(&self) -> bool {
+        self.vcpu.apic.read_msr(0x1b, 0) == Ok(0xfee0_0100)
+    }
+
     pub fn wants(&self, window: u32) -> bool {
         self.cpu.read(field::PRIMARY_CONTROLS) & window != 0
     }
