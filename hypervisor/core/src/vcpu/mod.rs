@@ -42,6 +42,11 @@ use registers::{GprIndex, Gprs};
 const ACTIVITY_HLT: u32 = 1;
 const ACTIVITY_ACTIVE: u32 = 0;
 
+/// Host TSC ticks that the guest runs after its timer expired before it can expire again: a periodic timer faster
+/// than an exit would otherwise have the guest leave before its first instruction, for ever. A handler
+/// takes longer than this; other deadlines are not held back, because the guest sets each anew.
+const MIN_PERIOD: u64 = 2_000;
+
 /// What handling an exit can do to the processor and to guest memory.
 pub trait Cpu: VmcsAccess {
     /// The host's time-stamp counter.
@@ -344,15 +349,18 @@ impl Vcpu {
         if poll {
             self.poll_at = now.saturating_add(self.poll_every);
         }
-        if self
+        let expired = self
             .apic
             .next_deadline()
-            .is_some_and(|deadline| self.guest_tsc(now) >= deadline)
-        {
+            .is_some_and(|deadline| self.guest_tsc(now) >= deadline);
+        if expired {
             self.apic.on_time(self.guest_tsc(now));
             self.attention = true;
         }
         self.rearm(now);
+        if expired {
+            self.wake_at = self.wake_at.max(now.saturating_add(MIN_PERIOD));
+        }
         !poll
     }
 

@@ -168,6 +168,38 @@ fn a_periodic_timer_keeps_waking() {
 }
 
 #[test]
+fn a_periodic_timer_faster_than_an_exit_lets_the_guest_run_between() {
+    let mut machine = Machine::new();
+    machine.set_flags(0);
+    assert_eq!(machine.wrmsr(0x83e, 0b1011), Action::Resume);
+    assert_eq!(machine.wrmsr(TIMER_LVT, 1 << 17 | 0x40), Action::Resume);
+    assert_eq!(machine.wrmsr(0x838, 1), Action::Resume);
+    for _ in 0..3 {
+        machine.cpu.tsc += 1 + (timer_ticks(&machine) << TIMER_SHIFT);
+        assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Resume);
+        machine.cpu.tsc += 500;
+        assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Resume);
+        assert!(timer_ticks(&machine) >= 1000 >> TIMER_SHIFT);
+        machine.cpu.tsc += 1500;
+    }
+    machine.set_flags(RFLAGS_IF);
+    assert_eq!(machine.exit(reason::INTERRUPT_WINDOW), Action::Resume);
+    assert_eq!(machine.injected(), Some(Interruption::external(0x40)));
+}
+
+#[test]
+fn a_deadline_soon_after_another_is_met_on_time() {
+    let mut machine = Machine::new();
+    arm(&mut machine, 0xec, 64);
+    machine.cpu.tsc += 64;
+    assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Resume);
+    assert_eq!(machine.injected(), Some(Interruption::external(0xec)));
+    assert_eq!(machine.wrmsr(0x80b, 0), Action::Resume);
+    arm(&mut machine, 0xec, 64);
+    assert_eq!(timer_ticks(&machine), 64 >> TIMER_SHIFT);
+}
+
+#[test]
 fn moving_the_tsc_past_a_deadline_fires_it() {
     let mut machine = Machine::new();
     arm(&mut machine, 0xec, 1000);
