@@ -105,6 +105,14 @@ impl IoApic {
         service(entry)
     }
 
+    /// Where `pin`'s interrupt goes as an NMI; `None` where it is masked or no NMI.
+    #[must_use]
+    pub fn nmi_destination(&self, pin: u32) -> Option<Destination> {
+        let entry = *self.entries.get(pin as usize)?;
+        (!entry.contains(Entry::MASKED) && delivery(entry) == Some(PinDelivery::Nmi))
+            .then(|| destination(entry))
+    }
+
     /// Ends the level-triggered interrupt `vector`: entries whose line is still asserted deliver again.
     pub fn eoi(&mut self, vector: u8, deliver: &mut dyn FnMut(Interrupt)) {
         for (pin, entry) in self.entries.iter_mut().enumerate() {
@@ -212,30 +220,36 @@ fn service(entry: &mut Entry) -> Option<Interrupt> {
     if entry.contains(Entry::MASKED) || entry.contains(Entry::LEVEL | Entry::REMOTE_IRR) {
         return None;
     }
-    let delivery = match entry.bits() >> 8 & 7 {
-        0 => PinDelivery::Fixed,
-        1 => PinDelivery::LowestPriority,
-        4 => PinDelivery::Nmi,
-        // SMI and INIT are not a device's to send in a VM, there is no 8259 behind ExtINT; the rest is reserved.
-        _ => return None,
-    };
+    let delivery = delivery(*entry)?;
     let level = entry.contains(Entry::LEVEL) && delivery != PinDelivery::Nmi;
     if level {
         *entry |= Entry::REMOTE_IRR;
     }
-    let raw = (entry.bits() >> 56) as u8;
-    // 0xff is the 8-bit form of the broadcast identifier.
-    let id = if raw == u8::MAX {
-        u32::MAX
-    } else {
-        u32::from(raw)
-    };
     Some(Interrupt {
         vector: entry.bits() as u8,
         delivery,
         trigger: if level { Trigger::Level } else { Trigger::Edge },
-        destination: Destination::new(id, entry.contains(Entry::LOGICAL)),
+        destination: destination(*entry),
     })
+}
+
+/// How an entry delivers, unless it is in a mode that does not.
+const fn delivery(entry: Entry) -> Option<PinDelivery> {
+    match entry.bits() >> 8 & 7 {
+        0 => Some(PinDelivery::Fixed),
+        1 => Some(PinDelivery::LowestPriority),
+        4 => Some(PinDelivery::Nmi),
+        // SMI and INIT are not a device's to send in a VM, there is no 8259 behind ExtINT; the rest is reserved.
+        _ => None,
+    }
+}
+
+/// Where an entry delivers to.
+const fn destination(entry: Entry) -> Destination {
+    let raw = (entry.bits() >> 56) as u8;
+    // 0xff is the 8-bit form of the broadcast identifier.
+    let id = if raw == u8::MAX { u32::MAX } else { raw as u32 };
+    Destination::new(id, entry.contains(Entry::LOGICAL))
 }
 
 #[cfg(test)]

@@ -156,6 +156,14 @@ impl Devices {
         core::mem::take(&mut self.nmi)
     }
 
+    /// Whether a device's interrupt would arrive as an NMI at the vCPU with this local APIC.
+    #[must_use]
+    pub fn can_send_nmi(&self, apic: &LocalApic) -> bool {
+        self.ioapic
+            .nmi_destination(platform::COM1_GSI)
+            .is_some_and(|destination| destination.selects(apic.id(), apic.id()))
+    }
+
     /// Whether so many console bytes wait that they should be taken before the next look at the console is due.
     #[inline]
     #[must_use]

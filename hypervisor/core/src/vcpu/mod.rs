@@ -249,7 +249,7 @@ impl Vcpu {
                 Self::vmcall(cpu, gprs);
                 Ok(Step::Next)
             }
-            Exit::Hlt => self.halt(cpu),
+            Exit::Hlt => self.halt(cpu, devices),
             Exit::PreemptionTimer
             | Exit::InterruptWindow
             | Exit::NmiWindow
@@ -391,10 +391,11 @@ impl Vcpu {
         }
     }
 
-    /// HLT. With interrupts off and neither an NMI nor a single step on its way, nothing can wake the only vCPU of a VM.
-    fn halt<C: Cpu>(&self, cpu: &C) -> Result<Step, GuestFault> {
+    /// HLT. With interrupts off, no single step on its way and no NMI possible, nothing can wake the only vCPU of a VM.
+    fn halt<C: Cpu>(&self, cpu: &C, devices: &Devices) -> Result<Step, GuestFault> {
         const WAKING: u64 = event::RFLAGS_IF | event::RFLAGS_TF;
-        if cpu.read(field::GUEST_RFLAGS).0 & WAKING == 0 && !self.nmi_pending {
+        let deaf = cpu.read(field::GUEST_RFLAGS).0 & WAKING == 0;
+        if deaf && !self.nmi_pending && !devices.can_send_nmi(&self.apic) {
             return Err(GuestFault::Stop(StopReason::HaltedForGood));
         }
         Ok(Step::Halt)

@@ -1,7 +1,10 @@
 //! HLT, what ends it, and the timers that bound how long the guest runs.
 
+use super::devices::route;
 use super::machine::*;
+use super::ports::outb;
 use crate::fault::StopReason;
+use crate::platform::COM1_BASE;
 use crate::vcpu::Action;
 use crate::vmx::exit::Interruption;
 use crate::vmx::field;
@@ -69,6 +72,32 @@ fn hlt_with_interrupts_off_waits_only_for_an_nmi() {
         assert_eq!(machine.exit(reason::NMI_WINDOW), Action::Resume);
         assert_eq!(machine.injected(), Some(Interruption::nmi()));
         assert_eq!(machine.activity(), 0);
+    }
+}
+
+#[test]
+fn hlt_with_interrupts_off_waits_for_a_device_whose_line_is_an_nmi() {
+    let nmi = 4 << 8;
+    let masked = 1 << 16;
+    for (entry, expected) in [
+        (nmi, Action::Resume),
+        (nmi | masked, Action::Stop(StopReason::HaltedForGood)),
+        (0x34, Action::Stop(StopReason::HaltedForGood)),
+    ] {
+        let mut machine = Machine::new();
+        route(&mut machine, entry);
+        assert_eq!(outb(&mut machine, COM1_BASE + 4, 8), Action::Resume);
+        assert_eq!(outb(&mut machine, COM1_BASE + 1, 1), Action::Resume);
+        machine.set_flags(0);
+        assert_eq!(machine.exit(reason::HLT), expected, "{entry:#x}");
+        if expected == Action::Resume {
+            assert_eq!(machine.activity(), HALTED);
+            assert!(machine.devices.push_input(b'q'));
+            machine.vcpu.lines_changed(&mut machine.devices);
+            assert!(machine.vcpu.prepare_entry(&mut machine.cpu));
+            assert_eq!(machine.injected(), Some(Interruption::nmi()));
+            assert_eq!(machine.activity(), 0);
+        }
     }
 }
 
