@@ -12,6 +12,8 @@ const INVALID_OPCODE: u8 = 6;
 const PAGE_FAULT: u8 = 14;
 pub(super) const RFLAGS_TF: u64 = 1 << 8;
 pub(super) const RFLAGS_IF: u64 = 1 << 9;
+/// Resume: no instruction breakpoint on the next instruction. An EPT violation saves it set, as any fault does.
+const RFLAGS_RF: u64 = 1 << 16;
 /// Blocking by STI and by MOV SS, in the interruptibility state.
 pub(super) const BLOCKED_BY_STI_OR_MOV_SS: u32 = 0b11;
 /// Blocking by NMI, in the interruptibility state.
@@ -215,7 +217,7 @@ pub(super) fn advance<C: Cpu>(cpu: &mut C) {
     advance_by(cpu, length);
 }
 
-/// Skips `length` bytes of instruction, with what retiring it entails.
+/// Skips `length` bytes of instruction, with what retiring it entails; 0 is one repetition of several.
 #[inline(always)]
 pub(super) fn advance_by<C: Cpu>(cpu: &mut C, length: u32) {
     let from = cpu.read(field::GUEST_RIP).0;
@@ -224,8 +226,9 @@ pub(super) fn advance_by<C: Cpu>(cpu: &mut C, length: u32) {
         to = linear::code_offset(cpu, to);
     }
     cpu.write(field::GUEST_RIP, Natural(to));
-    if cpu.read(field::GUEST_RFLAGS).0 & RFLAGS_TF != 0 {
-        single_step(cpu);
+    let flags = cpu.read(field::GUEST_RFLAGS).0;
+    if flags & (RFLAGS_TF | RFLAGS_RF) != 0 {
+        retire_debugged(cpu, flags, length);
     }
     let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
     if blocked & BLOCKED_BY_STI_OR_MOV_SS != 0 {
@@ -233,6 +236,18 @@ pub(super) fn advance_by<C: Cpu>(cpu: &mut C, length: u32) {
             field::GUEST_INTERRUPTIBILITY,
             blocked & !BLOCKED_BY_STI_OR_MOV_SS,
         );
+    }
+}
+
+/// What retiring `length` bytes of instruction means for debugging: the breakpoint on it is behind the guest, the
+/// one on the next is ahead, and a single step traps (Intel SDM vol. 3B, "Instruction-Breakpoint Exception Condition").
+#[cold]
+fn retire_debugged<C: Cpu>(cpu: &mut C, flags: u64, length: u32) {
+    if length != 0 {
+        cpu.write(field::GUEST_RFLAGS, Natural(flags & !RFLAGS_RF));
+    }
+    if flags & RFLAGS_TF != 0 {
+        single_step(cpu);
     }
 }
 
@@ -246,7 +261,6 @@ pub(super) fn keep_single_step<C: Cpu>(cpu: &mut C) {
 }
 
 /// The trap that a single-stepped instruction raises after it, which the CPU does not see us emulate.
-#[cold]
 fn single_step<C: Cpu>(cpu: &mut C) {
     const DEBUGCTL_BTF: u64 = 1 << 1;
     const PENDING_BS: u64 = 1 << 14;

@@ -49,6 +49,7 @@ pub const RDI: GprIndex = GprIndex::new(7);
 pub const RFLAGS_TF: u64 = 1 << 8;
 pub const RFLAGS_IF: u64 = 1 << 9;
 pub const RFLAGS_DF: u64 = 1 << 10;
+pub const RFLAGS_RF: u64 = 1 << 16;
 pub const BLOCKED_BY_STI: u32 = 1;
 pub const BLOCKED_BY_MOV_SS: u32 = 2;
 pub const BLOCKED_BY_NMI: u32 = 8;

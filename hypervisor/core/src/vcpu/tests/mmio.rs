@@ -38,6 +38,22 @@ pub fn load(machine: &mut Machine, gpa: u64) -> u32 {
 }
 
 #[test]
+fn a_carried_out_access_leaves_the_next_instructions_breakpoint_armed() {
+    let mut machine = Machine::new();
+    // An EPT violation saves RF set, as a fault does.
+    machine.set_flags(RFLAGS_IF | RFLAGS_RF);
+    assert_eq!(store(&mut machine, SELECT, 1), Action::Resume);
+    assert_eq!(machine.cpu.read(field::GUEST_RFLAGS).0, RFLAGS_IF | 2);
+    machine.set_flags(RFLAGS_IF | RFLAGS_RF | RFLAGS_TF);
+    assert_eq!(store(&mut machine, SELECT, 1), Action::Resume);
+    assert_eq!(
+        machine.cpu.read(field::GUEST_RFLAGS).0,
+        RFLAGS_IF | RFLAGS_TF | 2
+    );
+    assert_eq!(machine.cpu.read(field::GUEST_PENDING_DEBUG).0, DEBUG_BS);
+}
+
+#[test]
 fn every_store_form_reaches_the_register() {
     for (code, value) in [
         (&[0x89, 0x03][..], 0x21),

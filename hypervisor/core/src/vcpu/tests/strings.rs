@@ -73,6 +73,27 @@ fn rep_outs_runs_once_an_exit_until_its_count_is_used_up() {
 }
 
 #[test]
+fn a_resumed_repetition_meets_its_breakpoint_only_once() {
+    let mut machine = Machine::new();
+    machine.put(PAGE, b"no");
+    machine.gprs.set(RCX, 2);
+    machine.gprs.set(RSI, MAPPED);
+    machine.set_flags(RFLAGS_RF);
+    for resumed in [RFLAGS_RF, 0] {
+        let at = machine.gprs.get(RSI);
+        let action = string(
+            &mut machine,
+            access(COM1_BASE, 1) | OUTS | REP,
+            at,
+            ADDRESS_64,
+        );
+        assert_eq!(action, Action::Resume);
+        let flags = machine.cpu.read(field::GUEST_RFLAGS).0;
+        assert_eq!(flags & RFLAGS_RF, resumed);
+    }
+}
+
+#[test]
 fn rep_with_a_count_of_zero_does_nothing() {
     let mut machine = Machine::new();
     machine.gprs.set(RCX, 7 << 32);
