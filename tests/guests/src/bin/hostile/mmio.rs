@@ -58,6 +58,13 @@ pub(crate) fn odd_accesses(case: &mut Case, params: &Params) {
     access!(case, "word read", 0x12, MARK & !0xffff, "mov ax, [rcx]");
     access!(case, "misaligned read", 0x11, 0, "mov eax, [rcx]");
     access!(case, "quadword read", 0x10, VERSION, "mov rax, [rcx]");
+    access!(
+        case,
+        "sign-extending read",
+        0x10,
+        0x20,
+        "movsx rax, byte ptr [rcx]"
+    );
     access!(case, "read past the registers", 0x800, 0, "mov eax, [rcx]");
     access!(
         case,
