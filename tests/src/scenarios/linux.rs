@@ -147,6 +147,7 @@ fn without_apicv(context: &Context<'_>) -> Outcome {
     let text = format!("{demo}\n[hypervisor]\napicv = \"off\"\n");
     let mut machine = start(context, context.boot(&text)?)?;
     machine.expect(PROMPT)?;
+    machine.ensure_console(&["without APIC virtualisation", "Linux version 6."])?;
     check_shell(context, &mut machine, DEMO_KERNEL)?;
     power_off(&mut machine)?;
     machine.ensure_events(&["vm-start", "vm-stop", "counters", "machine-off"])
