@@ -63,10 +63,7 @@ fn shuffle_registers(machine: &mut Machine, random: &mut Random) {
             machine.gprs.set(GprIndex::new(number), random.wild());
         }
     }
-    // Sooner or later the guest switches its APIC off, with whatever pends then.
-    let disabling = random.one_in(200);
     let msr = match random.below(5) {
-        _ if disabling => 0x1b,
         0 => 0x800 + random.below(0x40),
         1 => random.of(&[0x10, 0x3b, 0x1b, 0x277, 0x6e0, 0xc000_0080, 0x1a0, 0x1d9]),
         2 => 0x200 + random.below(0x100),
@@ -78,11 +75,6 @@ fn shuffle_registers(machine: &mut Machine, random: &mut Random) {
         machine.gprs.set(RDX, random.below(4));
         let value = random.of(&[0x1ff, 0x31, 0x400ec, 0x200ec, 0, 0x4_4400, 0x8_4041, 0x50]);
         machine.gprs.set(RAX, value | random.below(4) << 4);
-    }
-    if disabling {
-        machine.gprs.set(RDX, 0);
-        machine.gprs.set(RAX, 0xfee0_0100);
-        machine.vcpu.apic.raise(random.next() as u8, Trigger::Edge);
     }
 }
 
@@ -247,6 +239,17 @@ fn wake(machine: &mut Machine, random: &mut Random) {
     }
 }
 
+/// The guest switches its APIC off while an interrupt may wait for its priority; true where it goes on.
+fn switch_apic_off(machine: &mut Machine, random: &mut Random) -> bool {
+    [
+        (0x808, random.below(0x100)),
+        (0x83f, random.below(0x100)),
+        (0x1b, 0xfee0_0100),
+    ]
+    .into_iter()
+    .all(|(msr, value)| matches!(machine.wrmsr(msr, value), Action::Resume | Action::Poll))
+}
+
 fn storm(mut fresh: impl FnMut() -> Machine, seed: u64, exits: u32) -> [u32; 4] {
     let mut random = Random(seed);
     let mut machine = fresh();
@@ -254,7 +257,10 @@ fn storm(mut fresh: impl FnMut() -> Machine, seed: u64, exits: u32) -> [u32; 4] 
     for _ in 0..exits {
         let halted_for_good = machine.activity() == HALTED && random.one_in(16);
         let apic_off = machine.apic_is_off() && random.one_in(64);
-        if halted_for_good || apic_off {
+        let ended = machine.activity() != HALTED
+            && random.one_in(500)
+            && !switch_apic_off(&mut machine, &mut random);
+        if halted_for_good || apic_off || ended {
             // Some sleep for good: NMIs are blocked and interrupts disabled. Nor does an APIC that is off come back.
             machine = fresh();
         }
