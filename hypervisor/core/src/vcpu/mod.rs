@@ -8,6 +8,8 @@
 //! |---|---|
 //! | [`registers`], [`control_register`] | general registers; CR0, CR4 and EFER |
 //! | [`event`](self) | injection, interrupt and NMI windows, skipping an instruction |
+//! | `schedule` | timers, looks at the console, waking and halting |
+//! | `interrupt` | what APIC register writes and device lines set off |
 //! | `instruction` | CPUID, RDMSR, WRMSR, XSETBV, VMCALL, HLT |
 //! | `io` | port accesses, strings included |
 //! | `mmio` | EPT violations: device registers, or the end of the VM |
@@ -18,15 +20,17 @@ pub mod counters;
 pub mod devices;
 mod event;
 mod instruction;
+mod interrupt;
 mod io;
 mod linear;
 mod mmio;
 pub mod registers;
+mod schedule;
 #[cfg(test)]
 mod tests;
 
 use crate::addr::{Gpa, Gva};
-use crate::apic::{ApicEffect, Delivery, IcrRequest, LocalApic, Trigger};
+use crate::apic::LocalApic;
 use crate::cpuid::CpuidTable;
 use crate::fault::{GuestFault, StopReason};
 use crate::msr::MsrState;
@@ -37,15 +41,6 @@ use crate::vmx::field::{self, VmcsAccess};
 use counters::Counters;
 use devices::Devices;
 use registers::{GprIndex, Gprs};
-
-/// Guest activity state HLT (Intel SDM vol. 3C, "Guest Non-Register State").
-const ACTIVITY_HLT: u32 = 1;
-const ACTIVITY_ACTIVE: u32 = 0;
-
-/// Host TSC ticks that the guest runs after its timer expired before it can expire again: a periodic timer faster
-/// than an exit would otherwise have the guest leave before its first instruction, for ever. A handler
-/// takes longer than this; other deadlines are not held back, because the guest sets each anew.
-const MIN_PERIOD: u64 = 2_000;
 
 /// What handling an exit can do to the processor and to guest memory.
 pub trait Cpu: VmcsAccess {
@@ -315,82 +310,6 @@ impl Vcpu {
         }
     }
 
-    /// Brings timers up to date, delivers what is pending and sets the preemption timer. False where a
-    /// look at the console is due first; call again after it.
-    #[inline(always)]
-    pub fn prepare_entry<C: Cpu>(&mut self, cpu: &mut C) -> bool {
-        let now = cpu.tsc();
-        let mut on_time = true;
-        if now >= self.wake_at {
-            on_time = self.wake(now);
-        }
-        if self.attention {
-            self.attend(cpu);
-        }
-        self.set_timer(cpu, now);
-        self.counters.enter(now, self.halted);
-        on_time
-    }
-
-    /// Has the guest left again when something is due. Times beyond the timer's 32 bits wake early, for nothing.
-    #[inline(always)]
-    fn set_timer<C: Cpu>(&self, cpu: &mut C, now: u64) {
-        let ticks = self.wake_at.saturating_sub(now) >> self.controls.preemption_timer_shift;
-        cpu.write(
-            field::PREEMPTION_TIMER,
-            ticks.min(u64::from(u32::MAX)) as u32,
-        );
-    }
-
-    /// Runs what is due at `now`; false where that includes a look at the console.
-    #[cold]
-    fn wake(&mut self, now: u64) -> bool {
-        let poll = now >= self.poll_at;
-        if poll {
-            self.poll_at = now.saturating_add(self.poll_every);
-        }
-        let expired = self
-            .apic
-            .next_deadline()
-            .is_some_and(|deadline| self.guest_tsc(now) >= deadline);
-        if expired {
-            self.apic.on_time(self.guest_tsc(now));
-            self.attention = true;
-        }
-        self.rearm(now);
-        if expired {
-            self.wake_at = self.wake_at.max(now.saturating_add(MIN_PERIOD));
-        }
-        !poll
-    }
-
-    /// Recomputes when something is due next.
-    fn rearm(&mut self, now: u64) {
-        let timer = self.apic.next_deadline().map_or(u64::MAX, |deadline| {
-            now.saturating_add(deadline.saturating_sub(self.guest_tsc(now)))
-        });
-        self.wake_at = timer.min(self.poll_at);
-    }
-
-    /// Puts pending events into the next entry and wakes or halts the vCPU accordingly.
-    fn attend<C: Cpu>(&mut self, cpu: &mut C) {
-        self.attention = false;
-        self.deliver_pending(cpu);
-        if self.halted {
-            let woken = event::entry_is_taken(cpu)
-                || (self.hardware_delivery
-                    && event::is_open(cpu)
-                    && self.apic.highest_pending().is_some());
-            self.halted = !woken;
-            let activity = if self.halted {
-                ACTIVITY_HLT
-            } else {
-                ACTIVITY_ACTIVE
-            };
-            cpu.write(field::GUEST_ACTIVITY, activity);
-        }
-    }
-
     /// HLT. With interrupts off, no single step on its way and no NMI possible, nothing can wake the only vCPU of a VM.
     fn halt<C: Cpu>(&self, cpu: &C, devices: &Devices) -> Result<Step, GuestFault> {
         const WAKING: u64 = event::RFLAGS_IF | event::RFLAGS_TF;
@@ -462,47 +381,6 @@ impl Vcpu {
             _ => return Err(GuestFault::Stop(StopReason::UnexpectedExit(28))),
         }
         Ok(Step::Next)
-    }
-
-    /// Carries out what an APIC register write asks for.
-    fn apply_effect(&mut self, devices: &mut Devices, effect: ApicEffect, now: u64) {
-        match effect {
-            ApicEffect::None => {}
-            ApicEffect::Recheck | ApicEffect::Disabled => self.attention = true,
-            ApicEffect::TimerChanged => self.rearm(now),
-            ApicEffect::Ipi(request) => self.interprocessor(request),
-            ApicEffect::LevelEoi(vector) => self.end_of_level(devices, vector),
-        }
-    }
-
-    /// Delivers an interprocessor interrupt of a VM with one vCPU: to itself, or to nobody.
-    fn interprocessor(&mut self, request: IcrRequest) {
-        if !request.destination.selects(self.apic.id(), self.apic.id()) {
-            return;
-        }
-        match request.delivery {
-            Delivery::Fixed(vector) | Delivery::LowestPriority(vector) => {
-                self.apic.raise(vector, Trigger::Edge);
-            }
-            Delivery::Nmi => self.nmi_pending = true,
-            // A vCPU that is running ignores SIPI; SMI and INIT to oneself have no meaning here.
-            _ => {}
-        }
-        self.attention = true;
-    }
-
-    fn end_of_level(&mut self, devices: &mut Devices, vector: u8) {
-        devices.end_of_interrupt(vector, &mut self.apic);
-        self.nmi_pending |= devices.take_nmi();
-        self.attention = true;
-    }
-
-    /// A device or the console changed an interrupt line.
-    pub fn lines_changed(&mut self, devices: &mut Devices) {
-        if devices.route_interrupts(&mut self.apic) {
-            self.nmi_pending |= devices.take_nmi();
-            self.attention = true;
-        }
     }
 
     /// Where the guest's instruction pointer is, for reports.
