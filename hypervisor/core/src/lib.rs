@@ -10,6 +10,7 @@ extern crate alloc;
 
 pub mod addr;
 pub mod apic;
+pub mod bus;
 pub mod cpuid;
 pub mod device;
 pub mod ept;
