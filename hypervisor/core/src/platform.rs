@@ -1,7 +1,8 @@
 //! The guest platform's fixed numbers: the one place that the ACPI tables, the device models and the guests share.
 //!
 //! `guest-loader` describes these to the guest in ACPI; the exit handlers decode accesses against the same
-//! constants. A platform has a hardware-reduced ACPI power block, one UART, one I/O APIC and a local APIC per vCPU.
+//! constants. A platform has a hardware-reduced ACPI power block with a power button, one UART, one real-time clock, a
+//! watchdog, a PCI bus, one I/O APIC and a local APIC per vCPU.
 
 use crate::addr::Gpa;
 
@@ -25,12 +26,49 @@ pub const SLEEP_ENABLE: u8 = 1 << 5;
 /// The byte that powers a VM off when written to [`POWER_SLEEP_CONTROL_PORT`].
 pub const POWER_OFF_COMMAND: u8 = SLEEP_ENABLE | (S5_SLEEP_TYPE << SLEEP_TYPE_SHIFT);
 
+/// The event register of the generic event device: bits are [`EVENT_POWER_BUTTON`], and a read clears it.
+pub const EVENT_PORT: u16 = 0x604;
+/// Set in the event register: somebody pressed the power button.
+pub const EVENT_POWER_BUTTON: u8 = 1 << 0;
+/// Global system interrupt of the generic event device: edge triggered, active high.
+pub const EVENT_GSI: u32 = 9;
+
+/// First port of the watchdog.
+pub const WATCHDOG_BASE: u16 = 0x610;
+/// Ports the watchdog decodes.
+pub const WATCHDOG_PORTS: u16 = 16;
+
+/// Where the register of the real-time clock is chosen.
+pub const RTC_INDEX_PORT: u16 = 0x70;
+/// Where the chosen register of the real-time clock is read and written.
+pub const RTC_DATA_PORT: u16 = 0x71;
+/// The register of the real-time clock that holds the century, as FADT announces it.
+pub const RTC_CENTURY_REGISTER: u8 = 0x32;
+
 /// First port of the console UART, a 16550.
 pub const COM1_BASE: u16 = 0x3f8;
 /// Ports the console UART decodes.
 pub const COM1_PORTS: u16 = 8;
 /// Global system interrupt of the console UART: edge triggered, active high.
 pub const COM1_GSI: u32 = 4;
+
+/// The PCI configuration address register, four bytes wide (PCI Local Bus Specification 3.0, "Configuration
+/// Mechanism").
+pub const PCI_CONFIG_ADDRESS_PORT: u16 = 0xcf8;
+/// The PCI configuration data register, four bytes wide.
+pub const PCI_CONFIG_DATA_PORT: u16 = 0xcfc;
+/// The enhanced configuration window: 4 KiB for each function of bus 0, the only bus.
+pub const ECAM_BASE: Gpa = Gpa(0xe000_0000);
+/// Bytes the enhanced configuration window occupies: one bus.
+pub const ECAM_SIZE: u64 = 1 << 20;
+/// Where memory BARs lie.
+pub const PCI_MMIO_BASE: Gpa = Gpa(0xe010_0000);
+/// Bytes there are for memory BARs.
+pub const PCI_MMIO_SIZE: u64 = 0x01f0_0000;
+/// Where I/O BARs lie.
+pub const PCI_IO_BASE: u16 = 0xc000;
+/// Ports there are for I/O BARs.
+pub const PCI_IO_PORTS: u16 = 0x1000;
 
 /// The I/O APIC's register window.
 pub const IOAPIC_BASE: Gpa = Gpa(0xfec0_0000);
@@ -64,27 +102,44 @@ mod tests {
     }
 
     #[test]
-    fn platform_ports_do_not_overlap() {
-        let mut ports: Vec<u16> = (COM1_BASE..COM1_BASE + COM1_PORTS).collect();
-        ports.extend([
-            POWER_SLEEP_CONTROL_PORT,
-            POWER_SLEEP_STATUS_PORT,
-            RESET_PORT,
-        ]);
-        let count = ports.len();
-        ports.sort_unstable();
-        ports.dedup();
-        assert_eq!(ports.len(), count);
+    fn port_ranges_are_disjoint() {
+        let mut ranges = [
+            (RTC_INDEX_PORT, 2),
+            (COM1_BASE, COM1_PORTS),
+            (POWER_SLEEP_CONTROL_PORT, 1),
+            (POWER_SLEEP_STATUS_PORT, 1),
+            (RESET_PORT, 1),
+            (EVENT_PORT, 1),
+            (WATCHDOG_BASE, WATCHDOG_PORTS),
+            (PCI_CONFIG_ADDRESS_PORT, 4),
+            (PCI_CONFIG_DATA_PORT, 4),
+            (PCI_IO_BASE, PCI_IO_PORTS),
+        ];
+        ranges.sort_unstable();
+        for pair in ranges.windows(2) {
+            assert!(pair[0].0 + pair[0].1 <= pair[1].0, "{pair:x?}");
+        }
     }
 
     #[test]
-    fn windows_lie_between_low_and_high_ram() {
-        for (base, size) in [(IOAPIC_BASE, IOAPIC_SIZE), (LAPIC_BASE, LAPIC_SIZE)] {
-            assert!(base >= LOW_RAM_LIMIT);
-            assert!(
-                base.checked_add(size)
-                    .is_some_and(|end| end <= HIGH_RAM_START)
-            );
+    fn windows_are_disjoint_and_lie_between_low_and_high_ram() {
+        let windows = [
+            (ECAM_BASE, ECAM_SIZE),
+            (PCI_MMIO_BASE, PCI_MMIO_SIZE),
+            (IOAPIC_BASE, IOAPIC_SIZE),
+            (LAPIC_BASE, LAPIC_SIZE),
+        ];
+        let mut free_from = LOW_RAM_LIMIT;
+        for (base, size) in windows {
+            assert!(base >= free_from);
+            free_from = base.checked_add(size).unwrap();
         }
+        assert!(free_from <= HIGH_RAM_START);
+    }
+
+    #[test]
+    fn devices_have_pins_of_the_io_apic_for_themselves() {
+        assert!(COM1_GSI < IOAPIC_PINS && EVENT_GSI < IOAPIC_PINS);
+        assert_ne!(COM1_GSI, EVENT_GSI);
     }
 }
