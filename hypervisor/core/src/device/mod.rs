@@ -6,3 +6,4 @@
 pub mod ioapic;
 pub mod power;
 pub mod uart16550;
+pub mod virtio;
