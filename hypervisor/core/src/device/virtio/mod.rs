@@ -11,6 +11,11 @@
 //! - A [`QueueError`] it meets it returns with `?`: the transport then marks the device as needing a reset, and calls
 //!   nothing but [`reset`](VirtioDevice::reset) before the driver has reset it.
 //! - A request that is wrong, but whose chain is sound, is the model's to answer (a block device has a status byte).
+//! - A frame's way out and in is not a notification's to go: [`notify`](VirtioDevice::notify) of a network card answers
+//!   [`Effect::Transmit`], and the transport then calls its two other methods, with the same arguments and errors:
+//!   `transmit(&mut self, queues: &mut [Queue], ram: &mut (impl GuestRam + ?Sized), frame: &mut [u8]) ->
+//!   Result<Option<usize>, QueueError>` takes the next frame out, `receive(.., frame: &[u8]) -> Result<bool, QueueError>`
+//!   brings one in, false where the driver has no buffer for it.
 //! - `queues` has one [`Queue`] for each of [`queue_sizes`](VirtioDevice::queue_sizes); those not enabled give no chains.
 
 pub mod queue;
