@@ -21,6 +21,7 @@ pub mod hostpt;
 pub mod hypercall;
 pub mod insn;
 pub mod ledger;
+pub mod lifecycle;
 pub mod manifest;
 pub mod msr;
 pub mod mtrr;
