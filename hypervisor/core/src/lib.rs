@@ -27,6 +27,7 @@ pub mod msr;
 pub mod mtrr;
 pub mod platform;
 pub mod ring;
+pub mod sched;
 pub mod switch;
 pub mod table;
 pub mod vcpu;
