@@ -24,7 +24,7 @@ pub(super) const MAX_PROCESSORS: usize = 0x1000;
 
 /// What `Notify` tells a control-method power button of a press (ACPI 6.5, "Control Method Power Button").
 const BUTTON_PRESSED: u8 = 0x80;
-/// The host bridge device's `_OSC` interface (PCI Firmware Specification 3.3, "_OSC Interface for PCI Host Bridge Devices").
+/// The host bridge's `_OSC` interface (PCI Firmware Specification 3.3, "_OSC Interface for PCI Host Bridge Devices").
 const OSC_PCI_HOST_BRIDGE: &str = "33db4d5b-1ff7-401c-9657-7441c03dd766";
 /// `_OSC` status: the interface's identifier is not known.
 const OSC_UNRECOGNIZED_UUID: u8 = 1 << 2;
