@@ -30,6 +30,7 @@ pub mod platform;
 pub mod ring;
 pub mod sched;
 pub mod switch;
+pub mod symmetry;
 pub mod table;
 pub mod topology;
 pub mod vcpu;
