@@ -297,3 +297,6 @@ fn bridge() -> ConfigSpace {
     bridge.allow(config::register::COMMAND, &[0; 2]);
     bridge
 }
+
+#[cfg(test)]
+mod tests;
