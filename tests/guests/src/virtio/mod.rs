@@ -1,11 +1,12 @@
 //! Virtio 1.2 over PCI: finding a device, its registers, its set-up. Queues are in [`queue`], devices in [`block`] and
-//! [`net`].
+//! [`net`]; [`peer`] is for two guests that talk.
 //!
 //! Everything is as plain as it can be: split rings at fixed addresses, one MSI-X vector for each queue, no features but
 //! those named.
 
 pub mod block;
 pub mod net;
+pub mod peer;
 pub mod queue;
 
 use core::fmt;

@@ -7,63 +7,56 @@
 //! - `forge` sends `count=` frames under an address that is not its own; prints `net: forged <n>`;
 //! - `flood` sends as fast as it can, for ever.
 //!
-//! Frames carry a local experimental type, and a number.
+//! What the frames are is in `test_guests::virtio::peer`.
 
 use test_guests::case::Case;
 use test_guests::params::Params;
-use test_guests::virtio::net::{BROADCAST, FRAME_BYTES, Frame, Mac, Net};
+use test_guests::virtio::net::{BROADCAST, FRAME_BYTES, Frame, Mac};
+use test_guests::virtio::peer::Station;
 use test_guests::{cpu, println};
 
-/// "Local Experimental EtherType 1" of IEEE 802.
-const ETHER_TYPE: [u8; 2] = [0x88, 0xb5];
 /// What a `forge` guest claims to be: an address of the locally administered kind that no VM has.
 const FORGED: Mac = [0x02, 0xf0, 0x0d, 0xf0, 0x0d, 0x00];
 const DEFAULT_COUNT: u64 = 1000;
 const DEFAULT_TICKS: u64 = 500_000_000;
-/// How long an answer may take, in ticks, and how long before somebody is asked again.
+/// How long an answer may take, in ticks.
 const LIMIT: u64 = 2_000_000_000;
-const ASK_AGAIN: u64 = 20_000_000;
+/// How long `listen` waits for one frame.
+const LISTEN: u64 = 20_000_000;
 /// A flood says every so many frames that it goes on.
 const ALIVE_FRAMES: u64 = 1 << 14;
 
 pub(crate) fn roles(case: &mut Case, params: &Params) {
-    let mut net = match Net::open(0, None) {
-        Ok(net) => net,
+    let mut station = match Station::open() {
+        Ok(station) => station,
         Err(error) => {
             case.check(false, format_args!("{error}"));
             return;
         }
     };
-    println!("net: address {:x?}", net.mac);
+    let [a, b, c, d, e, f] = station.net.mac;
+    println!("net: address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
     match params.get("role") {
-        Some("ping") => ping(case, params, &mut net),
-        Some("pong") => pong(case, params, &mut net),
-        Some("listen") => listen(params, &mut net),
-        Some("forge") => forge(case, params, &mut net),
-        Some("flood") => flood(case, &mut net),
+        Some("ping") => ping(case, params, &mut station),
+        Some("pong") => pong(case, params, &mut station),
+        Some("listen") => listen(params, &mut station),
+        Some("forge") => forge(case, params, &mut station),
+        Some("flood") => flood(case, &mut station),
         role => case.check(false, format_args!("no role {role:?}")),
     }
 }
 
-fn ping(case: &mut Case, params: &Params, net: &mut Net) {
+fn ping(case: &mut Case, params: &Params, station: &mut Station) {
     let count = params.number("count").unwrap_or(DEFAULT_COUNT);
     let length = params.number("length").unwrap_or(*FRAME_BYTES.start());
-    let Some(peer) = find_peer(net) else {
+    let Some(peer) = station.find_peer() else {
         case.check(false, format_args!("nobody answers"));
         return;
     };
     let start = cpu::ticks();
     for number in 1..=count {
-        let sent = net.send(&frame(net, peer, number), length);
-        let back = sent.ok().and_then(|()| hear(net, LIMIT));
-        let right = back.is_some_and(|(frame, bytes)| {
-            frame.from == peer
-                && frame.to == net.mac
-                && frame.word == number.to_le_bytes()
-                && bytes == length
-        });
-        if !right {
-            case.check(false, format_args!("frame {number}: {sent:?}, {back:x?}"));
+        if !station.bounce(peer, number, length, LIMIT) {
+            case.check(false, format_args!("frame {number} does not come back"));
             return;
         }
     }
@@ -72,34 +65,16 @@ fn ping(case: &mut Case, params: &Params, net: &mut Net) {
     println!("net: {count} round trips, {each} ticks each");
 }
 
-/// Asks everybody until somebody answers.
-fn find_peer(net: &mut Net) -> Option<Mac> {
-    let start = cpu::ticks();
-    while cpu::ticks().wrapping_sub(start) < LIMIT {
-        net.send(&frame(net, BROADCAST, 0), *FRAME_BYTES.start())
-            .ok()?;
-        let mut found = None;
-        // Answers to several questions may come: the last of them ends the search.
-        while let Some((frame, _)) = hear(net, ASK_AGAIN) {
-            found = Some(frame.from);
-        }
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
-fn pong(case: &mut Case, params: &Params, net: &mut Net) {
+fn pong(case: &mut Case, params: &Params, station: &mut Station) {
     let quiet = params.number("quiet").unwrap_or(LIMIT);
     let mut answered = 0_u64;
-    while let Some((heard, length)) = hear(net, quiet) {
+    while let Some((heard, length)) = station.hear(quiet) {
         let answer = Frame {
             to: heard.from,
-            from: net.mac,
+            from: station.net.mac,
             ..heard
         };
-        let sent = net.send(&answer, length);
+        let sent = station.net.send(&answer, length);
         case.check(sent.is_ok(), format_args!("answer: {sent:?}"));
         answered += 1;
     }
@@ -107,13 +82,13 @@ fn pong(case: &mut Case, params: &Params, net: &mut Net) {
     case.check(answered > 0, format_args!("nobody asked"));
 }
 
-fn listen(params: &Params, net: &mut Net) {
+fn listen(params: &Params, station: &mut Station) {
     let ticks = params.number("ticks").unwrap_or(DEFAULT_TICKS);
     let start = cpu::ticks();
     let (mut heard, mut forged) = (0_u64, 0_u64);
     println!("net: listening");
     while cpu::ticks().wrapping_sub(start) < ticks {
-        if let Some((frame, _)) = hear(net, ASK_AGAIN) {
+        if let Some((frame, _)) = station.hear(LISTEN) {
             heard += 1;
             forged += u64::from(frame.from == FORGED);
         }
@@ -121,49 +96,29 @@ fn listen(params: &Params, net: &mut Net) {
     println!("net: heard {heard} frames, {forged} forged");
 }
 
-fn forge(case: &mut Case, params: &Params, net: &mut Net) {
+fn forge(case: &mut Case, params: &Params, station: &mut Station) {
     let count = params.number("count").unwrap_or(DEFAULT_COUNT);
     for number in 0..count {
         let frame = Frame {
             from: FORGED,
-            ..frame(net, BROADCAST, number)
+            ..station.frame(BROADCAST, number)
         };
-        let sent = net.send(&frame, *FRAME_BYTES.start());
+        let sent = station.net.send(&frame, *FRAME_BYTES.start());
         case.check(sent.is_ok(), format_args!("frame {number}: {sent:?}"));
     }
     println!("net: forged {count}");
 }
 
-fn flood(case: &mut Case, net: &mut Net) {
+fn flood(case: &mut Case, station: &mut Station) {
     for number in 1_u64.. {
-        let sent = net.send(&frame(net, BROADCAST, number), *FRAME_BYTES.end());
+        let frame = station.frame(BROADCAST, number);
+        let sent = station.net.send(&frame, *FRAME_BYTES.end());
         if sent.is_err() {
             case.check(false, format_args!("frame {number}: {sent:?}"));
             return;
         }
         if number.is_multiple_of(ALIVE_FRAMES) {
             println!("net: flood alive {number}");
-        }
-    }
-}
-
-fn frame(net: &Net, to: Mac, number: u64) -> Frame {
-    Frame {
-        to,
-        from: net.mac,
-        ether_type: ETHER_TYPE,
-        word: number.to_le_bytes(),
-    }
-}
-
-/// The next frame of ours, within `limit` ticks.
-fn hear(net: &mut Net, limit: u64) -> Option<(Frame, u64)> {
-    let start = cpu::ticks();
-    loop {
-        match net.take() {
-            Some(heard) if heard.0.ether_type == ETHER_TYPE => return Some(heard),
-            _ if cpu::ticks().wrapping_sub(start) > limit => return None,
-            _ => cpu::pause(),
         }
     }
 }
