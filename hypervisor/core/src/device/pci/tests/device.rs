@@ -209,3 +209,53 @@ fn block_request_takes_one_kick_and_one_interrupt() {
     assert_eq!(guest.machine.bytes(at[1], 512), [7; 512]);
     assert_eq!(guest.machine.interrupts(0), [0x41]);
 }
+
+#[test]
+fn restarted_vm_finds_its_bus_as_firmware_leaves_it() {
+    let fresh: Vec<u32> = {
+        let mut guest = full_guest();
+        (0..256)
+            .map(|n| guest.config(1 + n as u8 / 64, n % 64 * 4, 4))
+            .collect()
+    };
+    let mut guest = full_guest();
+    for device in 1..=4 {
+        let mut driver = Driver::start(&mut guest, device);
+        let last = driver.rings.len() - 1;
+        driver.send(&mut guest, last, &[&[0; 16]], &[512, 1]);
+        let _ = driver.kick(&mut guest, last as u16);
+        guest.set_config(device, 0x10, 4, 0xe180_0000);
+    }
+    assert_eq!(
+        guest.bus.push_input(b"typed too late", &mut guest.machine),
+        14
+    );
+    guest.bus.restart();
+    guest.machine.signals.clear();
+    let again: Vec<u32> = (0..256)
+        .map(|n| guest.config(1 + n as u8 / 64, n % 64 * 4, 4))
+        .collect();
+    assert_eq!(fresh, again);
+    for transport in guest.bus.devices() {
+        assert_eq!(transport.counters(), Default::default());
+        assert!(transport.status().is_empty());
+    }
+    let mut driver = Driver::start(&mut guest, CONSOLE);
+    assert_eq!(guest.read(driver.vectors + 16 * 2, 4), 0xfee0_0000);
+    driver.send(&mut guest, 0, &[], &[16]);
+    assert_eq!(driver.kick(&mut guest, 0), Outcome::ConsoleOutput);
+    assert_eq!(driver.used(&guest, 0), None);
+}
+
+#[test]
+fn notifications_and_interrupts_are_counted() {
+    let mut guest = guest();
+    let mut driver = Driver::start(&mut guest, RNG);
+    for _ in 0..3 {
+        driver.send(&mut guest, 0, &[], &[4]);
+        assert_eq!(driver.kick(&mut guest, 0), Outcome::Nothing);
+    }
+    assert_eq!(driver.kick(&mut guest, 0), Outcome::Nothing);
+    let counters = guest.bus.devices().nth(1).unwrap().counters();
+    assert_eq!((counters.notifications, counters.interrupts), (4, 3));
+}

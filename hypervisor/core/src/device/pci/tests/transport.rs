@@ -103,7 +103,7 @@ fn broken_queue_needs_a_reset_and_interrupts_for_it() {
     assert_ne!(driver.status(&mut guest) & NEEDS_RESET, 0);
     assert_eq!(guest.machine.interrupts(0), [0x40]);
     assert_eq!(guest.read(driver.isr, 1), 2);
-    assert_eq!(guest.bus.devices().next().unwrap().failures(), 1);
+    assert_eq!(guest.bus.devices().next().unwrap().counters().failures, 1);
 
     // Nothing more is taken from it, by whichever way.
     driver.send(&mut guest, 0, &[], &[16]);
