@@ -1,42 +1,27 @@
 //! `cargo xtask bench`: what each exit costs in ticks, beside what peers cost on the same emulator.
 //!
-//! A bare-metal guest measures itself by its TSC on a machine of one CPU, where Bochs counts instructions: the
-//! figures are the same run after run. A second run boots the demo and reads from the counters how much of Linux'
-//! boot was spent in the hypervisor.
+//! A bare-metal guest measures itself by its TSC on machines of one CPU, where Bochs counts instructions: the figures are the same
+//! run after run. [`machine`] has the machines, [`peers`] what to compare with. A last run boots the demo and reads from the
+//! counters how much of Linux' boot was spent in the hypervisor.
 
+mod machine;
 mod peers;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
-use regex::Regex;
 use serde::Serialize;
 
+use crate::build;
 use crate::error::{Error, IoContext, Result};
-use crate::image::Boot;
-use crate::manifest::{self, Manifest};
+use crate::manifest;
 use crate::paths::{Workspace, create_dir};
-use crate::platform::Platform;
 use crate::session::events::Event;
-use crate::session::{Config, Session};
 use crate::ui::Step;
-use crate::{build, symbolize};
+use machine::{LIMIT, MACHINES, Rows, start};
 use peers::{PEERS, Peer};
 
-/// What the measuring guest is started with.
-const MANIFEST: &str = "\
-version = 1
-
-[[vm]]
-name = \"bench\"
-kernel = \"bench.elf\"
-memory = \"64M\"
-";
-const MEMORY_MIB: u64 = 1024;
-const LIMIT: Duration = Duration::from_secs(600);
 /// The most of Linux' boot that may be spent in the hypervisor, in percent.
 const ROOT_SHARE_LIMIT: f64 = 2.0;
 
@@ -46,17 +31,9 @@ pub struct BenchArgs {
     /// Use this hypervisor binary instead of building it.
     #[arg(long, value_name = "FILE")]
     efi: Option<PathBuf>,
-    /// Measure the exits only; do not boot Linux.
+    /// Measure single operations only; do not boot Linux.
     #[arg(long)]
     exits_only: bool,
-}
-
-/// Ticks of one operation's round trip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-struct Ticks {
-    median: u64,
-    min: u64,
-    max: u64,
 }
 
 /// Where Linux' boot spent its ticks.
@@ -72,7 +49,7 @@ struct LinuxBoot {
 #[derive(Debug, Serialize)]
 struct Report {
     platform: &'static str,
-    exits: BTreeMap<String, Ticks>,
+    exits: Rows,
     peers: &'static [Peer],
     linux_boot: Option<LinuxBoot>,
 }
@@ -83,7 +60,10 @@ struct Report {
 /// When a run fails, or a figure is missing or exceeds its limit.
 pub fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
     let efi = build::hypervisor_or(workspace, args.efi.as_deref())?;
-    let exits = measure_exits(workspace, &efi)?;
+    let mut exits = Rows::new();
+    for machine in &MACHINES {
+        exits.extend(machine.measure(workspace, &efi)?);
+    }
     let linux_boot = if args.exits_only {
         None
     } else {
@@ -120,25 +100,6 @@ pub fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
     }
 }
 
-fn measure_exits(workspace: &Workspace, efi: &Path) -> Result<BTreeMap<String, Ticks>> {
-    let file = workspace.run_dir("bench")?.join("bench.toml");
-    fs::write(&file, MANIFEST).context("write", &file)?;
-    let step = Step::start("Measuring exits in a bare-metal guest on Bochs");
-    let mut session = start(workspace, "bench", efi, &file)?;
-    let outcome = session.expect(&pattern(r"case bench: (ok|FAIL.*)\n")?, LIMIT);
-    symbolize::explain(&session.console_text(), efi);
-    let verdict = outcome?;
-    if verdict.contains("FAIL") {
-        return Err(session.failure(verdict.trim()));
-    }
-    let exits = parse(&session.console_text());
-    if exits.is_empty() {
-        return Err(session.failure("the guest printed no figures"));
-    }
-    step.done(&format!("{} operations", exits.len()));
-    Ok(exits)
-}
-
 fn measure_boot(workspace: &Workspace, efi: &Path) -> Result<LinuxBoot> {
     let step = Step::start("Booting Linux to see how much of it the hypervisor takes");
     let mut session = start(
@@ -152,37 +113,6 @@ fn measure_boot(workspace: &Workspace, efi: &Path) -> Result<LinuxBoot> {
     let boot = share(&counters).ok_or_else(|| session.failure("the counters lack ticks"))?;
     step.done(&format!("{:.2} % in the hypervisor", boot.root_percent));
     Ok(boot)
-}
-
-fn start(workspace: &Workspace, name: &str, efi: &Path, manifest: &Path) -> Result<Session> {
-    let config = Config {
-        name: name.to_owned(),
-        emulator: Platform::Bochs.provision(workspace)?,
-        boot: Boot::gather(workspace, efi, &Manifest::read(manifest)?)?,
-        pxe: false,
-        cpus: 1,
-        memory_mib: MEMORY_MIB,
-        fixed_clock: true,
-    };
-    Session::start(workspace, config, Box::new(|_| {}))
-}
-
-/// Reads the guest's lines `bench <name> <median> <min> <max>`.
-fn parse(console: &str) -> BTreeMap<String, Ticks> {
-    let line = |line: &str| {
-        let mut words = line.strip_prefix("bench ")?.split_whitespace();
-        let name = words.next()?.to_owned();
-        let mut number = || words.next()?.parse().ok();
-        Some((
-            name,
-            Ticks {
-                median: number()?,
-                min: number()?,
-                max: number()?,
-            },
-        ))
-    };
-    console.lines().filter_map(line).collect()
 }
 
 fn share(counters: &Event) -> Option<LinuxBoot> {
@@ -200,42 +130,48 @@ fn share(counters: &Event) -> Option<LinuxBoot> {
     })
 }
 
-/// The figures in columns, with the peers' and the limit.
-fn table(exits: &BTreeMap<String, Ticks>) -> String {
+/// The figures in columns, with the peers' and the limits.
+fn table(rows: &Rows) -> String {
     let mut text = format!(
-        "{:<22}{:>10}{:>10}{:>10}{:>10}\n",
-        "exit (ticks)", "Bulkhead", "limit", "KVM 6.1", "Xen 4.17"
+        "{:<22}{:>10}{:>10}{:>10}{:>10}{:>10}\n",
+        "round trip (ticks)", "Bulkhead", "limit", "KVM 6.1", "Xen 4.17", "exits"
     );
-    for (name, ticks) in exits {
+    for (name, cost) in rows {
         let peer = PEERS.iter().find(|peer| peer.name == name);
         let show =
             |figure: Option<u64>| figure.map_or_else(|| "-".to_owned(), |ticks| ticks.to_string());
         text.push_str(&format!(
-            "{name:<22}{:>10}{:>10}{:>10}{:>10}\n",
-            ticks.median,
+            "{name:<22}{:>10}{:>10}{:>10}{:>10}{:>10}\n",
+            cost.median,
             show(peer.and_then(|peer| peer.limit)),
             show(peer.and_then(|peer| peer.kvm)),
             show(peer.and_then(|peer| peer.xen)),
+            cost.exits
+                .map_or_else(|| "-".to_owned(), |exits| format!("{exits:.2}")),
         ));
     }
     text
 }
 
 /// What exceeds its limit or was not measured at all, in words.
-fn exceeded(exits: &BTreeMap<String, Ticks>, boot: Option<&LinuxBoot>) -> Vec<String> {
-    let mut over: Vec<String> = PEERS
-        .iter()
-        .filter_map(|peer| {
-            let limit = peer.limit?;
-            match exits.get(peer.name) {
-                None => Some(format!("{} was not measured", peer.name)),
-                Some(ticks) if ticks.median > limit => {
-                    Some(format!("{} {} > {limit}", peer.name, ticks.median))
-                }
-                Some(_) => None,
-            }
-        })
-        .collect();
+fn exceeded(rows: &Rows, boot: Option<&LinuxBoot>) -> Vec<String> {
+    let mut over = Vec::new();
+    for peer in PEERS {
+        let cost = rows.get(peer.name);
+        if cost.is_none() && (peer.limit.is_some() || peer.exit_limit.is_some()) {
+            over.push(format!("{} was not measured", peer.name));
+        }
+        if let (Some(cost), Some(limit)) = (cost, peer.limit)
+            && cost.median > limit
+        {
+            over.push(format!("{} {} > {limit}", peer.name, cost.median));
+        }
+        if let (Some(exits), Some(limit)) = (cost.and_then(|cost| cost.exits), peer.exit_limit)
+            && exits > limit
+        {
+            over.push(format!("{} {exits} exits > {limit}", peer.name));
+        }
+    }
     if let Some(boot) = boot.filter(|boot| boot.root_percent > ROOT_SHARE_LIMIT) {
         over.push(format!(
             "Linux' boot {:.2} % > {ROOT_SHARE_LIMIT} %",
@@ -245,36 +181,25 @@ fn exceeded(exits: &BTreeMap<String, Ticks>, boot: Option<&LinuxBoot>) -> Vec<St
     over
 }
 
-fn pattern(text: &str) -> Result<Regex> {
-    Regex::new(text).map_err(|error| Error::BadCall(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const CONSOLE: &str = "boot\nbench cpuid 140 139 150\nbench vmcall 121 100 130\nbench broken 1 2\ncase bench: ok\n";
+    use machine::{Cost, parse};
+
+    const CONSOLE: &str = "bench cpuid 140 139 150\nbench vmcall 121 100 130\n";
 
     #[test]
-    fn figures_are_read_from_the_console() {
-        let exits = parse(CONSOLE);
-        assert_eq!(exits.len(), 2);
-        assert_eq!(
-            exits["cpuid"],
-            Ticks {
-                median: 140,
-                min: 139,
-                max: 150
-            }
-        );
-    }
-
-    #[test]
-    fn the_table_shows_peers_and_limits() {
-        let text = table(&parse(CONSOLE));
-        let cpuid = text.lines().find(|line| line.starts_with("cpuid")).unwrap();
-        let words: Vec<_> = cpuid.split_whitespace().collect();
-        assert_eq!(words, ["cpuid", "140", "150", "1132", "974"]);
+    fn the_table_shows_peers_limits_and_exits() {
+        let mut rows = parse(CONSOLE);
+        rows.get_mut("vmcall").unwrap().exits = Some(1.0);
+        let text = table(&rows);
+        let words = |row: &str| -> Vec<String> {
+            let line = text.lines().find(|line| line.starts_with(row)).unwrap();
+            line.split_whitespace().map(str::to_owned).collect()
+        };
+        assert_eq!(words("cpuid"), ["cpuid", "140", "150", "1132", "974", "-"]);
+        assert_eq!(words("vmcall").last().unwrap(), "1.00");
     }
 
     #[test]
@@ -292,13 +217,33 @@ mod tests {
     }
 
     #[test]
-    fn a_limited_figure_that_the_guest_does_not_print_is_named() {
-        let limited = PEERS.iter().filter(|peer| peer.limit.is_some());
-        let missing: Vec<_> = limited
+    fn a_block_request_with_more_than_one_exit_is_named() {
+        let cost = |exits| Cost {
+            median: 1,
+            min: 1,
+            max: 1,
+            exits: Some(exits),
+        };
+        let over = |exits| {
+            let rows = Rows::from([("virtio-block".to_owned(), cost(exits))]);
+            let over = exceeded(&rows, None);
+            over.into_iter()
+                .find(|line| line.starts_with("virtio-block"))
+        };
+        assert_eq!(over(1.0), None);
+        assert_eq!(over(2.0).unwrap(), "virtio-block 2 exits > 1");
+    }
+
+    #[test]
+    fn a_limited_figure_that_no_guest_prints_is_named() {
+        let limited = |peer: &&Peer| peer.limit.is_some() || peer.exit_limit.is_some();
+        let missing: Vec<_> = PEERS
+            .iter()
+            .filter(limited)
             .map(|peer| format!("{} was not measured", peer.name))
             .collect();
-        assert!(!missing.is_empty());
-        assert_eq!(exceeded(&BTreeMap::new(), None), missing);
+        assert!(missing.contains(&"virtio-block was not measured".to_owned()));
+        assert_eq!(exceeded(&Rows::new(), None), missing);
     }
 
     #[test]
