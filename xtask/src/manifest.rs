@@ -59,6 +59,12 @@ impl Manifest {
             if let Some(initrd) = &vm.initrd {
                 add("initrd", initrd.path.as_str());
             }
+            for (disk_index, disk) in vm.disks.iter().enumerate() {
+                add(
+                    &format!("disk[{disk_index}].image"),
+                    disk.image.path.as_str(),
+                );
+            }
         }
         wanted
     }
@@ -78,6 +84,27 @@ mod tests {
             .map(|wanted| wanted.key)
             .collect();
         assert_eq!(keys, ["vm[0].kernel", "vm[0].initrd"]);
+    }
+
+    #[test]
+    fn the_images_of_disks_are_payloads() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "version = 1\n[[vm]]\nname = \"demo\"\nkernel = \"vmlinuz\"\nmemory = \"64M\"\n\
+            disk = [{ image = \"root.img\" }, { image = { path = \"data.img\" }, mode = \"read-only\" }]\n";
+        std::fs::write(file.path(), text).unwrap();
+        let wanted = Manifest::read(file.path()).unwrap().payloads();
+        let wanted: Vec<_> = wanted
+            .iter()
+            .map(|wanted| (wanted.key.as_str(), wanted.name.as_str()))
+            .collect();
+        assert_eq!(
+            wanted,
+            [
+                ("vm[0].kernel", "vmlinuz"),
+                ("vm[0].disk[0].image", "root.img"),
+                ("vm[0].disk[1].image", "data.img"),
+            ]
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From boot services to our own page tables, stacks and exception handlers, and on to the VMs.
 
 use super::facts::Facts;
-use super::payload::Loaded;
+use super::payload::{Loaded, VmFiles};
 use crate::arch::{cpu, descriptor, lapic};
 use crate::console::{CONSOLE, EVENTS};
 use crate::memory::reserve::{self, Reserved};
@@ -192,7 +192,7 @@ fn run_vms(loaded: &Loaded, memory: Memory, machine: &Machine) -> Result<(), Box
         .vms
         .iter()
         .cloned()
-        .zip(loaded.files.iter().copied());
+        .zip(loaded.files.iter().cloned());
     for ((plan, files), id) in plans.zip(0..) {
         log::info!("starting VM \"{}\"", plan.name);
         let mut vm = Vm::create(VmId(id), plan, files, &memory, machine)?;
@@ -207,12 +207,8 @@ fn run_vms(loaded: &Loaded, memory: Memory, machine: &Machine) -> Result<(), Box
 
 /// The frames that hold the payloads, whole pages as the firmware gave them.
 fn payload_runs(loaded: &Loaded) -> Vec<FrameRun> {
-    let files = loaded
-        .files
-        .iter()
-        .flat_map(|files| [Some(files.kernel), files.initrd]);
+    let files = loaded.files.iter().flat_map(VmFiles::all);
     files
-        .flatten()
         .map(|bytes| frames_of(bytes.as_ptr() as u64, bytes.len().max(1) as u64))
         .collect()
 }

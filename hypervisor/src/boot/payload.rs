@@ -12,6 +12,7 @@ use bulkhead_core::manifest::{
     Sha256Digest, VmPlan,
 };
 use core::fmt;
+use core::iter;
 use guest_loader::{GuestMemory, LoadRequest, MemoryLayout, OutOfRange, PlatformDescription};
 use sha2::{Digest, Sha256};
 
@@ -22,13 +23,23 @@ const DIRECTORY: &str = "bulkhead";
 /// What complaints call the manifest.
 const MANIFEST_NAME: &str = "bulkhead.toml";
 
-/// The files one VM boots from.
-#[derive(Clone, Copy)]
+/// The files that one VM is given.
+#[derive(Clone)]
 pub struct VmFiles {
     /// The kernel image.
     pub kernel: &'static [u8],
     /// The initial RAM disk.
     pub initrd: Option<&'static [u8]>,
+    /// The images of its disks, in the order of the plan.
+    pub disks: Vec<&'static [u8]>,
+}
+
+impl VmFiles {
+    /// Every one of them.
+    pub fn all(&self) -> impl Iterator<Item = &'static [u8]> {
+        let disks = self.disks.iter().copied();
+        iter::once(self.kernel).chain(self.initrd).chain(disks)
+    }
 }
 
 /// What the boot volume holds, checked.
@@ -80,7 +91,15 @@ pub fn load(source: &mut Source) -> Result<Loaded, LoadError> {
             Some(payload) => Some(fetch(source, &plan, vm, PayloadRole::Initrd, payload)?),
             None => None,
         };
-        let loaded = VmFiles { kernel, initrd };
+        let mut disks = Vec::new();
+        for (index, disk) in vm.disks.iter().enumerate() {
+            disks.push(fetch_disk(source, &plan, vm, index, &disk.image)?);
+        }
+        let loaded = VmFiles {
+            kernel,
+            initrd,
+            disks,
+        };
         rehearse(&plan, vm, &loaded)?;
         files.push(loaded);
     }
@@ -90,9 +109,7 @@ pub fn load(source: &mut Source) -> Result<Loaded, LoadError> {
 /// Parses on scratch memory: what a hostile manifest can make the parser hold exceeds the heap; what is kept does not.
 fn parse(text: &[u8]) -> Result<Plan, LoadError> {
     let scratch = heap::Scratch::begin();
-    let parsed = manifest::parse_bytes(MANIFEST_NAME, text)
-        .and_then(|plan| plan.check_release().map(|()| plan))
-        .map_err(LoadError::Manifest);
+    let parsed = manifest::parse_bytes(MANIFEST_NAME, text).map_err(LoadError::Manifest);
     drop(scratch);
     match parsed {
         Ok(plan) => Ok(plan.clone()),
@@ -127,6 +144,25 @@ fn fetch(
         log::info!("{path}: {} bytes", bytes.len());
     }
     Ok(bytes)
+}
+
+/// Reads the image of the VM's disk `index`, which has to be one.
+fn fetch_disk(
+    source: &mut Source,
+    plan: &Plan,
+    vm: &VmPlan,
+    index: usize,
+    image: &Payload,
+) -> Result<&'static [u8], LoadError> {
+    let role = PayloadRole::Disk(index);
+    let bytes = fetch(source, plan, vm, role, image)?;
+    match manifest::check_disk_image(bytes.len() as u64) {
+        Ok(()) => Ok(bytes),
+        Err(fault) => {
+            let problem = PayloadProblem::Rejected(&fault);
+            Err(LoadError::Manifest(plan.payload_error(vm, role, problem)))
+        }
+    }
 }
 
 /// Memory that holds nothing: loading into it shows whether loading works.

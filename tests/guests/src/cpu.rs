@@ -91,6 +91,12 @@ pub fn halt_without_interrupts() {
     unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
 }
 
+/// STI and HLT, with nothing in between: sleeps until an interrupt came, then CLI.
+pub fn halt_for_interrupt() {
+    // SAFETY: the IDT has a handler for every vector.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}
+
 /// STI.
 pub fn enable_interrupts() {
     // SAFETY: the IDT has a handler for every vector.

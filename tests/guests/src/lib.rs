@@ -6,6 +6,7 @@
 //! `case <name>: FAIL <count> checks` lines, `detail` lines before a failure, then `all cases done`, then power off.
 #![no_std]
 
+pub mod acpi;
 mod alloc_none;
 pub mod apic;
 mod boot;
@@ -13,7 +14,10 @@ pub mod case;
 pub mod cpu;
 pub mod params;
 pub mod power;
+pub mod random;
 pub mod serial;
+pub mod smp;
+pub mod timer;
 pub mod trap;
 pub mod window;
 

@@ -5,6 +5,7 @@ use core::ffi::CStr;
 
 const MAGIC: u32 = 0x336e_c578;
 const CMDLINE_OFFSET: u64 = 24;
+const RSDP_OFFSET: u64 = 32;
 const MEMMAP_OFFSET: u64 = 40;
 const MEMMAP_COUNT_OFFSET: u64 = 48;
 const MEMMAP_ENTRY_SIZE: u64 = 24;
@@ -15,6 +16,7 @@ const MEMMAP_RAM: u32 = 1;
 pub struct Params {
     cmdline: &'static str,
     ram_end: u64,
+    rsdp: u64,
 }
 
 impl Params {
@@ -43,7 +45,11 @@ impl Params {
             .map(|entry| peek::<u64>(entry) + peek::<u64>(entry + 8))
             .max()
             .unwrap_or(0);
-        Self { cmdline, ram_end }
+        Self {
+            cmdline,
+            ram_end,
+            rsdp: peek::<u64>(start_info + RSDP_OFFSET),
+        }
     }
 
     /// The value of `key=value` on the command line.
@@ -62,6 +68,22 @@ impl Params {
         u64::from_str_radix(value.strip_prefix("0x").unwrap_or(value), 16).ok()
     }
 
+    /// The value of `key=…` on the command line: decimal, or hexadecimal after `0x`.
+    #[must_use]
+    pub fn number(&self, key: &str) -> Option<u64> {
+        let value = self.get(key)?;
+        match value.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None => value.parse().ok(),
+        }
+    }
+
+    /// Where the ACPI tables begin.
+    #[must_use]
+    pub const fn rsdp(&self) -> u64 {
+        self.rsdp
+    }
+
     /// First byte after the highest RAM.
     #[must_use]
     pub const fn ram_end(&self) -> u64 {
@@ -69,8 +91,8 @@ impl Params {
     }
 }
 
-/// Reads a value of the start information.
-fn peek<T: Copy>(address: u64) -> T {
-    // SAFETY: the loader promises the start information and what it points to; the first 4 GiB are mapped.
+/// Reads a value of the start information or of an ACPI table.
+pub(crate) fn peek<T: Copy>(address: u64) -> T {
+    // SAFETY: the loader promises these structures and what they point to; the first 4 GiB are mapped.
     unsafe { (address as *const T).read_unaligned() }
 }

@@ -1,13 +1,14 @@
 //! Exceptions and interrupts: [`crate::attempt!`] runs an instruction that may fault and says what happened.
 //!
 //! An exception inside an attempt resumes after it and becomes a [`Fault`]; outside one it ends the guest with a report.
-//! Interrupts (vectors from 32) and NMIs are counted.
+//! Interrupts (vectors from 32) and NMIs are counted. Each vCPU has attempts and counts of its own.
 #![allow(unsafe_code, reason = "IDT and the entry stubs")]
 
 use core::arch::{asm, global_asm};
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use crate::smp::{self, MAX_VCPUS};
 use crate::{apic, power};
 
 /// `#DB`.
@@ -20,7 +21,8 @@ pub const GENERAL_PROTECTION: u8 = 13;
 pub const PAGE_FAULT: u8 = 14;
 /// `#AC`.
 pub const ALIGNMENT_CHECK: u8 = 17;
-const NMI: u64 = 2;
+/// Non-maskable interrupt.
+pub const NMI: u8 = 2;
 const FIRST_INTERRUPT: u64 = 32;
 const VECTORS: usize = 256;
 
@@ -39,13 +41,35 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Where an exception resumes; 0 where none is expected. [`crate::attempt!`] writes it.
-pub static RESUME: AtomicU64 = AtomicU64::new(0);
-/// The last expected fault: 0, or bit 63 set, vector in bits 39:32, error code in bits 31:0.
-static FAULT: AtomicU64 = AtomicU64::new(0);
+/// What happened on one vCPU.
+struct Seen {
+    /// Where an exception resumes; 0 where none is expected.
+    resume: AtomicU64,
+    /// The last expected fault: 0, or bit 63 set, vector in bits 39:32, error code in bits 31:0.
+    fault: AtomicU64,
+    counts: [AtomicU32; VECTORS],
+}
+
 const FAULT_VALID: u64 = 1 << 63;
 
-static COUNTS: [AtomicU32; VECTORS] = [const { AtomicU32::new(0) }; VECTORS];
+static SEEN: [Seen; MAX_VCPUS] = [const {
+    Seen {
+        resume: AtomicU64::new(0),
+        fault: AtomicU64::new(0),
+        counts: [const { AtomicU32::new(0) }; VECTORS],
+    }
+}; MAX_VCPUS];
+
+/// What happened on the vCPU that asks.
+fn seen() -> &'static Seen {
+    SEEN.get(smp::current()).unwrap_or(&SEEN[0])
+}
+
+/// Where [`crate::attempt!`] leaves its resume point.
+#[must_use]
+pub fn resume_slot() -> *mut u64 {
+    seen().resume.as_ptr()
+}
 
 /// Runs instructions that may fault: `Err(Fault)` where one did. Takes the instructions, then the `asm!` operands;
 /// the caller writes the `unsafe` block. Register operands hold nothing useful after a fault.
@@ -54,11 +78,11 @@ macro_rules! attempt {
     ($($op:expr),+ ; $($operands:tt)*) => {{
         core::arch::asm!(
             "lea {resume_at}, [rip + 3f]",
-            "mov [rip + {resume_slot}], {resume_at}",
+            "mov [{resume_slot}], {resume_at}",
             $($op,)+
             "3:",
             resume_at = out(reg) _,
-            resume_slot = sym $crate::trap::RESUME,
+            resume_slot = in(reg) $crate::trap::resume_slot(),
             $($operands)*
         );
         $crate::trap::take_fault()
@@ -70,8 +94,9 @@ macro_rules! attempt {
 /// # Errors
 /// The fault, where there was one.
 pub fn take_fault() -> Result<(), Fault> {
-    RESUME.store(0, Relaxed);
-    match FAULT.swap(0, Relaxed) {
+    let seen = seen();
+    seen.resume.store(0, Relaxed);
+    match seen.fault.swap(0, Relaxed) {
         0 => Ok(()),
         fault => Err(Fault {
             vector: (fault >> 32) as u8,
@@ -80,11 +105,17 @@ pub fn take_fault() -> Result<(), Fault> {
     }
 }
 
-/// How often `vector` arrived since the guest started.
+/// How often `vector` arrived at this vCPU since the guest started.
 #[must_use]
 pub fn count(vector: u8) -> u32 {
-    COUNTS
-        .get(usize::from(vector))
+    count_on(smp::current(), vector)
+}
+
+/// How often `vector` arrived at vCPU `vcpu` since the guest started.
+#[must_use]
+pub fn count_on(vcpu: usize, vector: u8) -> u32 {
+    SEEN.get(vcpu)
+        .and_then(|seen| seen.counts.get(usize::from(vector)))
         .map_or(0, |count| count.load(Relaxed))
 }
 
@@ -127,6 +158,11 @@ pub fn install() {
     for (gate, n) in IDT.iter().zip(0..) {
         fill(gate, stubs + n * STUB_SIZE);
     }
+    load();
+}
+
+/// Loads the IDT that [`install`] built.
+pub(crate) fn load() {
     load_idt((&raw const IDT) as u64, (size_of_val(&IDT) - 1) as u16);
 }
 
@@ -163,20 +199,21 @@ fn load_idt(base: u64, limit: u16) {
 
 /// Called by every stub.
 extern "C" fn trap(frame: &mut TrapFrame) {
-    if let Some(count) = COUNTS.get(frame.vector as usize) {
+    let seen = seen();
+    if let Some(count) = seen.counts.get(frame.vector as usize) {
         count.fetch_add(1, Relaxed);
     }
-    if frame.vector == NMI {
+    if frame.vector == u64::from(NMI) {
         return;
     }
     if frame.vector >= FIRST_INTERRUPT {
         apic::end_of_interrupt();
         return;
     }
-    match RESUME.swap(0, Relaxed) {
+    match seen.resume.swap(0, Relaxed) {
         0 => report(frame),
         resume => {
-            FAULT.store(
+            seen.fault.store(
                 FAULT_VALID | (frame.vector << 32) | (frame.error & 0xffff_ffff),
                 Relaxed,
             );

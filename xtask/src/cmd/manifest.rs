@@ -33,15 +33,13 @@ pub fn run(command: &ManifestCommand) -> Result<()> {
     Ok(())
 }
 
-/// Reads the manifest at `path` into a plan that this release can run. Complaints name the file as `path` does.
+/// Reads the manifest at `path`. Complaints name the file as `path` does.
 ///
 /// # Errors
 /// [`Error::Manifest`] with every complaint, or with why the file cannot be read.
 pub fn read(path: &Path) -> Result<Plan> {
     let bytes = read_bounded(path).map_err(|error| Error::Manifest(error.to_string()))?;
-    let plan = parse_bytes(&path.display().to_string(), &bytes)
-        .and_then(|plan| plan.check_release().map(|()| plan));
-    plan.map_err(|errors| Error::Manifest(errors.to_string().trim_end().to_owned()))
+    parse_bytes(&path.display().to_string(), &bytes).map_err(|errors| Error::Manifest(errors.to_string().trim_end().to_owned()))
 }
 
 /// The file's bytes, one more than the parser takes at most: a disk image named by mistake is not read whole.
@@ -62,13 +60,33 @@ fn summary(vm: &VmPlan) -> String {
         .as_ref()
         .map_or(String::new(), |initrd| format!(" with {}", initrd.path));
     let cpus = match &vm.cpus {
-        Some(cpus) => format!("CPUs {cpus:?}"),
-        None => "any CPU".to_owned(),
+        Some(cpus) => format!("on CPUs {cpus:?}"),
+        None => "on shared CPUs".to_owned(),
     };
-    format!(
-        "{}: {}{initrd}, {} of memory, {} vCPU on {cpus}, restart {}",
-        vm.name, vm.kernel.path, vm.memory, vm.vcpus, vm.restart
-    )
+    let mut line = format!(
+        "{}: {}{initrd}, {} of memory, {} {cpus}",
+        vm.name,
+        vm.kernel.path,
+        vm.memory,
+        counted(vm.vcpus as usize, "vCPU"),
+    );
+    if !vm.disks.is_empty() {
+        line += &format!(
+            ", {} with overlays of {}",
+            counted(vm.disks.len(), "disk"),
+            vm.overlays()
+        );
+    }
+    for nic in &vm.nics {
+        line += &format!(", NIC {} on \"{}\"", nic.mac, nic.segment);
+    }
+    line += &format!(", restart {}", vm.restart);
+    line
+}
+
+/// `count` of the things called `noun`.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -88,7 +106,7 @@ mod tests {
         );
         let plan = read(file.path()).unwrap();
         let line =
-            "demo: vmlinuz with initrd.img, 1G of memory, 1 vCPU on any CPU, restart on-crash";
+            "demo: vmlinuz with initrd.img, 1G of memory, 1 vCPU on shared CPUs, restart on-crash";
         assert_eq!(summary(&plan.vms[0]), line);
         run(&ManifestCommand::Check {
             file: file.path().to_owned(),
@@ -106,15 +124,15 @@ mod tests {
     }
 
     #[test]
-    fn what_this_release_cannot_run_is_refused_here_too() {
+    fn disks_and_nics_are_summed_up_with_the_addresses_they_get() {
         let file = written(
-            "version = 1\n[[vm]]\nname = \"a\"\nkernel = \"k\"\nmemory = \"2M\"\nvcpus = 2\n",
+            "version = 1\n[[vm]]\nname = \"a\"\nkernel = \"k\"\nmemory = \"2M\"\nvcpus = 2\ncpus = [1]\n\
+             disk = [{ image = \"root.img\" }]\nnic = [{ segment = \"lan\", mac = \"52:54:00:00:00:01\" }]\n",
         );
-        assert!(
-            read(file.path())
-                .unwrap_err()
-                .to_string()
-                .contains("error[release-vcpus]")
+        assert_eq!(
+            summary(&read(file.path()).unwrap().vms[0]),
+            "a: k, 2M of memory, 2 vCPUs on CPUs [1], 1 disk with overlays of 64M, \
+             NIC 52:54:00:00:00:01 on \"lan\", restart on-crash"
         );
     }
 

@@ -87,14 +87,26 @@ error_kinds! {
     SizeUnaligned, "size-unaligned", "the size is not a multiple of 2 MiB";
     NoCpus, "no-cpus", "the CPU set is empty";
     DuplicateCpu, "duplicate-cpu", "the CPU set names a CPU twice";
-    ReleaseVms, "release-vms", "this release runs one VM";
-    ReleaseVcpus, "release-vcpus", "this release runs one vCPU a VM";
+    SpareCpus, "spare-cpus", "the VM has more CPUs than vCPUs";
+    ClaimedCpu, "claimed-cpu", "two VMs have the same CPU to themselves";
+    TooManyDisks, "too-many-disks", "the VM has too many disks";
+    OverlayOfReadOnly, "overlay-of-read-only", "a read-only disk has memory for changed blocks";
+    TooManyNics, "too-many-nics", "the VM has too many NICs";
+    MacForm, "mac-form", "this is not a MAC address";
+    MacNotUnicast, "mac-not-unicast", "the MAC address is not that of one NIC";
+    DuplicateMac, "duplicate-mac", "two NICs have the same MAC address";
+    RateNumber, "rate-number", "the rate does not start with a whole number";
+    RateUnitMissing, "rate-unit-missing", "the rate has no unit";
+    RateUnit, "rate-unit", "the rate has an unknown unit";
+    RateTooSmall, "rate-too-small", "the rate is too small";
+    RateTooLarge, "rate-too-large", "the rate is too large";
     MachineMemory, "machine-memory", "the machine has not enough memory";
     MachineCpu, "machine-cpu", "the machine has no such CPU";
+    MachineNoCpuLeft, "machine-no-cpu-left", "the machine has no CPU left for the VM";
     PayloadMissing, "payload-missing", "the file is not beside the manifest";
     PayloadUnreadable, "payload-unreadable", "the file cannot be read";
     PayloadDigest, "payload-digest", "the file is not the one the manifest names";
-    PayloadRejected, "payload-rejected", "the file cannot be booted";
+    PayloadRejected, "payload-rejected", "the file cannot be used";
 }
 
 /// One complaint about a manifest.

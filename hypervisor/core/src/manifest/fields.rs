@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use toml::Spanned;
@@ -26,6 +27,22 @@ pub(super) struct Field<'t, 'i> {
     pub(super) key: &'static Key,
     pub(super) value: &'t DeValue<'i>,
     pub(super) span: Span,
+}
+
+/// How a key with several tables under it is read.
+pub(super) struct Listing {
+    /// What each of the tables is read by.
+    pub(super) schema: &'static Table,
+    /// What one of them looks like.
+    pub(super) how: &'static str,
+    /// What to do about a header in single brackets.
+    pub(super) brackets: &'static str,
+    /// How many there can be.
+    pub(super) most: usize,
+    /// The complaint about one more.
+    pub(super) beyond: ErrorKind,
+    /// What they are, in the plural.
+    pub(super) noun: &'static str,
 }
 
 impl<'t, 'i> Fields<'t, 'i> {
@@ -109,6 +126,63 @@ impl<'t, 'i> Fields<'t, 'i> {
         }
     }
 
+    /// The integer within `range` under `key`, or `default` without one; nothing after a complaint.
+    pub(super) fn integer_or(
+        &self,
+        key: &'static Key,
+        range: RangeInclusive<u32>,
+        default: u32,
+        complaints: &mut Complaints,
+    ) -> Option<u32> {
+        match self.optional(key) {
+            Some(field) => field.integer_in(range, complaints),
+            None => Some(default),
+        }
+    }
+
+    /// The tables under `key`, each as `read` takes it, those left out that it does not; nothing after a complaint about
+    /// the list itself. Without the key there are none.
+    pub(super) fn list<T>(
+        &self,
+        key: &'static Key,
+        listing: &'static Listing,
+        mut read: impl FnMut(&Fields<'_, '_>, &mut Complaints) -> Option<T>,
+        complaints: &mut Complaints,
+    ) -> Option<Vec<T>> {
+        let Some(list) = self.optional(key) else {
+            return Some(Vec::new());
+        };
+        if list.value.is_table() {
+            list.wrong_type(listing.how, complaints)
+                .help(listing.brackets);
+            return None;
+        }
+        let array = list.array(listing.how, complaints)?;
+        if let Some(beyond) = array.get(listing.most) {
+            complaints
+                .add(listing.beyond, beyond.span().into())
+                .found(format!("{} {}", array.len(), listing.noun))
+                .expected(format!("at most {}", listing.most));
+            return None;
+        }
+        let mut items = Vec::new();
+        for element in array.iter() {
+            let element = Field {
+                key,
+                value: element.get_ref(),
+                span: element.span().into(),
+            };
+            let fields = element.table(listing.schema, listing.how, complaints);
+            items.extend(fields.and_then(|fields| read(&fields, complaints)));
+        }
+        Some(items)
+    }
+
+    /// Where the value of `key` stands; the start of the table where it does not.
+    pub(super) fn span_of(&self, key: &'static Key) -> Span {
+        self.optional(key).map_or(self.span, |field| field.span)
+    }
+
     /// Complains that `key` is not there.
     pub(super) fn missing<'c>(
         &self,
@@ -178,6 +252,18 @@ impl<'t, 'i> Field<'t, 'i> {
                 ));
         }
         fitting
+    }
+
+    /// The value as yes or no.
+    pub(super) fn boolean(&self, complaints: &mut Complaints) -> Option<bool> {
+        let truth = self.value.as_bool();
+        if truth.is_none() {
+            let complaint = self.wrong_type("true or false", complaints);
+            if matches!(self.value.as_str(), Some("true" | "false")) {
+                complaint.help("write it without quotes");
+            }
+        }
+        truth
     }
 
     /// The value as one of the words of `C`.

@@ -15,12 +15,14 @@ pub(super) fn read(
     let log_level = fields.choice_or_default(&schema::LOG_LEVEL, complaints);
     let iommu = fields.choice_or_default(&schema::IOMMU, complaints);
     let apicv = fields.choice_or_default(&schema::APICV, complaints);
+    let smt = fields.choice_or_default(&schema::SMT, complaints);
     let selftest = fields.choice_or_default(&schema::SELFTEST, complaints);
     Some(HypervisorOptions {
         console: console?,
         log_level: log_level?,
         iommu: iommu?,
         apicv: apicv?,
+        smt: smt?,
         selftest: selftest?,
     })
 }

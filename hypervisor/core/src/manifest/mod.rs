@@ -3,36 +3,44 @@
 //! [`parse_bytes`] takes the file as the firmware delivered it, [`parse`] its text. Both return
 //! either a [`Plan`], in which every name, path, size and number has been checked, or
 //! [`ManifestErrors`], in which every complaint has a place, the line it is about, what stands
-//! there and what should. Whether *this release* can run the plan is [`Plan::check_release`];
-//! whether *this machine* can is [`Plan::fit`]. The same code runs at boot and in
+//! there and what should. Whether *this machine* can run the plan is [`Plan::fit`]. The same code runs at boot and in
 //! `cargo xtask manifest check`; `docs/manifest.md` describes the format to its users.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`plan`] | the result: [`Plan`], [`VmPlan`], [`HypervisorOptions`] and their enumerations |
-//! | [`name`], [`path`], [`size`], [`digest`] | one checked value type each |
+//! | [`name`], [`path`], [`size`], [`rate`], [`mac`], [`digest`] | one checked value type each |
 //! | [`schema`] | every key there is, and those reserved for later |
 //! | `source`, [`error`] | places in the text, and complaints about them |
 //! | `fields` | reading typed values out of TOML tables |
-//! | `hypervisor`, `vm` | one TOML table each into its plan |
-//! | [`release`], [`machine`], [`payload`] | what this release can run, what the machine at hand can, and whether the payloads are those meant |
+//! | `text`, `amount`, `cpus` | values that take more than a line to read |
+//! | `hypervisor`, `vm`, `disk`, `nic` | one TOML table each into its plan |
+//! | `together` | what VMs claim from one another |
+//! | [`machine`], [`payload`] | what the machine at hand can run, and whether the payloads are those meant |
 
+mod amount;
 mod choice;
+mod cpus;
 pub mod digest;
+mod disk;
 pub mod error;
 mod fields;
 mod hypervisor;
+pub mod mac;
 pub mod machine;
 pub mod name;
+mod nic;
 pub mod path;
 pub mod payload;
 pub mod plan;
-pub mod release;
+pub mod rate;
 pub mod schema;
 pub mod size;
 mod source;
 mod suggest;
 mod syntax;
+mod text;
+mod together;
 mod vm;
 
 use alloc::format;
@@ -41,17 +49,24 @@ use alloc::vec::Vec;
 
 use toml::de::DeTable;
 
+pub use cpus::MAX_CPU;
 pub use digest::Sha256Digest;
+pub use disk::MAX_DISKS;
 pub use error::{ErrorKind, ManifestError, ManifestErrors};
+pub use mac::MacAddress;
 pub use machine::MachineFacts;
-pub use name::VmName;
+pub use name::{SegmentName, VmName};
+pub use nic::MAX_NICS;
 pub use path::PayloadPath;
-pub use payload::{PayloadProblem, PayloadRole};
+pub use payload::{DiskImageFault, PayloadProblem, PayloadRole, check_disk_image};
 pub use plan::{
-    ApicVirtualization, Console, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, Payload,
-    Plan, RestartPolicy, SelfTest, VmPlan,
+    ApicVirtualization, Console, DiskMode, DiskPlan, HypervisorOptions, IommuPolicy, KernelFormat,
+    LogLevel, NicPlan, Payload, Plan, RestartPolicy, SelfTest, SmtPolicy, Spoofing, VmConsole,
+    VmPlan,
 };
+pub use rate::BitRate;
 pub use size::ByteSize;
+pub use vm::MAX_VCPUS;
 
 use error::Complaints;
 use fields::Fields;
@@ -126,6 +141,7 @@ fn read_root(
         None => Some(HypervisorOptions::default()),
     };
     let vms = vm::read_all(&fields, complaints);
+    together::check(vms.as_deref().unwrap_or_default(), complaints);
     Some((hypervisor?, vms?))
 }
 

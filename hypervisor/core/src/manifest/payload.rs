@@ -2,7 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
-use core::fmt::Display;
+use core::fmt::{self, Display};
 
 use super::digest::{DigestFault, Sha256Digest};
 use super::error::{Complaints, ErrorKind, ManifestErrors, quoted};
@@ -18,6 +18,8 @@ pub enum PayloadRole {
     Kernel,
     /// The initial RAM disk.
     Initrd,
+    /// The image of this disk, counted from 0.
+    Disk(usize),
 }
 
 /// What is wrong with it.
@@ -43,8 +45,20 @@ impl Plan {
         problem: PayloadProblem<'_>,
     ) -> ManifestErrors {
         let (payload, span, what) = match role {
-            PayloadRole::Kernel => (Some(&vm.kernel), vm.spans.kernel, "kernel"),
-            PayloadRole::Initrd => (vm.initrd.as_ref(), vm.spans.initrd, "initial RAM disk"),
+            PayloadRole::Kernel => (Some(&vm.kernel), vm.spans.kernel, "a kernel that can be booted"),
+            PayloadRole::Initrd => (
+                vm.initrd.as_ref(),
+                vm.spans.initrd,
+                "an initial RAM disk that can be booted",
+            ),
+            PayloadRole::Disk(index) => {
+                let disk = vm.disks.get(index);
+                (
+                    disk.map(|disk| &disk.image),
+                    disk.map_or(vm.spans.name, |disk| disk.spans.image),
+                    "a disk image of whole sectors of 512 bytes",
+                )
+            }
         };
         let path = payload.map_or("", |payload| payload.path.as_str());
         let mut complaints = Complaints::default();
@@ -57,7 +71,7 @@ impl Plan {
             PayloadProblem::Unreadable(reason) => (
                 ErrorKind::PayloadUnreadable,
                 format!("{}: {reason}", quoted(path)),
-                format!("a readable {what}"),
+                String::from("a file that can be read"),
             ),
             PayloadProblem::WrongDigest(actual) => (
                 ErrorKind::PayloadDigest,
@@ -70,13 +84,50 @@ impl Plan {
             PayloadProblem::Rejected(reason) => (
                 ErrorKind::PayloadRejected,
                 format!("{}: {reason}", quoted(path)),
-                format!("a {what} that can be booted"),
+                String::from(what),
             ),
         };
         complaints.add(kind, span).found(found).expected(expected);
         complaints.into_errors(&self.source)
     }
 }
+
+/// What every disk consists of.
+const SECTOR_BYTES: u64 = 512;
+
+/// Why a file is not the image of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskImageFault {
+    /// It is empty.
+    Empty,
+    /// It ends with a part of a sector: so many bytes.
+    PartOfSector(u64),
+}
+
+/// Checks that a file of so many `bytes` can be the image of a disk.
+///
+/// # Errors
+/// Says what is wrong with the size.
+pub fn check_disk_image(bytes: u64) -> Result<(), DiskImageFault> {
+    match bytes % SECTOR_BYTES {
+        0 if bytes == 0 => Err(DiskImageFault::Empty),
+        0 => Ok(()),
+        rest => Err(DiskImageFault::PartOfSector(rest)),
+    }
+}
+
+impl Display for DiskImageFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the file is empty"),
+            Self::PartOfSector(rest) => {
+                write!(f, "{rest} bytes are left over beyond the last whole sector")
+            }
+        }
+    }
+}
+
+impl core::error::Error for DiskImageFault {}
 
 /// The keys of a payload given as a table.
 pub(super) struct PayloadKeys {
@@ -97,6 +148,13 @@ pub(super) static INITRD_KEYS: PayloadKeys = PayloadKeys {
     table: &schema::INITRD,
     path: &schema::INITRD_PATH,
     sha256: &schema::INITRD_SHA256,
+    format: None,
+};
+
+pub(super) static DISK_IMAGE_KEYS: PayloadKeys = PayloadKeys {
+    table: &schema::DISK_IMAGE,
+    path: &schema::DISK_IMAGE_PATH,
+    sha256: &schema::DISK_IMAGE_SHA256,
     format: None,
 };
 

@@ -2,11 +2,14 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::choice::choice;
 use super::digest::Sha256Digest;
-use super::name::VmName;
+use super::mac::MacAddress;
+use super::name::{SegmentName, VmName};
 use super::path::PayloadPath;
+use super::rate::BitRate;
 use super::size::ByteSize;
 use super::source::{Source, Span};
 
@@ -32,6 +35,8 @@ pub struct HypervisorOptions {
     pub iommu: IommuPolicy,
     /// Whether the CPU's APIC virtualisation is used.
     pub apicv: ApicVirtualization,
+    /// Whether two VMs may run on threads of one core at a time.
+    pub smt: SmtPolicy,
     /// A failure to provoke instead of starting VMs.
     pub selftest: SelfTest,
 }
@@ -51,10 +56,25 @@ pub struct VmPlan {
     pub memory: ByteSize,
     /// How many virtual CPUs it has; at least one.
     pub vcpus: u32,
-    /// The physical CPUs its vCPUs may run on, ascending, none twice; `None` for any.
+    /// The physical CPUs that it has to itself, ascending, at most as many as vCPUs, none of them another VM's;
+    /// `None` for the CPUs that no VM has to itself.
     pub cpus: Option<Vec<u32>>,
+    /// Its part of a CPU that it shares, measured by the weights of the others there: 1 to 10,000.
+    pub weight: u32,
+    /// The most it gets of each CPU it runs on, in percent: 1 to 100.
+    pub cap: Option<u8>,
+    /// What its console is.
+    pub console: VmConsole,
+    /// Whether it starts when the hypervisor does.
+    pub autostart: bool,
     /// What happens when it stops.
     pub restart: RestartPolicy,
+    /// How long it has to switch itself off before it is stopped: whole seconds, 1 to 3600.
+    pub stop_timeout: Duration,
+    /// Its disks, in the order of the manifest; at most [`MAX_DISKS`](super::MAX_DISKS).
+    pub disks: Vec<DiskPlan>,
+    /// Its NICs, in the order of the manifest; at most [`MAX_NICS`](super::MAX_NICS).
+    pub nics: Vec<NicPlan>,
     pub(super) spans: VmSpans,
 }
 
@@ -65,19 +85,52 @@ pub(super) struct VmSpans {
     pub(super) kernel: Span,
     pub(super) initrd: Span,
     pub(super) memory: Span,
-    pub(super) vcpus: Span,
     /// In the order of [`VmPlan::cpus`].
     pub(super) cpus: Vec<Span>,
 }
 
-/// A file that a VM is started from.
+/// One disk of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskPlan {
+    /// What is on it when the VM starts.
+    pub image: Payload,
+    /// What becomes of writes.
+    pub mode: DiskMode,
+    /// The memory for changed blocks: a multiple of 2 MiB, at least one; nothing for a read-only disk.
+    pub overlay: ByteSize,
+    pub(super) spans: DiskSpans,
+}
+
+/// Where the manifest says what a disk's plan holds; the start of the disk where it says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DiskSpans {
+    pub(super) image: Span,
+    pub(super) overlay: Span,
+}
+
+/// One NIC of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicPlan {
+    /// What it is plugged into: every NIC that names the segment, and no other, is on it.
+    pub segment: SegmentName,
+    /// Its address, chosen or derived; no other NIC of the plan has it.
+    pub mac: MacAddress,
+    /// Whether it may send under other addresses.
+    pub spoofing: Spoofing,
+    /// The most it may send.
+    pub rate_limit: Option<BitRate>,
+    /// Where the address stands, or the start of the NIC.
+    pub(super) mac_span: Span,
+}
+
+/// A file that a VM is started from, or finds on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     /// Where it is, seen from the manifest.
     pub path: PayloadPath,
     /// What its contents must hash to.
     pub sha256: Option<Sha256Digest>,
-    /// How a kernel is to be read; an initial RAM disk, which is not read, has the default.
+    /// How a kernel is to be read; an initial RAM disk or a disk's image, which is not read, has the default.
     pub format: KernelFormat,
 }
 
@@ -136,6 +189,17 @@ choice! {
 }
 
 choice! {
+    /// Whether vCPUs of two VMs may run on threads of one core at a time, where each learns by timing what the other does.
+    pub enum SmtPolicy {
+        /// A core belongs to one VM at a time.
+        #[default]
+        Isolate = "isolate",
+        /// Each thread is a CPU like any other.
+        Share = "share",
+    }
+}
+
+choice! {
     /// A failure that the hypervisor provokes in itself once it runs on its own page tables, to show that its protections
     /// and its report work. Nothing else is started.
     pub enum SelfTest {
@@ -169,6 +233,39 @@ choice! {
 }
 
 choice! {
+    /// What a VM's console is, on the side of the VM.
+    pub enum VmConsole {
+        /// Its first serial port.
+        #[default]
+        Serial = "serial",
+        /// A virtio console; the serial port is still there and leads nowhere.
+        Virtio = "virtio",
+    }
+}
+
+choice! {
+    /// What becomes of what a VM writes to a disk.
+    pub enum DiskMode {
+        /// It is kept in memory until the VM starts anew; the image stays as it is.
+        #[default]
+        CopyOnWrite = "copy-on-write",
+        /// The VM is told that the disk is read-only, and a write fails.
+        ReadOnly = "read-only",
+    }
+}
+
+choice! {
+    /// Whether a NIC may send frames whose source is not its own address.
+    pub enum Spoofing {
+        /// Such frames are dropped and counted.
+        #[default]
+        Deny = "deny",
+        /// The segment learns whatever addresses the NIC uses: for a VM that bridges.
+        Allow = "allow",
+    }
+}
+
+choice! {
     /// How a kernel image is read.
     pub enum KernelFormat {
         /// By what the image itself says it is.
@@ -184,13 +281,13 @@ choice! {
 }
 
 impl Plan {
-    /// The memory of all VMs together. It cannot overflow: the bounds on a VM and on their number see to that.
+    /// The memory of all VMs and their overlays together. It cannot overflow: the bounds on a VM and on their number see to that.
     #[must_use]
     pub fn total_memory(&self) -> ByteSize {
         ByteSize(
             self.vms
                 .iter()
-                .fold(0, |sum, vm| sum.saturating_add(vm.memory.bytes())),
+                .fold(0, |sum, vm| sum.saturating_add(vm.total_memory().bytes())),
         )
     }
 
@@ -198,5 +295,24 @@ impl Plan {
     #[must_use]
     pub fn file_name(&self) -> &str {
         &self.source.file_name
+    }
+}
+
+impl VmPlan {
+    /// Its memory and the overlays of its disks.
+    #[must_use]
+    pub fn total_memory(&self) -> ByteSize {
+        let memory = self.memory.bytes();
+        ByteSize(memory.saturating_add(self.overlays().bytes()))
+    }
+
+    /// The overlays of its disks together.
+    #[must_use]
+    pub fn overlays(&self) -> ByteSize {
+        ByteSize(
+            self.disks
+                .iter()
+                .fold(0, |sum, disk| sum.saturating_add(disk.overlay.bytes())),
+        )
     }
 }

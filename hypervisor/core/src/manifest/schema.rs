@@ -46,7 +46,16 @@ pub struct Table {
 }
 
 /// Every table there is.
-pub const TABLES: &[&Table] = &[&ROOT, &HYPERVISOR, &VM, &KERNEL, &INITRD];
+pub const TABLES: &[&Table] = &[
+    &ROOT,
+    &HYPERVISOR,
+    &VM,
+    &KERNEL,
+    &INITRD,
+    &DISK,
+    &DISK_IMAGE,
+    &NIC,
+];
 
 /// Declares the keys of one table as constants, and the table over them.
 macro_rules! table {
@@ -75,6 +84,7 @@ table! {
     LOG_LEVEL = Optional "log_level",
     IOMMU = Optional "iommu",
     APICV = Optional "apicv",
+    SMT = Optional "smt",
     SELFTEST = Optional "selftest",
 }
 
@@ -88,11 +98,17 @@ table! {
     MEMORY = Required "memory",
     VCPUS = Optional "vcpus",
     CPUS = Optional "cpus",
+    WEIGHT = Optional "weight",
+    CAP = Optional "cap",
+    VM_CONSOLE = Optional "console",
+    AUTOSTART = Optional "autostart",
     RESTART = Optional "restart",
+    STOP_TIMEOUT = Optional "stop_timeout",
+    DISK_TABLES = Optional "disk",
+    NIC_TABLES = Optional "nic",
     ISOLATION = Reserved "isolation",
     ENCRYPTION = Reserved "encryption",
     DEVICE = Reserved "device",
-    NETWORK = Reserved "network",
 }
 
 table! {
@@ -108,6 +124,30 @@ table! {
     INITRD, "vm.initrd", "vm.initrd":
     INITRD_PATH = Required "path",
     INITRD_SHA256 = Optional "sha256",
+}
+
+table! {
+    /// One disk of a VM.
+    DISK, "vm.disk", "[[vm.disk]]":
+    DISK_IMAGE_PAYLOAD = Required "image",
+    DISK_MODE = Optional "mode",
+    DISK_OVERLAY = Optional "overlay",
+}
+
+table! {
+    /// The image of a disk, where more than its path is given.
+    DISK_IMAGE, "vm.disk.image", "vm.disk.image":
+    DISK_IMAGE_PATH = Required "path",
+    DISK_IMAGE_SHA256 = Optional "sha256",
+}
+
+table! {
+    /// One NIC of a VM.
+    NIC, "vm.nic", "[[vm.nic]]":
+    NIC_SEGMENT = Required "segment",
+    NIC_MAC = Optional "mac",
+    NIC_SPOOFING = Optional "spoofing",
+    NIC_RATE_LIMIT = Optional "rate_limit",
 }
 
 impl Table {

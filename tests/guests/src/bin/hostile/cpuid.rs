@@ -10,7 +10,7 @@ use test_guests::case::Case;
 use test_guests::cpu::{Cpuid, cpuid};
 use test_guests::params::Params;
 
-use crate::random::Random;
+use test_guests::random::{Random, SEED};
 
 const RANGES: [core::ops::RangeInclusive<u32>; 4] = [
     0..=0x40,
@@ -38,7 +38,7 @@ const NOTHING: Cpuid = Cpuid {
 };
 
 pub(crate) fn every_leaf(case: &mut Case, _: &Params) {
-    let mut random = Random::new();
+    let mut random = Random::new(SEED);
     for leaf in RANGES.into_iter().flatten() {
         for subleaf in 0..SUBLEAVES {
             let _ = cpuid(leaf, subleaf);

@@ -7,7 +7,7 @@ use test_guests::cpu::{self, try_vmcall};
 use test_guests::params::Params;
 use test_guests::trap::{Fault, GENERAL_PROTECTION, INVALID_OPCODE};
 
-use crate::random::Random;
+use test_guests::random::{Random, SEED};
 
 const UD: Result<(), Fault> = Err(Fault {
     vector: INVALID_OPCODE,
@@ -75,7 +75,7 @@ pub(crate) fn undefined(case: &mut Case, _: &Params) {
 }
 
 pub(crate) fn wild_hypercalls(case: &mut Case, _: &Params) {
-    let mut random = Random::new();
+    let mut random = Random::new(SEED);
     let pointers = [0, 1, 0xfff, 0xffff_ffff_ffff_f001, 1 << 47, u64::MAX];
     let unknown = HypercallError::UnknownNumber.code();
     let numbers = (0..256).chain([1 << 31, u64::from(u32::MAX), 1 << 32, 1 << 63, u64::MAX]);

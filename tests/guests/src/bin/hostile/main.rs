@@ -17,7 +17,6 @@ mod mmio;
 mod modes;
 mod msr;
 mod ports;
-mod random;
 
 use test_guests::case::Case;
 use test_guests::params::Params;

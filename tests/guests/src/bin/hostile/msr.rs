@@ -7,7 +7,7 @@ use test_guests::cpu::{try_rdmsr, try_wrmsr};
 use test_guests::params::Params;
 use test_guests::trap::{Fault, GENERAL_PROTECTION};
 
-use crate::random::Random;
+use test_guests::random::{Random, SEED};
 
 const ARCHITECTURAL: core::ops::Range<u32> = 0..0x2000;
 const SYNTHETIC: core::ops::Range<u32> = 0x4000_0000..0x4000_0200;
@@ -30,7 +30,7 @@ const OWN_STATE: [u32; 6] = [
 const WILD_VALUES: [u64; 4] = [u64::MAX, 0, 0xdead_beef_0000_0001, 1 << 63];
 
 pub(crate) fn every_class(case: &mut Case, _: &Params) {
-    let mut random = Random::new();
+    let mut random = Random::new(SEED);
     for msr in ARCHITECTURAL.chain(SYNTHETIC).chain(EXTENDED) {
         poke(case, msr);
     }

@@ -1,0 +1,412 @@
+//! Each policy and order by example, and a million random steps against a shell and a guest that misbehave.
+
+use super::*;
+use crate::addr::Gpa;
+
+const TIMEOUT: Millis = Millis::from_secs(30);
+const CRASH: End = End::Guest(StopReason::TripleFault);
+const POWER_OFF: End = End::Guest(StopReason::PowerOff);
+const RESET: End = End::Guest(StopReason::Reset);
+
+fn stopped(policy: RestartPolicy) -> Lifecycle {
+    Lifecycle::new(policy, TIMEOUT)
+}
+
+fn running(policy: RestartPolicy) -> Lifecycle {
+    let mut vm = stopped(policy);
+    assert_eq!(vm.order(Order::Start, Millis(0)), Ok(Action::LoadAndRun));
+    assert_eq!(vm.started(Millis(0)), Action::Nothing);
+    vm
+}
+
+#[test]
+fn each_policy_restarts_after_the_ends_it_names() {
+    use Action::{LoadAndRun, Nothing};
+    let ends = [POWER_OFF, RESET, CRASH, End::Watchdog, End::Operator];
+    for (policy, answers) in [
+        (RestartPolicy::Never, [Nothing; 5]),
+        (
+            RestartPolicy::OnCrash,
+            [Nothing, LoadAndRun, LoadAndRun, LoadAndRun, Nothing],
+        ),
+        (
+            RestartPolicy::Always,
+            [LoadAndRun, LoadAndRun, LoadAndRun, LoadAndRun, Nothing],
+        ),
+    ] {
+        for (end, answer) in ends.into_iter().zip(answers) {
+            let mut vm = running(policy);
+            assert_eq!(vm.ended(end, Millis(5)), answer, "{policy} {end}");
+            let state = if answer == LoadAndRun {
+                State::Starting
+            } else {
+                State::Stopped
+            };
+            assert_eq!(vm.state(), state, "{policy} {end}");
+        }
+    }
+}
+
+#[test]
+fn the_second_crash_in_a_row_waits_a_second() {
+    let mut vm = running(RestartPolicy::OnCrash);
+    assert_eq!(vm.ended(CRASH, Millis(10)), Action::LoadAndRun);
+    assert_eq!(vm.started(Millis(20)), Action::Nothing);
+    assert_eq!(vm.ended(End::Watchdog, Millis(30)), Action::Nothing);
+    assert_eq!(
+        vm.state(),
+        State::BackOff {
+            until: Millis(1030)
+        }
+    );
+    assert_eq!(vm.wake_at(), Some(Millis(1030)));
+    assert_eq!(vm.tick(Millis(1029)), Action::Nothing);
+    assert_eq!(vm.tick(Millis(1030)), Action::LoadAndRun);
+    assert_eq!(vm.started(Millis(1040)), Action::Nothing);
+    assert_eq!(vm.restarts(), 2);
+    assert_eq!(vm.crashes_in_a_row(), 2);
+}
+
+#[test]
+fn reboots_in_a_row_never_wait_and_do_not_clear_the_record() {
+    let mut vm = running(RestartPolicy::OnCrash);
+    assert_eq!(vm.ended(CRASH, Millis(1)), Action::LoadAndRun);
+    for now in 2..50 {
+        assert_eq!(vm.started(Millis(now)), Action::Nothing);
+        assert_eq!(vm.ended(RESET, Millis(now)), Action::LoadAndRun);
+    }
+    assert_eq!(vm.started(Millis(50)), Action::Nothing);
+    assert_eq!(vm.ended(CRASH, Millis(51)), Action::Nothing);
+    assert_eq!(
+        vm.state(),
+        State::BackOff {
+            until: Millis(1051)
+        }
+    );
+}
+
+#[test]
+fn an_operators_start_does_not_wait_and_forgives() {
+    let mut vm = running(RestartPolicy::OnCrash);
+    assert_eq!(vm.ended(CRASH, Millis(1)), Action::LoadAndRun);
+    assert_eq!(vm.started(Millis(1)), Action::Nothing);
+    assert_eq!(vm.ended(CRASH, Millis(2)), Action::Nothing);
+    assert_eq!(vm.order(Order::Start, Millis(3)), Ok(Action::LoadAndRun));
+    assert_eq!(vm.crashes_in_a_row(), 0);
+}
+
+#[test]
+fn a_stop_asks_first_and_insists_at_the_deadline() {
+    let mut vm = running(RestartPolicy::Always);
+    let stop = Order::Stop { hard: false };
+    assert_eq!(
+        vm.order(stop, Millis(100)),
+        Ok(Action::PressPowerButton { unpark: false })
+    );
+    assert_eq!(vm.tick(Millis(30_099)), Action::Nothing);
+    assert_eq!(vm.tick(Millis(30_100)), Action::HardStop);
+    assert_eq!(vm.tick(Millis(40_000)), Action::Nothing, "asked once");
+    assert_eq!(vm.ended(End::Operator, Millis(40_001)), Action::Nothing);
+    assert_eq!(vm.state(), State::Stopped);
+}
+
+#[test]
+fn a_guest_that_obeys_stays_stopped_under_every_policy() {
+    for policy in [
+        RestartPolicy::Never,
+        RestartPolicy::OnCrash,
+        RestartPolicy::Always,
+    ] {
+        for end in [POWER_OFF, RESET, CRASH, End::Watchdog] {
+            let mut vm = running(policy);
+            let _pressed = vm.order(Order::Stop { hard: false }, Millis(1)).unwrap();
+            assert_eq!(vm.ended(end, Millis(2)), Action::Nothing);
+            assert_eq!(vm.state(), State::Stopped);
+        }
+    }
+}
+
+#[test]
+fn a_paused_vm_runs_to_notice_the_power_button() {
+    let mut vm = running(RestartPolicy::OnCrash);
+    assert_eq!(vm.order(Order::Pause, Millis(1)), Ok(Action::Park));
+    assert_eq!(
+        vm.order(Order::Stop { hard: false }, Millis(2)),
+        Ok(Action::PressPowerButton { unpark: true })
+    );
+    assert_eq!(
+        vm.order(Order::Stop { hard: true }, Millis(3)),
+        Ok(Action::HardStop)
+    );
+}
+
+#[test]
+fn pause_and_resume_are_each_others_inverse() {
+    let mut vm = running(RestartPolicy::OnCrash);
+    assert_eq!(vm.order(Order::Pause, Millis(1)), Ok(Action::Park));
+    assert_eq!(vm.order(Order::Resume, Millis(2)), Ok(Action::Unpark));
+    assert_eq!(vm.state(), State::Running);
+}
+
+#[test]
+fn a_restart_begins_anew_under_the_policy_never() {
+    let mut vm = running(RestartPolicy::Never);
+    assert_eq!(
+        vm.order(Order::Restart, Millis(1)),
+        Ok(Action::PressPowerButton { unpark: false })
+    );
+    assert_eq!(vm.ended(POWER_OFF, Millis(2)), Action::LoadAndRun);
+    assert_eq!(vm.started(Millis(3)), Action::Nothing);
+    assert_eq!(vm.restarts(), 1);
+    assert_eq!(vm.ended(POWER_OFF, Millis(4)), Action::Nothing);
+    assert_eq!(
+        vm.order(Order::Restart, Millis(5)),
+        Ok(Action::LoadAndRun),
+        "a stopped VM is just started"
+    );
+}
+
+#[test]
+fn a_stop_overrides_a_restart_under_way_and_the_other_way_round() {
+    let mut vm = running(RestartPolicy::OnCrash);
+    let stop = Order::Stop { hard: false };
+    let _pressed = vm.order(Order::Restart, Millis(1)).unwrap();
+    assert_eq!(vm.order(stop, Millis(2)), Ok(Action::Nothing));
+    assert!(vm.order(stop, Millis(3)).is_err());
+    assert_eq!(vm.order(Order::Restart, Millis(4)), Ok(Action::Nothing));
+    assert!(vm.order(Order::Restart, Millis(5)).is_err());
+    assert_eq!(vm.tick(Millis(30_001)), Action::HardStop);
+    assert_eq!(
+        vm.ended(End::Operator, Millis(30_002)),
+        Action::LoadAndRun,
+        "the hard stop of a restart"
+    );
+}
+
+#[test]
+fn a_stop_while_loading_ends_the_vm_as_soon_as_it_runs() {
+    let mut vm = stopped(RestartPolicy::Always);
+    assert_eq!(vm.order(Order::Start, Millis(0)), Ok(Action::LoadAndRun));
+    assert_eq!(
+        vm.order(Order::Stop { hard: false }, Millis(1)),
+        Ok(Action::Nothing)
+    );
+    assert_eq!(vm.started(Millis(2)), Action::HardStop);
+    assert_eq!(vm.ended(End::Operator, Millis(3)), Action::Nothing);
+    assert_eq!(vm.state(), State::Stopped);
+    assert_eq!(vm.order(Order::Start, Millis(4)), Ok(Action::LoadAndRun));
+    assert_eq!(vm.started(Millis(5)), Action::Nothing);
+    assert_eq!(vm.state(), State::Running, "the old stop is forgotten");
+}
+
+#[test]
+fn a_guest_that_cannot_be_loaded_stays_stopped() {
+    let mut vm = stopped(RestartPolicy::Always);
+    let _load = vm.order(Order::Start, Millis(0)).unwrap();
+    vm.failed();
+    assert_eq!(vm.state(), State::Stopped);
+    assert_eq!(vm.wake_at(), None);
+}
+
+#[test]
+fn refusals_name_the_state_and_the_way_out() {
+    let mut vm = stopped(RestartPolicy::OnCrash);
+    let refusal = |vm: &mut Lifecycle, order| vm.order(order, Millis(1)).unwrap_err().to_string();
+    for order in [Order::Pause, Order::Stop { hard: true }] {
+        assert_eq!(refusal(&mut vm, order), "is not running; `start` runs it");
+    }
+    assert_eq!(refusal(&mut vm, Order::Resume), "is not paused");
+    let mut vm = running(RestartPolicy::OnCrash);
+    assert_eq!(
+        refusal(&mut vm, Order::Start),
+        "is running already; `restart` begins it anew"
+    );
+    let _pressed = vm.order(Order::Stop { hard: false }, Millis(1)).unwrap();
+    assert_eq!(
+        refusal(&mut vm, Order::Stop { hard: false }),
+        "is being stopped already; `stop` with `hard` does not wait for it"
+    );
+}
+
+/// A shell that obeys, late, and a guest that does as it likes.
+struct World {
+    vm: Lifecycle,
+    loading: bool,
+    running: bool,
+    parked: bool,
+    hard_stop: bool,
+    now: Millis,
+    /// When a stop without a restart was ordered and not taken back.
+    told_to_stop: Option<Millis>,
+}
+
+impl World {
+    /// Carries `action` out and checks that it could be.
+    fn apply(&mut self, action: Action) {
+        match action {
+            Action::Nothing => {}
+            Action::LoadAndRun => {
+                assert!(!self.running && !self.loading, "run twice");
+                self.loading = true;
+            }
+            Action::Park => {
+                assert!(self.running && !self.parked);
+                self.parked = true;
+            }
+            Action::Unpark => {
+                assert!(self.running && self.parked);
+                self.parked = false;
+            }
+            Action::PressPowerButton { unpark } => {
+                assert!(self.running);
+                assert_eq!(unpark, self.parked);
+                self.parked = false;
+            }
+            Action::HardStop => {
+                assert!(self.running && !self.hard_stop, "stopped twice");
+                self.parked = false;
+                self.hard_stop = true;
+            }
+        }
+    }
+
+    fn end(&mut self, end: End) {
+        self.running = false;
+        self.parked = false;
+        self.hard_stop = false;
+        let action = self.vm.ended(end, self.now);
+        self.apply(action);
+    }
+
+    /// The state machine and the world agree about what goes on.
+    fn check(&self) {
+        let state = self.vm.state();
+        assert_eq!(self.loading, state == State::Starting);
+        let runs = matches!(
+            state,
+            State::Running | State::Paused | State::Stopping { .. }
+        );
+        assert_eq!(self.running, runs, "{state}");
+        assert_eq!(self.parked, state == State::Paused);
+        let stuck = state == State::Stopping { deadline: None };
+        assert_eq!(
+            self.hard_stop, stuck,
+            "a stop is waited for that nobody ordered"
+        );
+        if let State::BackOff { until } = state {
+            assert!(until > self.now && until.since(self.now) <= Millis::from_secs(60));
+        }
+        if let Some(since) = self.told_to_stop
+            && self.now.since(since) > TIMEOUT
+            && !self.loading
+        {
+            assert!(
+                state == State::Stopped || self.hard_stop,
+                "{state} long after it was told to stop"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_million_random_steps_never_run_a_vm_twice_or_lose_it() {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    let ends = [
+        POWER_OFF,
+        RESET,
+        CRASH,
+        End::Watchdog,
+        End::Guest(StopReason::OutsideMemory {
+            gpa: Gpa(0),
+            write: true,
+        }),
+    ];
+    let mut visited = [0_u32; 6];
+    for round in 0..100 {
+        let policy = [
+            RestartPolicy::Never,
+            RestartPolicy::OnCrash,
+            RestartPolicy::Always,
+        ][round % 3];
+        let mut world = World {
+            vm: stopped(policy),
+            loading: false,
+            running: false,
+            parked: false,
+            hard_stop: false,
+            now: Millis(0),
+            told_to_stop: None,
+        };
+        for _ in 0..10_000 {
+            world.now.0 += [0, 1, 50, 900, 20_000][next(5) as usize];
+            let action = world.vm.tick(world.now);
+            world.apply(action);
+            match next(10) {
+                0..4 => {
+                    let order = [
+                        Order::Start,
+                        Order::Stop { hard: false },
+                        Order::Stop { hard: true },
+                        Order::Pause,
+                        Order::Resume,
+                        Order::Restart,
+                    ][next(6) as usize];
+                    let before = world.vm.clone();
+                    match world.vm.order(order, world.now) {
+                        Ok(action) => {
+                            world.apply(action);
+                            match order {
+                                Order::Stop { .. } => world.told_to_stop = Some(world.now),
+                                Order::Start | Order::Restart => world.told_to_stop = None,
+                                Order::Pause | Order::Resume => {}
+                            }
+                        }
+                        Err(refusal) => {
+                            assert_eq!(before.state(), world.vm.state(), "{refusal}");
+                            assert_eq!(before.wake_at(), world.vm.wake_at());
+                        }
+                    }
+                }
+                4..6 if world.loading => {
+                    world.loading = false;
+                    if next(8) == 0 {
+                        world.vm.failed();
+                    } else {
+                        world.running = true;
+                        let action = world.vm.started(world.now);
+                        world.apply(action);
+                    }
+                }
+                6..8 if world.running => world.end(ends[next(5) as usize]),
+                8 if world.hard_stop => world.end(End::Operator),
+                9 if !world.running => {
+                    let late = world.vm.ended(CRASH, world.now);
+                    assert_eq!(late, Action::Nothing, "an end that was reported before");
+                }
+                _ => {}
+            }
+            if world.vm.state() == State::Stopped {
+                world.told_to_stop = None;
+            }
+            let due = world.vm.wake_at().is_some_and(|at| at <= world.now);
+            if !due {
+                world.check();
+            }
+            visited[match world.vm.state() {
+                State::Stopped => 0,
+                State::Starting => 1,
+                State::Running => 2,
+                State::Paused => 3,
+                State::Stopping { .. } => 4,
+                State::BackOff { .. } => 5,
+            }] += 1;
+        }
+    }
+    assert!(visited.iter().all(|count| *count > 1000), "{visited:?}");
+}
