@@ -1,18 +1,20 @@
-//! The guest's ACPI tables: RSDP, XSDT, hardware-reduced FADT, MADT and a DSDT with the devices there are.
+//! The guest's ACPI tables: RSDP, XSDT, hardware-reduced FADT, `madt` (interrupt controllers), MCFG (configuration
+//! window), `wdat` (watchdog) and `dsdt` (the devices there are).
 //!
 //! Every number comes from `bulkhead_core::platform`, which the device models decode with. Hardware-reduced ACPI
 //! (ACPI 6.5, "Hardware-reduced ACPI") is what lets a guest do without PM1 registers, SCI, PIC and PIT.
 
-use alloc::vec;
+mod dsdt;
+mod madt;
+mod wdat;
+
 use alloc::vec::Vec;
 use core::fmt;
 
 use acpi_tables::Aml;
-use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope,
-};
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
@@ -27,23 +29,14 @@ const OEM_ID: [u8; 6] = *b"BLKHD ";
 const OEM_TABLE_ID: [u8; 8] = *b"BULKHEAD";
 const OEM_REVISION: u32 = 1;
 const TABLE_HEADER_SIZE: u32 = 36;
-/// AML revision 2: integers have 64 bits.
-const DSDT_REVISION: u8 = 2;
-/// MADT revision of ACPI 6.3 and later.
-const MADT_REVISION: u8 = 5;
 const TABLE_ALIGN: u64 = 64;
 
 /// IAPC_BOOT_ARCH bit 2: no VGA. Clear bits say: no 8042, no legacy devices.
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
-/// IAPC_BOOT_ARCH bit 5: no CMOS real-time clock.
-const BOOT_ARCH_NO_RTC: u16 = 1 << 5;
-
-const MADT_LOCAL_APIC: u8 = 0;
-const MADT_IO_APIC: u8 = 1;
-const MADT_LOCAL_X2APIC: u8 = 9;
-/// Largest id a local APIC structure can name; the structure of the x2APIC is for those beyond.
-const MAX_XAPIC_ID: u32 = 254;
-const MADT_CPU_ENABLED: u32 = 1;
+/// The buses that the configuration window covers: the first and the last.
+const ECAM_BUSES: (u8, u8) = (0, ((platform::ECAM_SIZE >> ECAM_BUS_SHIFT) - 1) as u8);
+/// log2 of a bus's share of the configuration window.
+const ECAM_BUS_SHIFT: u32 = 20;
 
 /// Where the guest finds the RSDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,21 +47,30 @@ pub(crate) fn write(
     platform: &PlatformDescription<'_>,
     mem: &mut impl GuestMemory,
 ) -> Result<RsdpAddress, LoadError> {
-    if platform.vcpu_apic_ids.is_empty() {
+    let vcpus = platform.vcpu_apic_ids;
+    if vcpus.is_empty() {
         return Err(AcpiError::NoVcpu.into());
+    }
+    if vcpus.len() > dsdt::MAX_PROCESSORS {
+        return Err(AcpiError::TooManyVcpus.into());
     }
     let mut tables = Tables {
         next: boot_area::ACPI_TABLES.start,
     };
     // The RSDP comes first, where a search finds it; it is written last, when the XSDT's address is known.
     let rsdp = tables.reserve(Rsdp::len())?;
-    let dsdt = tables.add(dsdt().as_slice(), mem)?;
-    let fadt = tables.add(&bytes_of(&fadt(dsdt)), mem)?;
-    let madt = tables.add(madt(platform.vcpu_apic_ids).as_slice(), mem)?;
+    let dsdt = tables.add(dsdt::table(vcpus.len()).as_slice(), mem)?;
+    let listed = [
+        tables.add(&bytes_of(&fadt(dsdt)), mem)?,
+        tables.add(madt::table(vcpus).as_slice(), mem)?,
+        tables.add(&bytes_of(&mcfg()), mem)?,
+        tables.add(wdat::table().as_slice(), mem)?,
+    ];
 
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    xsdt.add_entry(fadt.0);
-    xsdt.add_entry(madt.0);
+    for table in listed {
+        xsdt.add_entry(table.0);
+    }
     let xsdt = tables.add(&bytes_of(&xsdt), mem)?;
     mem.write(rsdp, &bytes_of(&Rsdp::new(OEM_ID, xsdt.0)))?;
     Ok(RsdpAddress(rsdp))
@@ -126,7 +128,8 @@ fn fadt(dsdt: Gpa) -> acpi_tables::fadt::FADT {
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton)
         .flag(Flags::Headless);
-    fadt.iapc_boot_arch = (BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_RTC).into();
+    fadt.iapc_boot_arch = BOOT_ARCH_NO_VGA.into();
+    fadt.century = platform::RTC_CENTURY_REGISTER;
     fadt.reset_reg = io_register(platform::RESET_PORT);
     fadt.reset_value = platform::RESET_VALUE;
     fadt.sleep_control_reg = io_register(platform::POWER_SLEEP_CONTROL_PORT);
@@ -134,61 +137,11 @@ fn fadt(dsdt: Gpa) -> acpi_tables::fadt::FADT {
     fadt.finalize()
 }
 
-fn madt(apic_ids: &[u32]) -> Sdt {
-    let mut body = Vec::new();
-    body.extend((platform::LAPIC_BASE.0 as u32).to_le_bytes());
-    // Flags: PCAT_COMPAT is clear, there are no 8259s to mask.
-    body.extend(0_u32.to_le_bytes());
-    for (&apic_id, uid) in apic_ids.iter().zip(0_u32..) {
-        body.extend(madt_cpu(apic_id, uid));
-    }
-    body.extend([MADT_IO_APIC, 12, platform::IOAPIC_ID, 0]);
-    body.extend((platform::IOAPIC_BASE.0 as u32).to_le_bytes());
-    body.extend(platform::IOAPIC_GSI_BASE.to_le_bytes());
-    table(*b"APIC", MADT_REVISION, &body)
-}
-
-/// A vCPU's interrupt controller structure, in the form its APIC id calls for.
-fn madt_cpu(apic_id: u32, uid: u32) -> Vec<u8> {
-    let mut entry = Vec::with_capacity(16);
-    match (u8::try_from(apic_id), u8::try_from(uid)) {
-        (Ok(small_id), Ok(small_uid)) if apic_id <= MAX_XAPIC_ID => {
-            entry.extend([MADT_LOCAL_APIC, 8, small_uid, small_id]);
-            entry.extend(MADT_CPU_ENABLED.to_le_bytes());
-        }
-        _ => {
-            entry.extend([MADT_LOCAL_X2APIC, 16, 0, 0]);
-            entry.extend(apic_id.to_le_bytes());
-            entry.extend(MADT_CPU_ENABLED.to_le_bytes());
-            entry.extend(uid.to_le_bytes());
-        }
-    }
-    entry
-}
-
-fn dsdt() -> Sdt {
-    let s5 = platform::S5_SLEEP_TYPE;
-    let s5_name = Name::new("_S5_".into(), &Package::new(vec![&s5, &s5, &0_u8, &0_u8]));
-
-    let com1_hid = Name::new("_HID".into(), &EISAName::new("PNP0501"));
-    let com1_uid = Name::new("_UID".into(), &1_u8);
-    let com1_ports = IO::new(
-        platform::COM1_BASE,
-        platform::COM1_BASE,
-        1,
-        platform::COM1_PORTS as u8,
-    );
-    let com1_interrupt = Interrupt::new(true, true, false, false, platform::COM1_GSI);
-    let com1_crs = Name::new(
-        "_CRS".into(),
-        &ResourceTemplate::new(vec![&com1_ports, &com1_interrupt]),
-    );
-    let com1 = Device::new(Path::new("COM1"), vec![&com1_hid, &com1_uid, &com1_crs]);
-    let system_bus = Scope::new(Path::new("\\_SB_"), vec![&com1]);
-
-    let mut aml = bytes_of(&s5_name);
-    aml.extend(bytes_of(&system_bus));
-    table(*b"DSDT", DSDT_REVISION, &aml)
+fn mcfg() -> MCFG {
+    let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let (first, last) = ECAM_BUSES;
+    mcfg.add_ecam(platform::ECAM_BASE.0, 0, first, last);
+    mcfg
 }
 
 fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Sdt {

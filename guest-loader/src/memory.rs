@@ -188,7 +188,7 @@ impl MemoryLayout {
         let acpi = boot_area::ACPI_TABLES;
         let window =
             |base: Gpa, size: u64| entry(base.0, base.0.saturating_add(size), E820Kind::Reserved);
-        let mut map = Vec::with_capacity(8);
+        let mut map = Vec::with_capacity(9);
         map.extend([
             entry(0, boot_area::LEGACY_HOLE.start.0, E820Kind::Ram),
             entry(
@@ -206,6 +206,7 @@ impl MemoryLayout {
                 self.low_ram().end.0,
                 E820Kind::Ram,
             ),
+            window(platform::ECAM_BASE, platform::ECAM_SIZE),
             window(platform::IOAPIC_BASE, platform::IOAPIC_SIZE),
             window(platform::LAPIC_BASE, platform::LAPIC_SIZE),
         ]);
@@ -320,6 +321,27 @@ mod tests {
                     "{entry:?}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn e820_reserves_the_configuration_window_and_leaves_bars_room() {
+        let map = MemoryLayout::new(8 << 30).unwrap().e820();
+        let ecam = GpaRange::new(platform::ECAM_BASE, platform::ECAM_SIZE).unwrap();
+        let bars = GpaRange::new(platform::PCI_MMIO_BASE, platform::PCI_MMIO_SIZE).unwrap();
+        assert!(map.contains(&E820Entry {
+            range: ecam,
+            kind: E820Kind::Reserved
+        }));
+        assert!(map.iter().all(|entry| !entry.range.overlaps(&bars)));
+    }
+
+    #[test]
+    fn ram_below_640_kib_is_usable_so_that_processors_can_be_started_there() {
+        for size in SIZES {
+            let map = MemoryLayout::new(size).unwrap().e820();
+            assert_eq!(map[0].range, GpaRange::new(Gpa(0), 0xa_0000).unwrap());
+            assert_eq!(map[0].kind, E820Kind::Ram);
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod acpi;
 mod bzimage;
+mod dsdt;
 mod elf;
 mod flat;
 mod mutation;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use bulkhead_core::manifest::schema::{Presence, TABLES};
 use bulkhead_core::manifest::{
-    ApicVirtualization, Console, ErrorKind, IommuPolicy, KernelFormat, LogLevel, RestartPolicy,
-    SelfTest, parse,
+    ApicVirtualization, Console, DiskMode, ErrorKind, IommuPolicy, KernelFormat, LogLevel,
+    RestartPolicy, SelfTest, SmtPolicy, Spoofing, VmConsole, parse,
 };
 
 fn repository(path: &str) -> PathBuf {
@@ -150,6 +150,26 @@ fn every_word_is_documented_with_its_default() {
         ApicVirtualization::default().as_str(),
     );
     check(
+        "hypervisor.smt",
+        SmtPolicy::words().collect(),
+        SmtPolicy::default().as_str(),
+    );
+    check(
+        "vm.console",
+        VmConsole::words().collect(),
+        VmConsole::default().as_str(),
+    );
+    check(
+        "vm.disk.mode",
+        DiskMode::words().collect(),
+        DiskMode::default().as_str(),
+    );
+    check(
+        "vm.nic.spoofing",
+        Spoofing::words().collect(),
+        Spoofing::default().as_str(),
+    );
+    check(
         "hypervisor.selftest",
         SelfTest::words().collect(),
         SelfTest::default().as_str(),
@@ -181,36 +201,50 @@ fn the_manifests_of_the_page_are_good_and_the_full_one_has_every_key() {
     }
 }
 
-/// Each example, put into an otherwise minimal manifest, is accepted.
+/// An otherwise minimal manifest with the `example` of `key`.
+fn manifest_with(key: &str, example: &str) -> String {
+    /// What each table needs, less what the example itself gives.
+    fn required(table: &str, given: Option<&str>) -> String {
+        let lines: &[(&str, &str)] = match table {
+            "disk" => &[("image", "image = \"root.img\"")],
+            "nic" => &[("segment", "segment = \"lan\"")],
+            _ => &[
+                ("name", "name = \"demo\""),
+                ("kernel", "kernel = \"vmlinuz\""),
+                ("memory", "memory = \"256M\""),
+            ],
+        };
+        let wanted = lines.iter().filter(|(name, _)| Some(*name) != given);
+        wanted.map(|(_, line)| format!("{line}\n")).collect()
+    }
+    let vm = |given| required("vm", given);
+    match key.split('.').collect::<Vec<_>>().as_slice() {
+        ["hypervisor"] => format!("version = 1\n{example}\n[[vm]]\n{}", vm(None)),
+        ["hypervisor", _] => {
+            format!("version = 1\n[hypervisor]\n{example}\n[[vm]]\n{}", vm(None))
+        }
+        ["vm", list @ ("disk" | "nic"), own, ..] => format!(
+            "version = 1\n[[vm]]\n{}[[vm.{list}]]\n{example}\n{}",
+            vm(None),
+            required(list, Some(own))
+        ),
+        ["vm", own, ..] => format!("version = 1\n[[vm]]\n{example}\n{}", vm(Some(own))),
+        _ => format!("version = 1\n[[vm]]\n{}", vm(None)),
+    }
+}
+
 #[test]
 fn the_examples_of_the_sections_are_good() {
     let page = page();
-    let minimal = [
-        ("name", "name = \"demo\""),
-        ("kernel", "kernel = \"vmlinuz\""),
-        ("memory", "memory = \"256M\""),
-    ];
     for (key, section) in sections(&page) {
         let line = section
             .lines()
             .find_map(|line| line.strip_prefix("- Example: `"))
             .unwrap();
         let example = line.strip_suffix('`').unwrap();
-        let mut text = String::from("version = 1\n");
-        if key.starts_with("hypervisor.") {
-            text.push_str(&format!("[hypervisor]\n{example}\n"));
-        } else if key == "hypervisor" {
-            text.push_str(&format!("{example}\n"));
-        }
-        text.push_str("[[vm]]\n");
-        if key.starts_with("vm.") {
-            text.push_str(&format!("{example}\n"));
-        }
-        let own = key.split('.').nth(1).filter(|_| key.starts_with("vm."));
-        for (_, line) in minimal.iter().filter(|(name, _)| own != Some(name)) {
-            text.push_str(&format!("{line}\n"));
-        }
+        let text = manifest_with(key, example);
         parse(key, &text).unwrap_or_else(|errors| panic!("{errors}{text}"));
+        assert!(text.contains(example) || !key.contains('.'), "{key}");
     }
 }
 
@@ -245,5 +279,5 @@ fn the_examples_on_file_are_good() {
         parse(path.to_str().unwrap(), &text).unwrap_or_else(|errors| panic!("{errors}"));
         count += 1;
     }
-    assert!(count >= 4);
+    assert!(count >= 7);
 }

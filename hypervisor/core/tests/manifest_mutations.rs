@@ -4,21 +4,26 @@
     reason = "a test that cannot read its files fails"
 )]
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use bulkhead_core::manifest::{MAX_VMS, MachineFacts, ManifestErrors, Plan, parse_bytes};
+use bulkhead_core::manifest::{
+    DiskMode, MAX_DISKS, MAX_NICS, MAX_VMS, MachineFacts, ManifestErrors, Plan, parse_bytes,
+};
 
 const ROUNDS: u32 = 1_000_000;
 /// Seeds longer than this would spend the time on one manifest that a hundred could have.
-const MAX_SEED: usize = 1200;
+const MAX_SEED: usize = 1300;
 
 /// Pieces that mean something to TOML or to the manifest.
-const TOKENS: [&[u8]; 32] = [
+const TOKENS: [&[u8]; 34] = [
     b"[[vm]]\n",
     b"[vm]\n",
     b"[vm.kernel]\n",
+    b"[[vm.disk]]\n",
+    b"[[vm.nic]]\n",
     b"[hypervisor]\n",
     b"version = 1\n",
     b"\n",
@@ -110,6 +115,11 @@ fn damage(bytes: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
     }
 }
 
+fn all_differ<T: Ord>(mut items: impl Iterator<Item = T>) -> bool {
+    let mut seen = BTreeSet::new();
+    items.all(|item| seen.insert(item))
+}
+
 /// What every plan keeps to.
 fn check_plan(plan: &Plan) {
     assert!((1..=MAX_VMS).contains(&plan.vms.len()));
@@ -127,8 +137,30 @@ fn check_plan(plan: &Plan) {
         );
         if let Some(cpus) = &vm.cpus {
             assert!(!cpus.is_empty() && cpus.is_sorted_by(|a, b| a < b));
+            assert!(cpus.len() <= vm.vcpus as usize);
+        }
+        assert!((1..=10_000).contains(&vm.weight));
+        assert!(vm.cap.is_none_or(|percent| (1..=100).contains(&percent)));
+        assert!((1..=3600).contains(&vm.stop_timeout.as_secs()));
+        assert!(vm.disks.len() <= MAX_DISKS && vm.nics.len() <= MAX_NICS);
+        for disk in &vm.disks {
+            let overlay = disk.overlay.bytes();
+            assert_eq!(overlay == 0, disk.mode == DiskMode::ReadOnly);
+            assert_eq!(overlay % (2 << 20), 0);
+        }
+        for nic in &vm.nics {
+            let [first, ..] = nic.mac.octets();
+            assert!(first & 1 == 0 && nic.mac.octets() != [0; 6]);
         }
     }
+    assert!(all_differ(
+        plan.vms.iter().flat_map(|vm| vm.cpus.iter().flatten())
+    ));
+    assert!(all_differ(
+        plan.vms
+            .iter()
+            .flat_map(|vm| vm.nics.iter().map(|nic| nic.mac))
+    ));
     let empty = MachineFacts {
         ram_bytes: 0,
         cpus: 0,

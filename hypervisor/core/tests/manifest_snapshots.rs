@@ -10,11 +10,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bulkhead_core::manifest::{
-    ApicVirtualization, ByteSize, Console, ErrorKind, HypervisorOptions, IommuPolicy, KernelFormat,
-    LogLevel, MAX_BYTES, MachineFacts, ManifestErrors, PayloadProblem, PayloadRole, Plan,
-    RestartPolicy, SelfTest, Sha256Digest, SmtPolicy, parse, parse_bytes,
+    ApicVirtualization, BitRate, ByteSize, Console, DiskImageFault, DiskMode, ErrorKind,
+    HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, MAX_BYTES, MachineFacts,
+    ManifestErrors, PayloadProblem, PayloadRole, Plan, RestartPolicy, SelfTest, Sha256Digest,
+    SmtPolicy, Spoofing, VmConsole, check_disk_image, parse, parse_bytes,
 };
 
 /// The machine that the misfits do not fit.
@@ -207,7 +209,11 @@ fn a_minimal_manifest_gets_the_documented_defaults() {
     assert_eq!(vm.cmdline, "");
     assert_eq!(vm.memory, ByteSize(256 << 20));
     assert_eq!((vm.vcpus, &vm.cpus), (1, &None));
+    assert_eq!((vm.weight, vm.cap), (100, None));
+    assert_eq!((vm.console, vm.autostart), (VmConsole::Serial, true));
     assert_eq!(vm.restart, RestartPolicy::OnCrash);
+    assert_eq!(vm.stop_timeout, Duration::from_secs(30));
+    assert_eq!((vm.disks.len(), vm.nics.len()), (0, 0));
     assert_eq!(plan.file_name(), "minimal.toml");
 }
 
@@ -244,7 +250,35 @@ fn every_key_arrives_in_the_plan() {
     assert_eq!(first.cmdline, "console=ttyS0 panic=1");
     assert_eq!((first.memory, first.vcpus), (ByteSize(1 << 30), 4));
     assert_eq!(first.cpus, Some(vec![0, 1, 2, 3]));
+    assert_eq!((first.weight, first.cap), (10_000, Some(25)));
+    assert_eq!((first.console, first.autostart), (VmConsole::Virtio, false));
     assert_eq!(first.restart, RestartPolicy::Always);
+    assert_eq!(first.stop_timeout, Duration::from_secs(3600));
+    let [system, site] = first.disks.as_slice() else {
+        panic!("{} disks", first.disks.len())
+    };
+    assert_eq!(
+        (system.image.path.as_str(), system.image.sha256),
+        ("root.img", None)
+    );
+    assert_eq!(
+        (system.mode, system.overlay),
+        (DiskMode::CopyOnWrite, ByteSize(2 << 20))
+    );
+    assert_eq!(
+        (site.image.path.as_str(), site.image.sha256),
+        ("data/site.img", Some(digest))
+    );
+    assert_eq!((site.mode, site.overlay), (DiskMode::ReadOnly, ByteSize(0)));
+    let [nic] = first.nics.as_slice() else {
+        panic!("{} NICs", first.nics.len())
+    };
+    assert_eq!(nic.segment.as_str(), "lan");
+    assert_eq!(nic.mac.octets(), [0x52, 0x54, 0, 0xab, 0xcd, 0x0f]);
+    assert_eq!(
+        (nic.spoofing, nic.rate_limit),
+        (Spoofing::Allow, Some(BitRate(10_000_000)))
+    );
     assert_eq!(
         (second.kernel.path.as_str(), second.kernel.format),
         ("guest.elf", KernelFormat::Elf)
@@ -252,7 +286,38 @@ fn every_key_arrives_in_the_plan() {
     assert_eq!(second.initrd.as_ref().unwrap().path.as_str(), "initrd.img");
     assert_eq!((second.memory, second.vcpus), (ByteSize(64 << 20), 2));
     assert_eq!(second.restart, RestartPolicy::Never);
-    assert_eq!(plan.total_memory(), ByteSize(1088 << 20));
+    let [lan, lonely] = second.nics.as_slice() else {
+        panic!("{} NICs", second.nics.len())
+    };
+    assert_eq!(lan.segment, nic.segment);
+    assert_ne!(lonely.segment, nic.segment);
+    assert_ne!(lan.mac, lonely.mac);
+    assert_eq!((lan.spoofing, lan.rate_limit), (Spoofing::Deny, None));
+    assert_eq!(plan.total_memory(), ByteSize(1090 << 20));
+}
+
+#[test]
+fn a_disk_that_says_nothing_of_it_is_copied_on_write() {
+    let minimal = fs::read_to_string(directory("good").join("minimal.toml")).unwrap();
+    let plan = parse(
+        "t",
+        &format!("{minimal}disk = [{{ image = \"root.img\" }}]\n"),
+    )
+    .unwrap();
+    let disk = &plan.vms[0].disks[0];
+    assert_eq!(
+        (disk.mode, disk.overlay),
+        (DiskMode::CopyOnWrite, ByteSize(64 << 20))
+    );
+    assert_eq!(plan.total_memory(), ByteSize(320 << 20));
+}
+
+#[test]
+fn the_file_of_a_disk_is_whole_sectors() {
+    assert_eq!(check_disk_image(512), Ok(()));
+    assert_eq!(check_disk_image(1 << 40), Ok(()));
+    assert_eq!(check_disk_image(0), Err(DiskImageFault::Empty));
+    assert_eq!(check_disk_image(1025), Err(DiskImageFault::PartOfSector(1)));
 }
 
 #[test]
@@ -267,8 +332,8 @@ fn tables_may_be_inline_and_lines_may_end_as_on_windows() {
 fn a_plan_fits_a_machine_that_has_just_enough() {
     let plan = read(&directory("good").join("everything.toml")).unwrap();
     let enough = MachineFacts {
-        ram_bytes: 1088 << 20,
-        cpus: 4,
+        ram_bytes: 1090 << 20,
+        cpus: 5,
     };
     assert_eq!(plan.fit(&enough), Ok(()));
     let kinds = |machine| -> Vec<_> {
@@ -284,11 +349,19 @@ fn a_plan_fits_a_machine_that_has_just_enough() {
             ram_bytes: enough.ram_bytes - 1,
             ..enough
         }),
-        [(ErrorKind::MachineMemory, 24)]
+        [(ErrorKind::MachineMemory, 44)]
+    );
+    // The first VM has four CPUs to itself, and the second needs one more.
+    assert_eq!(
+        kinds(MachineFacts { cpus: 4, ..enough }),
+        [(ErrorKind::MachineNoCpuLeft, 43)]
     );
     assert_eq!(
         kinds(MachineFacts { cpus: 3, ..enough }),
-        [(ErrorKind::MachineCpu, 18)]
+        [
+            (ErrorKind::MachineCpu, 19),
+            (ErrorKind::MachineNoCpuLeft, 43)
+        ]
     );
 }
 
@@ -312,7 +385,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
     let missing = told(first, PayloadRole::Kernel, PayloadProblem::Missing);
     assert_eq!(
         (missing.0, missing.1, missing.2),
-        (ErrorKind::PayloadMissing, 13, 10)
+        (ErrorKind::PayloadMissing, 14, 10)
     );
     assert!(
         missing.3.contains("\"boot/vmlinuz-6.1.0\""),
@@ -326,7 +399,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
     );
     assert_eq!(
         (unreadable.0, unreadable.1),
-        (ErrorKind::PayloadUnreadable, 30)
+        (ErrorKind::PayloadUnreadable, 51)
     );
     assert!(unreadable.3.contains("device error"), "{}", unreadable.3);
     let wrong = told(
@@ -334,7 +407,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Initrd,
         PayloadProblem::WrongDigest(Sha256Digest([0xab; 32])),
     );
-    assert_eq!((wrong.0, wrong.1), (ErrorKind::PayloadDigest, 14));
+    assert_eq!((wrong.0, wrong.1), (ErrorKind::PayloadDigest, 15));
     assert!(wrong.3.contains(&"ab".repeat(32)), "{}", wrong.3);
     assert!(wrong.4.contains("e3b0c442"), "{}", wrong.4);
     let rejected = told(
@@ -342,6 +415,13 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Kernel,
         PayloadProblem::Rejected(&"no ELF header"),
     );
-    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 27));
+    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 48));
     assert!(rejected.3.contains("no ELF header"), "{}", rejected.3);
+    let disk = told(
+        first,
+        PayloadRole::Disk(1),
+        PayloadProblem::Rejected(&DiskImageFault::Empty),
+    );
+    assert_eq!((disk.0, disk.1), (ErrorKind::PayloadRejected, 32));
+    assert!(disk.3.contains("\"data/site.img\""), "{}", disk.3);
 }

@@ -21,7 +21,7 @@ use bulkhead_core::addr::{Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::apic::LocalApic;
 use bulkhead_core::cpuid::{CpuidConfig, CpuidResult, CpuidTable, Crystal, VmxInstructions};
 use bulkhead_core::ept::{Ept, EptError, EptPerms};
-use bulkhead_core::events::{Counters, Event};
+use bulkhead_core::events::{Counters, Event, Ticks};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, LedgerError, Owner, Rights, VmId};
 use bulkhead_core::manifest::{RestartPolicy, VmPlan};
@@ -390,9 +390,13 @@ impl Vm {
             frames: &books,
             view_switches: 0,
             faults: counters.faults,
-            guest_ticks: counters.guest_ticks(),
-            root_ticks: counters.root_ticks(),
-            idle_ticks: counters.idle_ticks(),
+            ticks: Ticks {
+                guest: counters.guest_ticks(),
+                root: counters.root_ticks(),
+                idle: counters.idle_ticks(),
+                ..Ticks::default()
+            },
+            ..Counters::default()
         }));
     }
 }

@@ -16,7 +16,7 @@ use crate::scenario::{Ground, Scenario};
 
 const BAD: &str = "hypervisor/core/tests/manifests/bad";
 const LIMIT: u64 = 120;
-/// One of each sort, at every run: syntax, keys, values, whole files, what this release cannot. The others with `--long`.
+/// One of each sort, at every run: syntax, keys, values, whole files, what two VMs claim. The others with `--long`.
 const ALWAYS: [&str; 8] = [
     "several-errors",
     "syntax-several",
@@ -25,7 +25,7 @@ const ALWAYS: [&str; 8] = [
     "too-many-errors",
     "not-utf8",
     "path-parent",
-    "release-two-vms",
+    "cpus-of-another-vm",
 ];
 
 pub fn scenarios(workspace: &Workspace) -> Result<Vec<Scenario>> {
@@ -127,7 +127,7 @@ fn misfit(context: &Context<'_>) -> Outcome {
     let payloads = [(HELLO, context.lab.payload(HELLO)?)];
     let mut manifest = Manifest::of(HELLO);
     manifest.memory = "8G";
-    let text = manifest.to_string() + "cpus = [0, 3]\n";
+    let text = manifest.to_string() + "vcpus = 2\ncpus = [0, 3]\n";
     let boot = context.boot_unchecked(text, &payloads)?;
     let mut machine = context.start(boot, Setup::default())?;
     machine.refused()?;

@@ -90,8 +90,9 @@ fn provisioned(workspace: &Workspace) -> Vec<Finding> {
         there("Bochs", Bochs::place(workspace).exists()),
         there("QEMU", Qemu::place(workspace).exists()),
     ];
-    findings
-        .extend(payload::known().map(|name| there(name, workspace.payloads().join(name).exists())));
+    findings.extend(
+        payload::known().map(|name| there(&name, workspace.payloads().join(&name).exists())),
+    );
     findings
 }
 

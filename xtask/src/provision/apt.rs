@@ -33,19 +33,14 @@ impl PrivateApt {
             create_dir(dir.join(sub))?;
         }
         let mirror = mirror()?;
-        let machine = exec::output(Command::new("apt-config").arg("dump"), HINT)?;
-        let machine = String::from_utf8_lossy(&machine);
-        let sources: String = suites
-            .iter()
-            .map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"))
-            .collect();
+        let sources: String = suites.iter().map(|suite| source(&mirror, suite)).collect();
         let write = |file: &str, text: &str| {
             let path = dir.join(file);
             fs::write(&path, text).context("write", &path)
         };
         write("etc/sources.list", &sources)?;
         write("status", "")?;
-        write("apt.conf", &configuration(&dir, &transport(&machine)))?;
+        write("apt.conf", &(places(&dir) + &settings()?))?;
         let apt = Self {
             config: dir.join("apt.conf"),
             dir,
@@ -166,6 +161,32 @@ pub fn unpack(packages: &[PathBuf], dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The line of a sources list for `suite` on `mirror`.
+#[must_use]
+pub fn source(mirror: &str, suite: &str) -> String {
+    format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n")
+}
+
+/// apt's settings wherever its state is: the way to the mirror and the passwords for it are the machine's own.
+///
+/// Releases past their date are accepted: a mirror may be a frozen snapshot. Their signatures are checked as ever.
+///
+/// # Errors
+/// When this machine has no apt.
+pub fn settings() -> Result<String> {
+    let machine = exec::output(Command::new("apt-config").arg("dump"), HINT)?;
+    let transport = transport(&String::from_utf8_lossy(&machine));
+    Ok(format!(
+        "Dir::Etc::netrc \"/etc/apt/auth.conf\";\n\
+         Dir::Etc::netrcparts \"/etc/apt/auth.conf.d\";\n\
+         APT::Install-Recommends \"false\";\n\
+         Acquire::Check-Valid-Until \"false\";\n\
+         Acquire::Languages \"none\";\n\
+         Acquire::Retries \"3\";\n\
+         {transport}"
+    ))
+}
+
 /// The Debian mirror that this machine's apt uses for its own release.
 ///
 /// # Errors
@@ -246,11 +267,8 @@ fn transport(dump: &str) -> String {
         .fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// apt's settings: its state below `dir`; of the machine the keyring, the way to the mirror (`transport`) and the
-/// passwords for it.
-///
-/// Releases past their date are accepted: a mirror may be a frozen snapshot. Their signatures are checked as ever.
-fn configuration(dir: &Path, transport: &str) -> String {
+/// apt's settings that keep its state below `dir`.
+fn places(dir: &Path) -> String {
     let dir = dir.display();
     format!(
         "Dir \"/\";\n\
@@ -258,8 +276,6 @@ fn configuration(dir: &Path, transport: &str) -> String {
          Dir::Etc::SourceList \"{dir}/etc/sources.list\";\n\
          Dir::Etc::SourceParts \"/dev/null\";\n\
          Dir::Etc::Parts \"/dev/null\";\n\
-         Dir::Etc::netrc \"/etc/apt/auth.conf\";\n\
-         Dir::Etc::netrcparts \"/etc/apt/auth.conf.d\";\n\
          Dir::State \"{dir}\";\n\
          Dir::State::Lists \"{dir}/lists\";\n\
          Dir::State::Status \"{dir}/status\";\n\
@@ -268,13 +284,8 @@ fn configuration(dir: &Path, transport: &str) -> String {
          Dir::Log \"{dir}\";\n\
          APT::Architecture \"amd64\";\n\
          APT::Architectures \"amd64\";\n\
-         APT::Install-Recommends \"false\";\n\
          APT::Sandbox::User \"\";\n\
-         Acquire::Check-Valid-Until \"false\";\n\
-         Acquire::Languages \"none\";\n\
-         Acquire::Retries \"3\";\n\
-         Debug::NoLocking \"true\";\n\
-         {transport}"
+         Debug::NoLocking \"true\";\n"
     )
 }
 
@@ -309,7 +320,6 @@ mod tests {
         let taken = "Acquire::http::Proxy \"http://proxy.example:3128\";\n\
                      acquire::https::CAInfo \"/etc/ssl/own.pem\";\n";
         assert_eq!(transport(dump), taken);
-        assert!(configuration(Path::new("/x"), taken).ends_with(taken));
     }
 
     #[test]

@@ -8,6 +8,10 @@ use crate::paths::{Workspace, fresh_dir};
 use crate::provision::apt::{self, PrivateApt};
 use crate::ui::Step;
 
+/// Where the version string's place is told, which is relative to [`SETUP_HEADER`].
+const VERSION_POINTER: usize = 0x20e;
+const SETUP_HEADER: usize = 0x200;
+
 /// A kernel that can be fetched by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
@@ -16,15 +20,18 @@ pub struct Kernel {
     /// The metapackage that always depends on the current build.
     metapackage: &'static str,
     /// The Debian suite.
-    suite: &'static str,
+    pub(super) suite: &'static str,
     /// What the name of the real package starts with.
     prefix: &'static str,
 }
 
+/// The payload name of the kernel that the demo and the Debian disk run.
+pub const DEFAULT_KERNEL: &str = "vmlinuz-6.1-cloud";
+
 /// Every kernel this tool knows: Debian 12's own and its backport, in both flavours.
 pub const KERNELS: [Kernel; 4] = [
     Kernel {
-        payload: "vmlinuz-6.1-cloud",
+        payload: DEFAULT_KERNEL,
         metapackage: "linux-image-cloud-amd64",
         suite: "bookworm",
         prefix: "linux-image-6.1.",
@@ -50,10 +57,11 @@ pub const KERNELS: [Kernel; 4] = [
 ];
 
 impl Kernel {
-    /// The kernel whose payload name is `payload`.
+    /// The kernel that [`DEFAULT_KERNEL`] names.
     #[must_use]
-    pub fn by_name(payload: &str) -> Option<Self> {
-        KERNELS.into_iter().find(|kernel| kernel.payload == payload)
+    pub fn by_default() -> Self {
+        let [first, ..] = KERNELS;
+        first
     }
 
     /// Fetches the kernel's package and puts its image at `place`.
@@ -88,6 +96,30 @@ impl Kernel {
         step.done(&package);
         Ok(())
     }
+
+    /// What `uname -r` says on this kernel, whose payload is at `image`.
+    ///
+    /// # Errors
+    /// When the image cannot be read or does not say.
+    pub(super) fn release(self, image: &Path) -> Result<String> {
+        let bytes = fs::read(image).context("read", image)?;
+        release_in(&bytes).ok_or_else(|| Error::Unavailable {
+            what: format!("{} does not say which release it is", image.display()),
+            hint: "delete it to fetch it again".to_owned(),
+        })
+    }
+}
+
+/// The first word of the version string in a kernel's header; see "The Linux/x86 Boot Protocol", `kernel_version`.
+fn release_in(image: &[u8]) -> Option<String> {
+    let pointer = image.get(VERSION_POINTER..VERSION_POINTER + 2)?;
+    let start = SETUP_HEADER + usize::from(u16::from_le_bytes(pointer.try_into().ok()?));
+    let word = image
+        .get(start..)?
+        .split(|byte| !byte.is_ascii_graphic())
+        .next()?;
+    let text = std::str::from_utf8(word).ok()?;
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// The kernel image that the package `linux-image-VERSION` installs.
@@ -106,5 +138,15 @@ mod tests {
             image_name("linux-image-6.1.0-38-cloud-amd64"),
             "vmlinuz-6.1.0-38-cloud-amd64"
         );
+    }
+
+    #[test]
+    fn the_release_is_the_first_word_of_the_version() {
+        let mut image = vec![0; 0x400];
+        image[VERSION_POINTER..VERSION_POINTER + 2].copy_from_slice(&0x100_u16.to_le_bytes());
+        image[0x300..0x310].copy_from_slice(b"6.1.0-9-x (who) ");
+        assert_eq!(release_in(&image).as_deref(), Some("6.1.0-9-x"));
+        assert_eq!(release_in(&image[..VERSION_POINTER]), None);
+        assert_eq!(release_in(&[0; 0x400]), None);
     }
 }

@@ -6,10 +6,12 @@
 
 pub mod apt;
 pub mod bochs;
-mod cpio;
+pub mod busybox;
+pub mod debian;
 pub mod idiv;
 pub mod initramfs;
 pub mod kernel;
+pub mod modules;
 pub mod payload;
 pub mod qemu;
 pub mod targets;

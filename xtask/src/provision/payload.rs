@@ -1,12 +1,30 @@
 //! Payloads by name: what a manifest may name without the file lying beside it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{IoContext, Result};
 use crate::paths::{Workspace, create_dir};
+use crate::provision::busybox::Busybox;
 use crate::provision::kernel::{KERNELS, Kernel};
-use crate::provision::{CacheLock, initramfs};
+use crate::provision::modules::Modules;
+use crate::provision::{CacheLock, debian, initramfs};
+
+/// A payload that can be provided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// One of Debian's kernels.
+    Kernel(Kernel),
+    /// The RAM disk with busybox alone.
+    Busybox,
+    /// The RAM disk with a kernel's virtio modules.
+    Virtio(Kernel),
+    /// The disk with a minimal Debian.
+    Debian,
+}
+
+/// Puts a payload at the path it is given, with everything at hand that needed fetching first.
+type Recipe<'a> = Box<dyn FnOnce(&Path) -> Result<()> + 'a>;
 
 /// The payload called `name`, fetched or built when it is a known one that is not there yet.
 ///
@@ -19,39 +37,84 @@ pub fn find(workspace: &Workspace, name: &str) -> Result<Option<PathBuf>> {
     if place.is_file() {
         return Ok(Some(place));
     }
-    let kernel = Kernel::by_name(name);
-    if kernel.is_none() && name != initramfs::PAYLOAD {
+    let Some(known) = Known::all().find(|known| known.name() == name) else {
         return Ok(None);
-    }
+    };
     create_dir(workspace.payloads())?;
+    // Takes the lock for each thing it fetches, so it cannot be held yet.
+    let recipe = known.recipe(workspace)?;
     let _lock = CacheLock::take(workspace)?;
     if place.is_file() {
         return Ok(Some(place));
     }
     let partial = workspace.payloads().join(format!(".{name}.partial"));
-    match kernel {
-        Some(kernel) => kernel.fetch(workspace, &partial)?,
-        None => initramfs::build(workspace, &partial)?,
-    }
+    recipe(&partial)?;
     fs::rename(&partial, &place).context("rename", &partial)?;
     Ok(Some(place))
 }
 
 /// Every payload that [`find`] can provide besides the test guests.
-pub fn known() -> impl Iterator<Item = &'static str> {
-    KERNELS
-        .iter()
-        .map(|kernel| kernel.payload)
-        .chain([initramfs::PAYLOAD])
+pub fn known() -> impl Iterator<Item = String> {
+    Known::all().map(Known::name)
+}
+
+impl Known {
+    fn all() -> impl Iterator<Item = Self> {
+        KERNELS
+            .into_iter()
+            .map(Self::Kernel)
+            .chain([Self::Busybox])
+            .chain(KERNELS.into_iter().map(Self::Virtio))
+            .chain([Self::Debian])
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Kernel(kernel) => kernel.payload.to_owned(),
+            Self::Busybox => initramfs::PLAIN.to_owned(),
+            Self::Virtio(kernel) => initramfs::virtio_name(kernel),
+            Self::Debian => debian::PAYLOAD.to_owned(),
+        }
+    }
+
+    /// Fetches what this payload is made of, and says how.
+    fn recipe(self, workspace: &Workspace) -> Result<Recipe<'_>> {
+        Ok(match self {
+            Self::Kernel(kernel) => Box::new(move |place| kernel.fetch(workspace, place)),
+            Self::Busybox => {
+                let busybox = Busybox::provision(workspace)?;
+                Box::new(move |place| initramfs::build_plain(&busybox, place))
+            }
+            Self::Virtio(kernel) => {
+                let modules = Modules::provision(workspace, kernel)?;
+                let busybox = Busybox::provision(workspace)?;
+                Box::new(move |place| initramfs::build_virtio(&busybox, &modules, place))
+            }
+            Self::Debian => {
+                let modules = Modules::provision(workspace, Kernel::by_default())?;
+                let tools = debian::Tools::provision(workspace)?;
+                Box::new(move |place| debian::build(workspace, &tools, &modules, place))
+            }
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn an_unknown_name_is_not_provided() {
         assert_eq!(find(&Workspace::locate(), "vmlinuz-0.99").unwrap(), None);
-        assert_eq!(known().count(), 5);
+    }
+
+    #[test]
+    fn every_payload_has_a_name_of_its_own() {
+        let names: BTreeSet<_> = known().collect();
+        assert_eq!(names.len(), known().count());
+        for name in ["vmlinuz-6.1-cloud", "initrd-virtio.img", "debian-12.img"] {
+            assert!(names.contains(name), "{name}");
+        }
     }
 }

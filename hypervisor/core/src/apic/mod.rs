@@ -10,6 +10,7 @@
 //! Linux keeps x2APIC without interrupt remapping only under a hypervisor it knows, see [`crate::cpuid`].
 
 pub mod icr;
+pub mod msi;
 mod page;
 mod registers;
 mod timer;

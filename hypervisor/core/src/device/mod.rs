@@ -7,6 +7,7 @@
 pub mod board;
 pub mod ged;
 pub mod ioapic;
+pub mod pci;
 pub mod power;
 pub mod rtc;
 pub mod uart16550;

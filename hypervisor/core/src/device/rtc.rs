@@ -1,8 +1,8 @@
 //! The real-time clock: an MC146818 that gives wall time and keeps bytes, and never interrupts
 //! (MC146818 data sheet, "Time, Calendar, and Alarm Locations" and "Registers").
 //!
-//! The time is computed from a TSC whenever it is read, so the clock costs nothing in between. A guest that sets it moves
-//! its own VM's clock only.
+//! The time is computed from a TSC whenever it is read, so the clock costs nothing in between. A guest that sets it
+//! moves its own VM's clock only.
 
 mod calendar;
 #[cfg(test)]

@@ -3,14 +3,14 @@
 //! The first crash costs nothing. A VM that then crashes again soon after its start waits a second, and twice as long with
 //! each further time, up to a minute. Having run for a minute clears the record.
 
-use super::Millis;
+use core::time::Duration;
 
 /// A crash after less than this much running is one more in the row.
-const SOON: Millis = Millis::from_secs(60);
+const SOON: Duration = Duration::from_secs(60);
 /// The first wait.
-const SHORTEST: Millis = Millis::from_secs(1);
+const SHORTEST: Duration = Duration::from_secs(1);
 /// No wait is longer.
-const LONGEST: Millis = Millis::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Crashes that followed each other soon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,17 +28,17 @@ impl Crashes {
     }
 
     /// One more, after the VM ran for so long; how long it has to wait.
-    pub(super) fn another(&mut self, ran: Millis) -> Millis {
+    pub(super) fn another(&mut self, ran: Duration) -> Duration {
         self.0 = if ran < SOON {
             self.0.saturating_add(1)
         } else {
             1
         };
         let Some(doublings) = self.0.checked_sub(2) else {
-            return Millis(0);
+            return Duration::ZERO;
         };
-        let factor = 1_u64.checked_shl(doublings).unwrap_or(u64::MAX);
-        Millis(SHORTEST.0.saturating_mul(factor)).min(LONGEST)
+        let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        SHORTEST.saturating_mul(factor).min(LONGEST)
     }
 }
 
@@ -49,7 +49,9 @@ mod tests {
     #[test]
     fn waits_double_from_a_second_to_a_minute() {
         let mut crashes = Crashes::new();
-        let waits: Vec<u64> = (0..10).map(|_| crashes.another(Millis(10)).0).collect();
+        let waits: Vec<u128> = (0..10)
+            .map(|_| crashes.another(Duration::ZERO).as_millis())
+            .collect();
         assert_eq!(
             waits,
             [
@@ -62,19 +64,19 @@ mod tests {
     fn a_minute_of_running_clears_the_record() {
         let mut crashes = Crashes::new();
         for _ in 0..5 {
-            crashes.another(Millis(59_999));
+            crashes.another(SOON - Duration::from_nanos(1));
         }
-        assert_eq!(crashes.another(Millis(60_000)), Millis(0));
-        assert_eq!(crashes.another(Millis(0)), Millis(1000));
+        assert_eq!(crashes.another(SOON), Duration::ZERO);
+        assert_eq!(crashes.another(Duration::ZERO), SHORTEST);
     }
 
     #[test]
     fn no_number_of_crashes_overflows() {
         let mut crashes = Crashes(u32::MAX - 1);
         for _ in 0..3 {
-            assert_eq!(crashes.another(Millis(0)), LONGEST);
+            assert_eq!(crashes.another(Duration::ZERO), LONGEST);
         }
         let mut crashes = Crashes(64);
-        assert_eq!(crashes.another(Millis(0)), LONGEST);
+        assert_eq!(crashes.another(Duration::ZERO), LONGEST);
     }
 }

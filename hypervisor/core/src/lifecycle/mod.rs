@@ -1,9 +1,9 @@
 //! One VM's life: stopped, starting, running, paused, stopping, or waiting to be started after a crash.
 //!
 //! [`Lifecycle`] is told what happened (an operator's [`Order`], the [`End`] of the guest, the time) and answers with
-//! the one [`Action`] that the shell has to carry out. It knows no VM but its own and does nothing itself. What an
-//! order cannot do in a state is a [`Refusal`], in the sibling module `refusal`; how long a crash keeps a VM down is
-//! `backoff`.
+//! the one [`Action`] that the shell has to carry out. It knows no VM but its own and does nothing itself; moments are
+//! counted from when the hypervisor began. What an order cannot do in a state is a [`Refusal`], in the module `refusal`;
+//! how long a crash keeps a VM down is in `backoff`.
 //!
 //! ```text
 //!            start                started                 pause
@@ -21,36 +21,13 @@ mod refusal;
 mod tests;
 
 use core::fmt;
+use core::time::Duration;
 
 pub use refusal::Refusal;
 
 use crate::fault::StopReason;
 use crate::manifest::RestartPolicy;
 use backoff::Crashes;
-
-/// Milliseconds: a moment, counted from when the hypervisor began, or the time between two.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Millis(pub u64);
-
-impl Millis {
-    /// So many seconds.
-    #[must_use]
-    pub const fn from_secs(seconds: u64) -> Self {
-        Self(seconds.saturating_mul(1000))
-    }
-
-    /// The moment `later` than this one; the end of time where there is none.
-    #[must_use]
-    pub const fn after(self, later: Self) -> Self {
-        Self(self.0.saturating_add(later.0))
-    }
-
-    /// The time that has gone by since `earlier`.
-    #[must_use]
-    pub const fn since(self, earlier: Self) -> Self {
-        Self(self.0.saturating_sub(earlier.0))
-    }
-}
 
 /// What an operator can have done to a VM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -147,12 +124,12 @@ pub enum State {
     /// It runs, and was told to end.
     Stopping {
         /// When it is stopped if it has not ended by then; `None` once that was done.
-        deadline: Option<Millis>,
+        deadline: Option<Duration>,
     },
     /// It crashed, and starts again at this moment.
     BackOff {
         /// When.
-        until: Millis,
+        until: Duration,
     },
 }
 
@@ -188,27 +165,27 @@ enum Then {
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     policy: RestartPolicy,
-    stop_timeout: Millis,
+    stop_timeout: Duration,
     state: State,
     /// What follows [`State::Stopping`]; in [`State::Starting`], `Rest` is a stop that came before the VM ran.
     then: Then,
     crashes: Crashes,
     /// When it last began to run.
-    began: Millis,
+    began: Duration,
     runs: u32,
 }
 
 impl Lifecycle {
     /// A stopped VM that never ran.
     #[must_use]
-    pub const fn new(policy: RestartPolicy, stop_timeout: Millis) -> Self {
+    pub const fn new(policy: RestartPolicy, stop_timeout: Duration) -> Self {
         Self {
             policy,
             stop_timeout,
             state: State::Stopped,
             then: Then::Start,
             crashes: Crashes::new(),
-            began: Millis(0),
+            began: Duration::ZERO,
             runs: 0,
         }
     }
@@ -233,7 +210,7 @@ impl Lifecycle {
 
     /// When [`Lifecycle::tick`] next has something to do, if ever.
     #[must_use]
-    pub const fn wake_at(&self) -> Option<Millis> {
+    pub const fn wake_at(&self) -> Option<Duration> {
         match self.state {
             State::Stopping { deadline } => deadline,
             State::BackOff { until } => Some(until),
@@ -245,7 +222,7 @@ impl Lifecycle {
     ///
     /// # Errors
     /// The VM is in a state in which the order has no meaning; nothing changed.
-    pub fn order(&mut self, order: Order, now: Millis) -> Result<Action, Refusal> {
+    pub fn order(&mut self, order: Order, now: Duration) -> Result<Action, Refusal> {
         match order {
             Order::Start => self.order_start(),
             Order::Stop { hard } => self.order_stop(hard, now),
@@ -260,7 +237,7 @@ impl Lifecycle {
     }
 
     /// The vCPUs run: [`Action::LoadAndRun`] was carried out.
-    pub fn started(&mut self, now: Millis) -> Action {
+    pub fn started(&mut self, now: Duration) -> Action {
         if self.state != State::Starting {
             return Action::Nothing;
         }
@@ -282,7 +259,7 @@ impl Lifecycle {
     }
 
     /// No vCPU of the VM runs any more.
-    pub fn ended(&mut self, end: End, now: Millis) -> Action {
+    pub fn ended(&mut self, end: End, now: Duration) -> Action {
         match self.state {
             State::Running | State::Paused => self.ended_by_itself(end, now),
             State::Stopping { .. } if self.then == Then::Start => self.start_afresh(),
@@ -295,7 +272,7 @@ impl Lifecycle {
     }
 
     /// Time has gone by.
-    pub fn tick(&mut self, now: Millis) -> Action {
+    pub fn tick(&mut self, now: Duration) -> Action {
         match self.state {
             State::BackOff { until } if now >= until => self.start(),
             State::Stopping {
@@ -317,7 +294,7 @@ impl Lifecycle {
         }
     }
 
-    fn order_stop(&mut self, hard: bool, now: Millis) -> Option<Action> {
+    fn order_stop(&mut self, hard: bool, now: Duration) -> Option<Action> {
         let action = match self.state {
             State::Stopped => return None,
             State::BackOff { .. } => {
@@ -352,7 +329,7 @@ impl Lifecycle {
         Some(Action::Unpark)
     }
 
-    fn order_restart(&mut self, now: Millis) -> Option<Action> {
+    fn order_restart(&mut self, now: Duration) -> Option<Action> {
         match self.state {
             State::Running | State::Paused => {
                 self.then = Then::Start;
@@ -368,7 +345,7 @@ impl Lifecycle {
     }
 
     /// What the policy makes of an end that nobody ordered.
-    fn ended_by_itself(&mut self, end: End, now: Millis) -> Action {
+    fn ended_by_itself(&mut self, end: End, now: Duration) -> Action {
         let again = match self.policy {
             RestartPolicy::Never => false,
             RestartPolicy::Always => true,
@@ -381,20 +358,20 @@ impl Lifecycle {
         if !end.is_crash() {
             return self.start();
         }
-        let delay = self.crashes.another(now.since(self.began));
-        if delay == Millis(0) {
+        let delay = self.crashes.another(now.saturating_sub(self.began));
+        if delay == Duration::ZERO {
             return self.start();
         }
         self.state = State::BackOff {
-            until: now.after(delay),
+            until: now.saturating_add(delay),
         };
         Action::Nothing
     }
 
-    fn press(&mut self, now: Millis) -> Action {
+    fn press(&mut self, now: Duration) -> Action {
         let unpark = self.state == State::Paused;
         self.state = State::Stopping {
-            deadline: Some(now.after(self.stop_timeout)),
+            deadline: Some(now.saturating_add(self.stop_timeout)),
         };
         Action::PressPowerButton { unpark }
     }

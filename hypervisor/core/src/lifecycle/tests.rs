@@ -3,7 +3,12 @@
 use super::*;
 use crate::addr::Gpa;
 
-const TIMEOUT: Millis = Millis::from_secs(30);
+/// A moment, in milliseconds.
+const fn at(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+const TIMEOUT: Duration = Duration::from_secs(30);
 const CRASH: End = End::Guest(StopReason::TripleFault);
 const POWER_OFF: End = End::Guest(StopReason::PowerOff);
 const RESET: End = End::Guest(StopReason::Reset);
@@ -14,8 +19,8 @@ fn stopped(policy: RestartPolicy) -> Lifecycle {
 
 fn running(policy: RestartPolicy) -> Lifecycle {
     let mut vm = stopped(policy);
-    assert_eq!(vm.order(Order::Start, Millis(0)), Ok(Action::LoadAndRun));
-    assert_eq!(vm.started(Millis(0)), Action::Nothing);
+    assert_eq!(vm.order(Order::Start, at(0)), Ok(Action::LoadAndRun));
+    assert_eq!(vm.started(at(0)), Action::Nothing);
     vm
 }
 
@@ -36,7 +41,7 @@ fn each_policy_restarts_after_the_ends_it_names() {
     ] {
         for (end, answer) in ends.into_iter().zip(answers) {
             let mut vm = running(policy);
-            assert_eq!(vm.ended(end, Millis(5)), answer, "{policy} {end}");
+            assert_eq!(vm.ended(end, at(5)), answer, "{policy} {end}");
             let state = if answer == LoadAndRun {
                 State::Starting
             } else {
@@ -50,19 +55,14 @@ fn each_policy_restarts_after_the_ends_it_names() {
 #[test]
 fn the_second_crash_in_a_row_waits_a_second() {
     let mut vm = running(RestartPolicy::OnCrash);
-    assert_eq!(vm.ended(CRASH, Millis(10)), Action::LoadAndRun);
-    assert_eq!(vm.started(Millis(20)), Action::Nothing);
-    assert_eq!(vm.ended(End::Watchdog, Millis(30)), Action::Nothing);
-    assert_eq!(
-        vm.state(),
-        State::BackOff {
-            until: Millis(1030)
-        }
-    );
-    assert_eq!(vm.wake_at(), Some(Millis(1030)));
-    assert_eq!(vm.tick(Millis(1029)), Action::Nothing);
-    assert_eq!(vm.tick(Millis(1030)), Action::LoadAndRun);
-    assert_eq!(vm.started(Millis(1040)), Action::Nothing);
+    assert_eq!(vm.ended(CRASH, at(10)), Action::LoadAndRun);
+    assert_eq!(vm.started(at(20)), Action::Nothing);
+    assert_eq!(vm.ended(End::Watchdog, at(30)), Action::Nothing);
+    assert_eq!(vm.state(), State::BackOff { until: at(1030) });
+    assert_eq!(vm.wake_at(), Some(at(1030)));
+    assert_eq!(vm.tick(at(1029)), Action::Nothing);
+    assert_eq!(vm.tick(at(1030)), Action::LoadAndRun);
+    assert_eq!(vm.started(at(1040)), Action::Nothing);
     assert_eq!(vm.restarts(), 2);
     assert_eq!(vm.crashes_in_a_row(), 2);
 }
@@ -70,28 +70,23 @@ fn the_second_crash_in_a_row_waits_a_second() {
 #[test]
 fn reboots_in_a_row_never_wait_and_do_not_clear_the_record() {
     let mut vm = running(RestartPolicy::OnCrash);
-    assert_eq!(vm.ended(CRASH, Millis(1)), Action::LoadAndRun);
+    assert_eq!(vm.ended(CRASH, at(1)), Action::LoadAndRun);
     for now in 2..50 {
-        assert_eq!(vm.started(Millis(now)), Action::Nothing);
-        assert_eq!(vm.ended(RESET, Millis(now)), Action::LoadAndRun);
+        assert_eq!(vm.started(at(now)), Action::Nothing);
+        assert_eq!(vm.ended(RESET, at(now)), Action::LoadAndRun);
     }
-    assert_eq!(vm.started(Millis(50)), Action::Nothing);
-    assert_eq!(vm.ended(CRASH, Millis(51)), Action::Nothing);
-    assert_eq!(
-        vm.state(),
-        State::BackOff {
-            until: Millis(1051)
-        }
-    );
+    assert_eq!(vm.started(at(50)), Action::Nothing);
+    assert_eq!(vm.ended(CRASH, at(51)), Action::Nothing);
+    assert_eq!(vm.state(), State::BackOff { until: at(1051) });
 }
 
 #[test]
 fn an_operators_start_does_not_wait_and_forgives() {
     let mut vm = running(RestartPolicy::OnCrash);
-    assert_eq!(vm.ended(CRASH, Millis(1)), Action::LoadAndRun);
-    assert_eq!(vm.started(Millis(1)), Action::Nothing);
-    assert_eq!(vm.ended(CRASH, Millis(2)), Action::Nothing);
-    assert_eq!(vm.order(Order::Start, Millis(3)), Ok(Action::LoadAndRun));
+    assert_eq!(vm.ended(CRASH, at(1)), Action::LoadAndRun);
+    assert_eq!(vm.started(at(1)), Action::Nothing);
+    assert_eq!(vm.ended(CRASH, at(2)), Action::Nothing);
+    assert_eq!(vm.order(Order::Start, at(3)), Ok(Action::LoadAndRun));
     assert_eq!(vm.crashes_in_a_row(), 0);
 }
 
@@ -100,13 +95,13 @@ fn a_stop_asks_first_and_insists_at_the_deadline() {
     let mut vm = running(RestartPolicy::Always);
     let stop = Order::Stop { hard: false };
     assert_eq!(
-        vm.order(stop, Millis(100)),
+        vm.order(stop, at(100)),
         Ok(Action::PressPowerButton { unpark: false })
     );
-    assert_eq!(vm.tick(Millis(30_099)), Action::Nothing);
-    assert_eq!(vm.tick(Millis(30_100)), Action::HardStop);
-    assert_eq!(vm.tick(Millis(40_000)), Action::Nothing, "asked once");
-    assert_eq!(vm.ended(End::Operator, Millis(40_001)), Action::Nothing);
+    assert_eq!(vm.tick(at(30_099)), Action::Nothing);
+    assert_eq!(vm.tick(at(30_100)), Action::HardStop);
+    assert_eq!(vm.tick(at(40_000)), Action::Nothing, "asked once");
+    assert_eq!(vm.ended(End::Operator, at(40_001)), Action::Nothing);
     assert_eq!(vm.state(), State::Stopped);
 }
 
@@ -119,8 +114,8 @@ fn a_guest_that_obeys_stays_stopped_under_every_policy() {
     ] {
         for end in [POWER_OFF, RESET, CRASH, End::Watchdog] {
             let mut vm = running(policy);
-            let _pressed = vm.order(Order::Stop { hard: false }, Millis(1)).unwrap();
-            assert_eq!(vm.ended(end, Millis(2)), Action::Nothing);
+            let _pressed = vm.order(Order::Stop { hard: false }, at(1)).unwrap();
+            assert_eq!(vm.ended(end, at(2)), Action::Nothing);
             assert_eq!(vm.state(), State::Stopped);
         }
     }
@@ -129,13 +124,13 @@ fn a_guest_that_obeys_stays_stopped_under_every_policy() {
 #[test]
 fn a_paused_vm_runs_to_notice_the_power_button() {
     let mut vm = running(RestartPolicy::OnCrash);
-    assert_eq!(vm.order(Order::Pause, Millis(1)), Ok(Action::Park));
+    assert_eq!(vm.order(Order::Pause, at(1)), Ok(Action::Park));
     assert_eq!(
-        vm.order(Order::Stop { hard: false }, Millis(2)),
+        vm.order(Order::Stop { hard: false }, at(2)),
         Ok(Action::PressPowerButton { unpark: true })
     );
     assert_eq!(
-        vm.order(Order::Stop { hard: true }, Millis(3)),
+        vm.order(Order::Stop { hard: true }, at(3)),
         Ok(Action::HardStop)
     );
 }
@@ -143,8 +138,8 @@ fn a_paused_vm_runs_to_notice_the_power_button() {
 #[test]
 fn pause_and_resume_are_each_others_inverse() {
     let mut vm = running(RestartPolicy::OnCrash);
-    assert_eq!(vm.order(Order::Pause, Millis(1)), Ok(Action::Park));
-    assert_eq!(vm.order(Order::Resume, Millis(2)), Ok(Action::Unpark));
+    assert_eq!(vm.order(Order::Pause, at(1)), Ok(Action::Park));
+    assert_eq!(vm.order(Order::Resume, at(2)), Ok(Action::Unpark));
     assert_eq!(vm.state(), State::Running);
 }
 
@@ -152,15 +147,15 @@ fn pause_and_resume_are_each_others_inverse() {
 fn a_restart_begins_anew_under_the_policy_never() {
     let mut vm = running(RestartPolicy::Never);
     assert_eq!(
-        vm.order(Order::Restart, Millis(1)),
+        vm.order(Order::Restart, at(1)),
         Ok(Action::PressPowerButton { unpark: false })
     );
-    assert_eq!(vm.ended(POWER_OFF, Millis(2)), Action::LoadAndRun);
-    assert_eq!(vm.started(Millis(3)), Action::Nothing);
+    assert_eq!(vm.ended(POWER_OFF, at(2)), Action::LoadAndRun);
+    assert_eq!(vm.started(at(3)), Action::Nothing);
     assert_eq!(vm.restarts(), 1);
-    assert_eq!(vm.ended(POWER_OFF, Millis(4)), Action::Nothing);
+    assert_eq!(vm.ended(POWER_OFF, at(4)), Action::Nothing);
     assert_eq!(
-        vm.order(Order::Restart, Millis(5)),
+        vm.order(Order::Restart, at(5)),
         Ok(Action::LoadAndRun),
         "a stopped VM is just started"
     );
@@ -170,14 +165,14 @@ fn a_restart_begins_anew_under_the_policy_never() {
 fn a_stop_overrides_a_restart_under_way_and_the_other_way_round() {
     let mut vm = running(RestartPolicy::OnCrash);
     let stop = Order::Stop { hard: false };
-    let _pressed = vm.order(Order::Restart, Millis(1)).unwrap();
-    assert_eq!(vm.order(stop, Millis(2)), Ok(Action::Nothing));
-    assert!(vm.order(stop, Millis(3)).is_err());
-    assert_eq!(vm.order(Order::Restart, Millis(4)), Ok(Action::Nothing));
-    assert!(vm.order(Order::Restart, Millis(5)).is_err());
-    assert_eq!(vm.tick(Millis(30_001)), Action::HardStop);
+    let _pressed = vm.order(Order::Restart, at(1)).unwrap();
+    assert_eq!(vm.order(stop, at(2)), Ok(Action::Nothing));
+    assert!(vm.order(stop, at(3)).is_err());
+    assert_eq!(vm.order(Order::Restart, at(4)), Ok(Action::Nothing));
+    assert!(vm.order(Order::Restart, at(5)).is_err());
+    assert_eq!(vm.tick(at(30_001)), Action::HardStop);
     assert_eq!(
-        vm.ended(End::Operator, Millis(30_002)),
+        vm.ended(End::Operator, at(30_002)),
         Action::LoadAndRun,
         "the hard stop of a restart"
     );
@@ -186,23 +181,23 @@ fn a_stop_overrides_a_restart_under_way_and_the_other_way_round() {
 #[test]
 fn a_stop_while_loading_ends_the_vm_as_soon_as_it_runs() {
     let mut vm = stopped(RestartPolicy::Always);
-    assert_eq!(vm.order(Order::Start, Millis(0)), Ok(Action::LoadAndRun));
+    assert_eq!(vm.order(Order::Start, at(0)), Ok(Action::LoadAndRun));
     assert_eq!(
-        vm.order(Order::Stop { hard: false }, Millis(1)),
+        vm.order(Order::Stop { hard: false }, at(1)),
         Ok(Action::Nothing)
     );
-    assert_eq!(vm.started(Millis(2)), Action::HardStop);
-    assert_eq!(vm.ended(End::Operator, Millis(3)), Action::Nothing);
+    assert_eq!(vm.started(at(2)), Action::HardStop);
+    assert_eq!(vm.ended(End::Operator, at(3)), Action::Nothing);
     assert_eq!(vm.state(), State::Stopped);
-    assert_eq!(vm.order(Order::Start, Millis(4)), Ok(Action::LoadAndRun));
-    assert_eq!(vm.started(Millis(5)), Action::Nothing);
+    assert_eq!(vm.order(Order::Start, at(4)), Ok(Action::LoadAndRun));
+    assert_eq!(vm.started(at(5)), Action::Nothing);
     assert_eq!(vm.state(), State::Running, "the old stop is forgotten");
 }
 
 #[test]
 fn a_guest_that_cannot_be_loaded_stays_stopped() {
     let mut vm = stopped(RestartPolicy::Always);
-    let _load = vm.order(Order::Start, Millis(0)).unwrap();
+    let _load = vm.order(Order::Start, at(0)).unwrap();
     vm.failed();
     assert_eq!(vm.state(), State::Stopped);
     assert_eq!(vm.wake_at(), None);
@@ -211,7 +206,7 @@ fn a_guest_that_cannot_be_loaded_stays_stopped() {
 #[test]
 fn refusals_name_the_state_and_the_way_out() {
     let mut vm = stopped(RestartPolicy::OnCrash);
-    let refusal = |vm: &mut Lifecycle, order| vm.order(order, Millis(1)).unwrap_err().to_string();
+    let refusal = |vm: &mut Lifecycle, order| vm.order(order, at(1)).unwrap_err().to_string();
     for order in [Order::Pause, Order::Stop { hard: true }] {
         assert_eq!(refusal(&mut vm, order), "is not running; `start` runs it");
     }
@@ -221,7 +216,7 @@ fn refusals_name_the_state_and_the_way_out() {
         refusal(&mut vm, Order::Start),
         "is running already; `restart` begins it anew"
     );
-    let _pressed = vm.order(Order::Stop { hard: false }, Millis(1)).unwrap();
+    let _pressed = vm.order(Order::Stop { hard: false }, at(1)).unwrap();
     assert_eq!(
         refusal(&mut vm, Order::Stop { hard: false }),
         "is being stopped already; `stop` with `hard` does not wait for it"
@@ -235,9 +230,9 @@ struct World {
     running: bool,
     parked: bool,
     hard_stop: bool,
-    now: Millis,
+    now: Duration,
     /// When a stop without a restart was ordered and not taken back.
-    told_to_stop: Option<Millis>,
+    told_to_stop: Option<Duration>,
 }
 
 impl World {
@@ -294,10 +289,10 @@ impl World {
             "a stop is waited for that nobody ordered"
         );
         if let State::BackOff { until } = state {
-            assert!(until > self.now && until.since(self.now) <= Millis::from_secs(60));
+            assert!(until > self.now && until - self.now <= Duration::from_secs(60));
         }
         if let Some(since) = self.told_to_stop
-            && self.now.since(since) > TIMEOUT
+            && self.now - since > TIMEOUT
             && !self.loading
         {
             assert!(
@@ -340,11 +335,11 @@ fn a_million_random_steps_never_run_a_vm_twice_or_lose_it() {
             running: false,
             parked: false,
             hard_stop: false,
-            now: Millis(0),
+            now: at(0),
             told_to_stop: None,
         };
         for _ in 0..10_000 {
-            world.now.0 += [0, 1, 50, 900, 20_000][next(5) as usize];
+            world.now += at([0, 1, 50, 900, 20_000][next(5) as usize]);
             let action = world.vm.tick(world.now);
             world.apply(action);
             match next(10) {

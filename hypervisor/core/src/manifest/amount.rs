@@ -70,8 +70,7 @@ pub(super) fn read_rate(field: &Field<'_, '_>, complaints: &mut Complaints) -> O
         Ok(rate) => return Some(rate),
         Err(fault) => fault,
     };
-    const HOW: &str =
-        "bits per second: a whole number and one of K, M, G, which count in thousands, such as \"10M\"";
+    const HOW: &str = "bits per second as a whole number and one of K, M, G, such as \"10M\"";
     let (kind, expected) = match fault {
         RateFault::NoNumber => (ErrorKind::RateNumber, String::from(HOW)),
         RateFault::NoUnit => (ErrorKind::RateUnitMissing, String::from(HOW)),

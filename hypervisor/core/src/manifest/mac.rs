@@ -136,6 +136,6 @@ mod tests {
             assert!(!addresses[..index].contains(address));
         }
         // Whoever keeps leases by address must find them after an update.
-        assert_eq!(MacAddress::derive(&web, 0).to_string(), "FILL");
+        assert_eq!(MacAddress::derive(&web, 0).to_string(), "52:42:48:cd:e4:88");
     }
 }

@@ -36,8 +36,8 @@ impl Plan {
                 complaints
                     .add(ErrorKind::MachineNoCpuLeft, vm.spans.name)
                     .found(format!(
-                        "\"{}\" without `cpus`, and all {} CPUs kept for other VMs",
-                        vm.name, machine.cpus
+                        "\"{}\" without `cpus`, on a machine whose every CPU another VM has to itself",
+                        vm.name
                     ))
                     .expected("at least one CPU that no VM has to itself")
                     .help("take a CPU out of the `cpus` of another VM");
@@ -84,7 +84,7 @@ fn complain_memory(vm: &VmPlan, left: u64, complaints: &mut Complaints) {
         .add(ErrorKind::MachineMemory, span)
         .found(found)
         .expected(format!(
-            "at most {}: so much do the hypervisor, the payloads and the VMs before it leave",
+            "at most {}, which the hypervisor, the payloads and the VMs before it leave",
             whole_granules(left)
         ));
 }

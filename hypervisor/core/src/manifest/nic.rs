@@ -66,7 +66,8 @@ fn read(
 }
 
 fn read_mac(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<MacAddress> {
-    const HOW: &str = "six pairs of hexadecimal digits with `:` between them, such as \"52:54:00:12:34:56\"";
+    const HOW: &str =
+        "six pairs of hexadecimal digits with `:` between them, such as \"52:54:00:12:34:56\"";
     let text = field.string(complaints)?;
     let (kind, found, expected) = match MacAddress::parse(text) {
         Ok(mac) => return Some(mac),
@@ -84,12 +85,9 @@ fn read_mac(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<MacAdd
     };
     let complaint = complaints.add(kind, field.span);
     complaint.found(found).expected(expected);
-    complaint.help("leave `mac` out to have an address derived from the VM's name");
-    if kind == ErrorKind::MacForm {
-        let pairs = text.replace(['-', '.'], ":");
-        if let Ok(mac) = MacAddress::parse(&pairs) {
-            complaint.help(format!("did you mean \"{mac}\"?"));
-        }
-    }
+    match MacAddress::parse(&text.replace('-', ":")) {
+        Ok(mac) => complaint.help(format!("did you mean \"{mac}\"?")),
+        Err(_) => complaint.help("leave `mac` out to have an address derived from the VM's name"),
+    };
     None
 }

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::format;
 
-use super::error::{Complaints, ErrorKind, quoted};
+use super::error::{Complaints, ErrorKind};
 use super::mac::MacAddress;
 use super::name::VmName;
 use super::plan::VmPlan;
@@ -37,15 +37,10 @@ fn check_macs(vms: &[VmPlan], complaints: &mut Complaints) {
             let Some(owner) = owners.insert(nic.mac, &vm.name) else {
                 continue;
             };
-            let owner = if *owner == vm.name {
-                "another NIC of it".into()
-            } else {
-                quoted(owner.as_str())
-            };
             complaints
                 .add(ErrorKind::DuplicateMac, nic.mac_span)
                 .found(format!(
-                    "{} for a NIC of \"{}\", and for {owner}",
+                    "{} for a NIC of \"{}\", when one of \"{owner}\" has it",
                     nic.mac, vm.name
                 ))
                 .expected("an address that no NIC before this one has")

@@ -18,10 +18,10 @@ impl Share {
 
     /// A share of `weight`, brought into `1..=10000`, and at most `cap` percent, brought into `1..=100`.
     #[must_use]
-    pub fn clamped(weight: u32, cap: Option<u32>) -> Self {
+    pub fn clamped(weight: u32, cap: Option<u8>) -> Self {
         Self {
             weight: weight.clamp(1, Self::MAX_WEIGHT) as u16,
-            cap: cap.map(|percent| percent.clamp(1, 100) as u8),
+            cap: cap.map(|percent| percent.clamp(1, 100)),
         }
     }
 

@@ -132,7 +132,7 @@ fn weight(weight: u32) -> Share {
     Share::clamped(weight, None)
 }
 
-fn capped(weight: u32, percent: u32) -> Share {
+fn capped(weight: u32, percent: u8) -> Share {
     Share::clamped(weight, Some(percent))
 }
 

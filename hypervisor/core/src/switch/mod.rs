@@ -14,6 +14,7 @@ mod mac;
 mod port;
 mod rate;
 mod table;
+mod targets;
 #[cfg(test)]
 mod tests;
 
@@ -22,16 +23,18 @@ use core::fmt;
 use core::num::NonZeroU64;
 
 pub use self::frame::{MAX_FRAME, MAX_UNTAGGED_FRAME, MIN_FRAME};
-pub use self::mac::{Mac, NotAMac};
 pub use self::port::{
-    DropReason, Drops, MAX_PORTS, PortConfig, PortCounters, PortId, SegmentId, Spoofing, Targets,
-    Traffic,
+    DropReason, Drops, MAX_PORTS, PortConfig, PortCounters, PortId, SegmentId, Traffic,
 };
 pub use self::table::QUOTA;
+pub use self::targets::Targets;
 
 use self::frame::{Frame, SenderClaim};
+use self::mac::Mac;
 use self::rate::TokenBucket;
 use self::table::MacTable;
+use crate::ledger::VmId;
+use crate::manifest::{MacAddress, Spoofing};
 
 /// Why no switch can be made of a list of ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,13 +44,6 @@ pub enum SwitchError {
         /// How many there are.
         ports: usize,
     },
-    /// A port's own address is a group's, or the null address.
-    NotAStation {
-        /// The port.
-        port: PortId,
-        /// Its address.
-        mac: Mac,
-    },
     /// Two ports of one segment have the same address.
     SameAddress {
         /// One of them.
@@ -55,7 +51,7 @@ pub enum SwitchError {
         /// The other.
         second: PortId,
         /// The address.
-        mac: Mac,
+        mac: MacAddress,
     },
 }
 
@@ -65,11 +61,6 @@ impl fmt::Display for SwitchError {
             Self::TooManyPorts { ports } => write!(
                 f,
                 "{ports} NICs are more than the {MAX_PORTS} ports the switch has; remove some from the manifest"
-            ),
-            Self::NotAStation { port, mac } => write!(
-                f,
-                "{mac}, the address of NIC {}, is not one station's; give it an even first byte",
-                port.0
             ),
             Self::SameAddress { first, second, mac } => write!(
                 f,
@@ -186,17 +177,16 @@ impl Switch {
         if let Some(segment) = self.segments.get_mut(state.segment) {
             segment.learned.forget(port);
         }
-        let bit = Targets::one(port);
-        self.up = if up {
-            self.up.with(bit)
+        if up {
+            self.up.insert(port);
         } else {
-            self.up.without(bit)
-        };
+            self.up.remove(port);
+        }
     }
 
     /// Whether a port's link is up.
     #[must_use]
-    pub const fn link(&self, port: PortId) -> bool {
+    pub fn link(&self, port: PortId) -> bool {
         self.up.contains(port)
     }
 
@@ -209,7 +199,7 @@ impl Switch {
 
     /// The port of a VM's NIC.
     #[must_use]
-    pub fn port_of(&self, vm: crate::ledger::VmId, nic: u8) -> Option<PortId> {
+    pub fn port_of(&self, vm: VmId, nic: usize) -> Option<PortId> {
         self.ports()
             .find(|(_, config, _)| config.vm == vm && config.nic == nic)
             .map(|(port, ..)| port)
@@ -247,10 +237,8 @@ impl Switch {
         let known = segment
             .owner(frame.destination)
             .or_else(|| segment.learned.find(frame.destination, now_tsc));
-        let targets = known
-            .map_or(segment.ports, Targets::one)
-            .both(up)
-            .without(Targets::one(from));
+        let mut targets = known.map_or(segment.ports, Targets::one).both(&up);
+        targets.remove(from);
         if targets.is_empty() {
             return Err(DropReason::NoTarget);
         }
@@ -266,20 +254,16 @@ impl Switch {
 
 /// Whether a frame's sender is who it says it is.
 fn check_sender(config: &PortConfig, frame: &Frame<'_>) -> Result<(), DropReason> {
-    if !frame.source.is_station() {
-        return Err(DropReason::Spoofed);
-    }
-    if config.spoofing == Spoofing::Allow {
-        return Ok(());
-    }
-    if frame.source != config.mac {
-        return Err(DropReason::Spoofed);
-    }
-    match frame.sender_claim() {
-        SenderClaim::None => Ok(()),
-        SenderClaim::Arp(sender) if sender == config.mac => Ok(()),
-        SenderClaim::Arp(_) => Err(DropReason::Spoofed),
-        SenderClaim::Malformed => Err(DropReason::Malformed),
+    let own = Mac::from(config.mac);
+    match config.spoofing {
+        Spoofing::Allow if frame.source.is_station() => Ok(()),
+        Spoofing::Deny if frame.source == own => match frame.sender_claim() {
+            SenderClaim::None => Ok(()),
+            SenderClaim::Arp(sender) if sender == own => Ok(()),
+            SenderClaim::Arp(_) => Err(DropReason::Spoofed),
+            SenderClaim::Malformed => Err(DropReason::Malformed),
+        },
+        Spoofing::Allow | Spoofing::Deny => Err(DropReason::Spoofed),
     }
 }
 
@@ -289,32 +273,29 @@ fn segment(
     configs: &[PortConfig],
     tsc_hz: NonZeroU64,
 ) -> Result<Segment, SwitchError> {
-    let members = (0..)
-        .map(PortId)
-        .zip(configs)
-        .filter(|(_, config)| config.segment == id);
-    let mut own: Vec<(Mac, PortId)> = members
-        .clone()
-        .map(|(port, config)| (config.mac, port))
-        .collect();
-    own.sort_unstable();
-    if let Some(&(mac, port)) = own.iter().find(|(mac, _)| !mac.is_station()) {
-        return Err(SwitchError::NotAStation { port, mac });
+    let mut ports = Targets::NONE;
+    let mut own = Vec::new();
+    let mut learning_ports = 0;
+    for (port, config) in (0..).map(PortId).zip(configs) {
+        if config.segment == id {
+            ports.insert(port);
+            own.push((config.mac, port));
+            learning_ports += usize::from(config.spoofing == Spoofing::Allow);
+        }
     }
+    own.sort_unstable();
     for (&(mac, first), &(next, second)) in own.iter().zip(own.iter().skip(1)) {
         if mac == next {
             return Err(SwitchError::SameAddress { first, second, mac });
         }
     }
-    let learning = members
-        .clone()
-        .filter(|(_, config)| config.spoofing == Spoofing::Allow);
     Ok(Segment {
         id,
-        ports: members.fold(Targets::NONE, |ports, (port, _)| {
-            ports.with(Targets::one(port))
-        }),
-        learned: MacTable::new(learning.count(), tsc_hz.get()),
-        own,
+        ports,
+        own: own
+            .into_iter()
+            .map(|(mac, port)| (Mac::from(mac), port))
+            .collect(),
+        learned: MacTable::new(learning_ports, tsc_hz.get()),
     })
 }

@@ -1,30 +1,20 @@
 //! A port of the switch: the NIC behind it, what it may do, and what was counted.
 
-use core::num::NonZeroU64;
+use alloc::vec::Vec;
 
-use super::mac::Mac;
 use crate::ledger::VmId;
+use crate::manifest::{BitRate, MAX_NICS, MAX_VMS, MacAddress, Plan, SegmentName, Spoofing};
 
-/// The most ports of one machine.
-pub const MAX_PORTS: usize = 128;
+/// The most ports of one machine: all NICs that a manifest can give all VMs.
+pub const MAX_PORTS: usize = MAX_VMS * MAX_NICS;
 
 /// A port's number: the place of its configuration in the list the switch was made from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PortId(pub u8);
+pub struct PortId(pub u16);
 
 /// A segment's number. Frames never leave their segment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SegmentId(pub u16);
-
-/// Whether a NIC may send with addresses that are not its own.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub enum Spoofing {
-    /// It may not: source address and ARP sender must be the port's.
-    #[default]
-    Deny,
-    /// It may, as a guest that bridges or routes for others must. The switch learns what is behind it.
-    Allow,
-}
 
 /// What the manifest says of one NIC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,15 +22,42 @@ pub struct PortConfig {
     /// The VM it belongs to.
     pub vm: VmId,
     /// Which of the VM's NICs it is.
-    pub nic: u8,
+    pub nic: usize,
     /// The segment it is on.
     pub segment: SegmentId,
     /// Its own address.
-    pub mac: Mac,
+    pub mac: MacAddress,
     /// Whether it may use others.
     pub spoofing: Spoofing,
-    /// Bits a second it may send.
-    pub rate_limit: Option<NonZeroU64>,
+    /// The most it may send.
+    pub rate_limit: Option<BitRate>,
+}
+
+impl PortConfig {
+    /// The ports of a plan: VM by VM, and in each by the order of its NICs.
+    #[must_use]
+    pub fn of_plan(plan: &Plan) -> Vec<Self> {
+        let mut segments: Vec<&SegmentName> = Vec::new();
+        let mut ports = Vec::new();
+        for (vm, vm_plan) in (0..).map(VmId).zip(&plan.vms) {
+            for (nic, nic_plan) in vm_plan.nics.iter().enumerate() {
+                let known = segments.iter().position(|name| **name == nic_plan.segment);
+                let segment = known.unwrap_or_else(|| {
+                    segments.push(&nic_plan.segment);
+                    segments.len() - 1
+                });
+                ports.push(Self {
+                    vm,
+                    nic,
+                    segment: SegmentId(segment as u16),
+                    mac: nic_plan.mac,
+                    spoofing: nic_plan.spoofing,
+                    rate_limit: nic_plan.rate_limit,
+                });
+            }
+        }
+        ports
+    }
 }
 
 /// Frames and their bytes.
@@ -127,60 +144,4 @@ pub struct PortCounters {
     pub received: Traffic,
     /// Passed on to nobody.
     pub drops: Drops,
-}
-
-/// The ports a frame goes to, lowest number first.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-#[must_use]
-pub struct Targets(u128);
-
-const _: () = assert!(MAX_PORTS <= u128::BITS as usize);
-
-impl Targets {
-    /// No port.
-    pub const NONE: Self = Self(0);
-
-    pub(super) const fn one(port: PortId) -> Self {
-        match 1_u128.checked_shl(port.0 as u32) {
-            Some(bit) => Self(bit),
-            None => Self::NONE,
-        }
-    }
-
-    pub(super) const fn with(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    pub(super) const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-
-    pub(super) const fn both(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Whether `port` is one.
-    #[must_use]
-    pub const fn contains(self, port: PortId) -> bool {
-        !self.both(Self::one(port)).is_empty()
-    }
-}
-
-impl Iterator for Targets {
-    type Item = PortId;
-
-    fn next(&mut self) -> Option<PortId> {
-        if self.is_empty() {
-            return None;
-        }
-        let port = self.0.trailing_zeros() as u8;
-        self.0 &= self.0 - 1;
-        Some(PortId(port))
-    }
 }

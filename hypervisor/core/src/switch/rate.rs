@@ -5,6 +5,8 @@
 
 use core::num::NonZeroU64;
 
+use crate::manifest::BitRate;
+
 /// The bucket holds at least this much, so that full frames pass at any rate: four of the longest.
 const MIN_BURST_BITS: u64 = 4 * 8 * super::MAX_FRAME as u64;
 /// Above that, it holds what this part of a second earns: one sixteenth.
@@ -26,8 +28,8 @@ pub(super) struct TokenBucket {
 
 impl TokenBucket {
     /// A full bucket.
-    pub(super) fn new(bits_per_second: NonZeroU64, tsc_hz: NonZeroU64) -> Self {
-        let (rate, hz) = (bits_per_second.get(), tsc_hz.get());
+    pub(super) fn new(rate: BitRate, tsc_hz: NonZeroU64) -> Self {
+        let (rate, hz) = (rate.bits_per_second(), tsc_hz.get());
         let burst_bits = (rate >> BURST_SHIFT).max(MIN_BURST_BITS);
         let burst = u128::from(burst_bits) * u128::from(hz);
         Self {
@@ -62,14 +64,14 @@ impl TokenBucket {
 mod tests {
     use super::*;
 
-    fn nonzero(value: u64) -> NonZeroU64 {
-        NonZeroU64::new(value).unwrap()
+    fn bucket(rate: u64, hz: u64) -> TokenBucket {
+        TokenBucket::new(BitRate(rate), NonZeroU64::new(hz).unwrap())
     }
 
     /// Bits that pass in `seconds` for a sender that offers frames of `bytes` every `step` ticks.
     fn passed(rate: u64, hz: u64, bytes: usize, step: u64, seconds: u64) -> u64 {
         let start = 0x1234_5678_9abc;
-        let mut bucket = TokenBucket::new(nonzero(rate), nonzero(hz));
+        let mut bucket = bucket(rate, hz);
         while bucket.take(bytes, start) {}
         let mut bits = 0;
         let mut now = start;
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn idle_time_earns_one_burst_only() {
-        let mut bucket = TokenBucket::new(nonzero(8_000_000), nonzero(1_000_000_000));
+        let mut bucket = bucket(8_000_000, 1_000_000_000);
         assert!(bucket.take(1514, u64::MAX));
         let mut frames = 1;
         while bucket.take(1514, u64::MAX) {
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn clock_that_goes_back_earns_nothing() {
-        let mut bucket = TokenBucket::new(nonzero(1_000_000), nonzero(1_000_000));
+        let mut bucket = bucket(1_000_000, 1_000_000);
         while bucket.take(1000, 5_000_000) {}
         for _ in 0..1000 {
             assert!(!bucket.take(1000, 1));
@@ -135,7 +137,7 @@ mod tests {
 
     #[test]
     fn extreme_numbers_do_not_overflow() {
-        let mut bucket = TokenBucket::new(nonzero(u64::MAX), nonzero(u64::MAX));
+        let mut bucket = bucket(u64::MAX, u64::MAX);
         assert!(bucket.take(1514, 0));
         assert!(bucket.take(1514, u64::MAX));
         assert!(!bucket.take(usize::MAX, u64::MAX));

@@ -168,7 +168,7 @@ mod tests {
         let mut table = MacTable::new(3, 1);
         let room = table.entries.capacity();
         for number in 0..100_000_u32 {
-            let port = PortId((number % 3) as u8);
+            let port = PortId((number % 3) as u16);
             table.learn(
                 mac(number.wrapping_mul(0x9e37_79b9) >> 24),
                 port,

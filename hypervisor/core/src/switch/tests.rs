@@ -1,29 +1,34 @@
 //! The switch from outside: small cases by name, and a million frames that nobody arranged.
 
 use super::*;
-use crate::ledger::VmId;
+use crate::manifest::BitRate;
 
 const HZ: u64 = 1_000_000_000;
+const BROADCAST: Mac = Mac([0xff; 6]);
 
 fn port(number: u8, segment: u16, spoofing: Spoofing) -> PortConfig {
     PortConfig {
         vm: VmId(u16::from(number)),
         nic: 0,
         segment: SegmentId(segment),
-        mac: mac(number),
+        mac: own(number),
         spoofing,
         rate_limit: None,
     }
 }
 
+fn own(number: u8) -> MacAddress {
+    MacAddress::parse(&format!("52:00:00:00:00:{number:02x}")).unwrap()
+}
+
 fn mac(number: u8) -> Mac {
-    Mac([0x52, 0, 0, 0, 0, number])
+    own(number).into()
 }
 
 fn switch(configs: &[PortConfig]) -> Switch {
     let mut switch = Switch::new(configs, NonZeroU64::new(HZ).unwrap()).unwrap();
     for number in 0..configs.len() {
-        switch.set_link(PortId(number as u8), true);
+        switch.set_link(PortId(number as u16), true);
     }
     switch
 }
@@ -38,14 +43,14 @@ fn frame(destination: Mac, source: Mac) -> Vec<u8> {
 }
 
 fn arp(source: Mac, sender: Mac) -> Vec<u8> {
-    let mut bytes = frame(Mac::BROADCAST, source);
+    let mut bytes = frame(BROADCAST, source);
     bytes[13] = 0x06;
     bytes[14..22].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
     bytes[22..28].copy_from_slice(&sender.0);
     bytes
 }
 
-fn numbers(targets: Targets) -> Vec<u8> {
+fn numbers(targets: Targets) -> Vec<u16> {
     targets.map(|port| port.0).collect()
 }
 
@@ -74,14 +79,14 @@ fn own_addresses_need_no_learning() {
 fn groups_and_unknown_stations_flood_the_segment() {
     let mut switch = two_segments();
     for to in [
-        Mac::BROADCAST,
+        BROADCAST,
         Mac([0x33, 0x33, 0, 0, 0, 1]),
         Mac([0x52, 9, 9, 9, 9, 9]),
         // A station of the other segment is unknown here.
         mac(3),
     ] {
         let targets = switch.forward(PortId(0), &frame(to, mac(0)), 0);
-        assert_eq!(numbers(targets), [1, 2, 5], "{to}");
+        assert_eq!(numbers(targets), [1, 2, 5], "{to:?}");
     }
 }
 
@@ -127,7 +132,7 @@ fn foreign_source_is_dropped_where_spoofing_is_denied() {
 #[test]
 fn group_or_null_source_is_dropped_even_where_spoofing_is_allowed() {
     let mut switch = two_segments();
-    for source in [Mac::BROADCAST, Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0; 6])] {
+    for source in [BROADCAST, Mac([1, 0, 0x5e, 0, 0, 1]), Mac([0; 6])] {
         assert!(
             switch
                 .forward(PortId(2), &frame(mac(0), source), 0)
@@ -145,7 +150,7 @@ fn frame_to_oneself_or_to_a_stopped_vm_has_no_target() {
         assert!(switch.forward(PortId(0), &frame(to, mac(0)), 0).is_empty());
     }
     assert_eq!(switch.counters(PortId(0)).unwrap().drops.no_target, 2);
-    let flood = switch.forward(PortId(0), &frame(Mac::BROADCAST, mac(0)), 0);
+    let flood = switch.forward(PortId(0), &frame(BROADCAST, mac(0)), 0);
     assert_eq!(numbers(flood), [2, 5]);
     assert!(
         switch
@@ -173,7 +178,7 @@ fn impossible_lengths_are_malformed() {
 #[test]
 fn port_that_does_not_exist_reaches_nobody() {
     let mut switch = two_segments();
-    for number in 6..=u8::MAX {
+    for number in 6..=u16::MAX {
         let targets = switch.forward(PortId(number), &frame(mac(0), mac(1)), 0);
         assert!(targets.is_empty());
         switch.delivered(PortId(number), 1);
@@ -185,7 +190,7 @@ fn port_that_does_not_exist_reaches_nobody() {
 #[test]
 fn rate_limit_holds_within_one_percent() {
     let mut limited = port(0, 1, Spoofing::Deny);
-    limited.rate_limit = NonZeroU64::new(10_000_000);
+    limited.rate_limit = Some(BitRate(10_000_000));
     let mut switch = switch(&[limited, port(1, 1, Spoofing::Deny)]);
     let bytes = frame(mac(1), mac(0));
     while !switch.forward(PortId(0), &bytes, 0).is_empty() {}
@@ -206,22 +211,13 @@ fn rate_limit_holds_within_one_percent() {
 fn bad_ports_are_refused() {
     let make =
         |configs: &[PortConfig]| Switch::new(configs, NonZeroU64::new(HZ).unwrap()).map(|_| ());
-    let mut group = port(0, 1, Spoofing::Deny);
-    group.mac = Mac::BROADCAST;
-    assert_eq!(
-        make(&[port(1, 1, Spoofing::Deny), group]),
-        Err(SwitchError::NotAStation {
-            port: PortId(1),
-            mac: Mac::BROADCAST
-        })
-    );
     let twice = [port(0, 1, Spoofing::Deny), port(0, 1, Spoofing::Allow)];
     assert_eq!(
         make(&twice),
         Err(SwitchError::SameAddress {
             first: PortId(0),
             second: PortId(1),
-            mac: mac(0)
+            mac: own(0)
         })
     );
     // On different segments they never meet.
@@ -230,9 +226,9 @@ fn bad_ports_are_refused() {
         Ok(())
     );
     let many: Vec<_> = (0..=MAX_PORTS)
-        .map(|number| port(number as u8, number as u16, Spoofing::Deny))
+        .map(|number| port(0, number as u16, Spoofing::Deny))
         .collect();
-    assert_eq!(make(&many), Err(SwitchError::TooManyPorts { ports: 129 }));
+    assert_eq!(make(&many), Err(SwitchError::TooManyPorts { ports: 513 }));
     assert_eq!(make(&many[..MAX_PORTS]), Ok(()));
 }
 
@@ -245,6 +241,39 @@ fn ports_are_found_by_their_nic() {
     assert_eq!(switch.port_of(VmId(0), 1), Some(PortId(1)));
     assert_eq!(switch.port_of(VmId(1), 0), None);
     assert_eq!(switch.ports().count(), 2);
+}
+
+#[test]
+fn ports_of_a_plan_share_a_segment_by_its_name() {
+    let manifest = r#"
+        version = 1
+
+        [[vm]]
+        name = "a"
+        kernel = "k"
+        memory = "64M"
+        [[vm.nic]]
+        segment = "lan"
+        [[vm.nic]]
+        segment = "backup"
+        rate_limit = "1M"
+
+        [[vm]]
+        name = "b"
+        kernel = "k"
+        memory = "64M"
+        [[vm.nic]]
+        segment = "backup"
+        mac = "52:00:00:00:00:07"
+        spoofing = "allow"
+    "#;
+    let plan = crate::manifest::parse("test.toml", manifest).unwrap();
+    let ports = PortConfig::of_plan(&plan);
+    let places: Vec<_> = ports.iter().map(|p| (p.vm.0, p.nic, p.segment.0)).collect();
+    assert_eq!(places, [(0, 0, 0), (0, 1, 1), (1, 0, 1)]);
+    assert_eq!(ports[1].rate_limit, Some(BitRate(1_000_000)));
+    assert_eq!((ports[2].mac, ports[2].spoofing), (own(7), Spoofing::Allow));
+    assert!(Switch::new(&ports, NonZeroU64::new(HZ).unwrap()).is_ok());
 }
 
 /// xorshift64: the same million frames every time.
@@ -264,7 +293,7 @@ impl Random {
 
     fn mac(&mut self) -> Mac {
         match self.below(8) {
-            0 => Mac::BROADCAST,
+            0 => BROADCAST,
             1 => Mac([1, 0, 0x5e, 0, 0, self.below(4) as u8]),
             2 => Mac([0x52, 1, 1, 1, 0, self.below(100) as u8]),
             3 => Mac(*self.next().to_le_bytes().first_chunk().unwrap()),
@@ -285,7 +314,7 @@ fn million_frames_keep_to_their_segment_and_sender() {
                 Spoofing::Deny
             };
             let mut config = port(number, u16::from(number % 3), spoofing);
-            config.rate_limit = NonZeroU64::new(if number % 5 == 0 { 1_000_000 } else { 0 });
+            config.rate_limit = number.is_multiple_of(5).then_some(BitRate(1_000_000));
             config
         })
         .collect();
@@ -294,14 +323,14 @@ fn million_frames_keep_to_their_segment_and_sender() {
     let (mut forwarded, mut dropped, mut flooded) = (0_u64, 0_u64, 0_u64);
     for _ in 0..1_000_000 {
         now += random.below(20_000);
-        let from = PortId(random.below(PORTS) as u8);
+        let from = PortId(random.below(PORTS) as u16);
         if random.below(500) == 0 {
-            let port = PortId(random.below(PORTS) as u8);
+            let port = PortId(random.below(PORTS) as u16);
             let up = random.below(3) != 0;
             switch.set_link(port, up);
             assert_eq!(switch.link(port), up);
         }
-        let own = configs[usize::from(from.0)].mac;
+        let own = configs[usize::from(from.0)].mac.into();
         let source = if random.below(3) == 0 {
             random.mac()
         } else {
@@ -328,7 +357,7 @@ fn million_frames_keep_to_their_segment_and_sender() {
 
         let config = &configs[usize::from(from.0)];
         let denied = config.spoofing == Spoofing::Deny;
-        let lies = source != config.mac || is_arp && sender != config.mac;
+        let lies = source != own || is_arp && sender != own;
         if !targets.is_empty() {
             assert!(switch.link(from));
             assert!((MIN_FRAME..=MAX_FRAME).contains(&bytes.len()));
@@ -351,9 +380,9 @@ fn million_frames_keep_to_their_segment_and_sender() {
         }
         let local = configs
             .iter()
-            .position(|c| c.mac == destination && c.segment == config.segment);
+            .position(|c| Mac::from(c.mac) == destination && c.segment == config.segment);
         if let (Some(owner), false) = (local, targets.is_empty()) {
-            assert_eq!(numbers(targets), [owner as u8]);
+            assert_eq!(numbers(targets), [owner as u16]);
         }
         flooded += u64::from(targets.count() > 1);
     }

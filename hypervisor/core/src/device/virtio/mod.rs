@@ -18,8 +18,13 @@
 //!   brings one in, false where the driver has no buffer for it.
 //! - `queues` has one [`Queue`] for each of [`queue_sizes`](VirtioDevice::queue_sizes); those not enabled give no chains.
 
+pub mod console;
+mod model;
 pub mod queue;
+pub mod rng;
+pub mod transport;
 
+pub use model::Model;
 pub use queue::{Chain, Queue, QueueError};
 
 use crate::bus::Bus;

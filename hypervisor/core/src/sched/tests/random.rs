@@ -72,7 +72,7 @@ fn a_million_random_operations_keep_every_invariant() {
                 let group = GroupId(random.below(5) as u16);
                 let share = Share::clamped(
                     random.below(20_000) as u32,
-                    (random.below(2) == 0).then_some(random.below(120) as u32),
+                    (random.below(2) == 0).then_some(random.below(120) as u8),
                 );
                 let there = scheduler.entity(id).is_some();
                 assert_eq!(scheduler.add(id, group, share, now).is_err(), there);

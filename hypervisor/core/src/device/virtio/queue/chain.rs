@@ -130,6 +130,7 @@ impl Chain {
 
     fn push(&mut self, descriptor: Descriptor) -> Result<(), QueueError> {
         let Descriptor { at, bytes, .. } = descriptor;
+        let held = self.len();
         let slot = self
             .segments
             .get_mut(self.count)
@@ -140,7 +141,6 @@ impl Chain {
         if at.checked_add(bytes.into()).is_none() {
             return Err(QueueError::BufferWraps(at));
         }
-        let held = self.readable_bytes + self.writable_bytes;
         if bytes > MAX_CHAIN_BYTES - held {
             return Err(QueueError::TooLarge);
         }
@@ -173,6 +173,11 @@ impl Chain {
     #[must_use]
     pub const fn writable_len(&self) -> u32 {
         self.writable_bytes
+    }
+
+    /// Bytes in all its buffers.
+    pub(super) const fn len(&self) -> u32 {
+        self.readable_bytes + self.writable_bytes
     }
 
     /// Copies from the readable buffers, taken as one, from byte `offset` on.

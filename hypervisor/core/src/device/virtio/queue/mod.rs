@@ -39,8 +39,10 @@ const NO_INTERRUPT: u16 = 1;
 /// VIRTQ_USED_F_NO_NOTIFY: the device wants no notifications.
 const NO_NOTIFY: u16 = 1;
 
-/// How often a queue's size one pass may take chains: those that wait when it starts, and some added meanwhile.
-const PASSES: u32 = 4;
+/// How many times its size a pass may take chains: those that wait when it starts, and some added meanwhile.
+const PASS_SIZES: u32 = 4;
+/// Bytes in chains after which a pass takes no more: what is copied in one exit delays everybody on that processor.
+const PASS_BYTES: u32 = 4 << 20;
 
 /// One virtqueue, as the driver set it up.
 #[derive(Clone, Debug)]
@@ -65,8 +67,10 @@ pub struct Queue {
     /// The device told the driver that it wants no notifications.
     suppressed: bool,
     /// Chains that this pass may still take.
-    budget: u32,
-    /// The pass ended for want of budget.
+    chains_left: u32,
+    /// Bytes that their buffers may still hold; the last one may go beyond.
+    bytes_left: u32,
+    /// The pass ended at its limit.
     more: bool,
 }
 
@@ -90,7 +94,8 @@ impl Queue {
             used: 0,
             signalled: 0,
             suppressed: false,
-            budget: 0,
+            chains_left: 0,
+            bytes_left: 0,
             more: false,
         }
     }
@@ -173,7 +178,8 @@ impl Queue {
 
     /// Starts a pass: [`pop`](Self::pop) may again give as many chains as can wait, and some that are added meanwhile.
     pub fn grant(&mut self) {
-        self.budget = PASSES * u32::from(self.size);
+        self.chains_left = PASS_SIZES * u32::from(self.size);
+        self.bytes_left = PASS_BYTES;
         self.more = false;
     }
 
@@ -201,11 +207,10 @@ impl Queue {
         if !self.any_available(ram)? {
             return Ok(None);
         }
-        let Some(budget) = self.budget.checked_sub(1) else {
+        if self.chains_left == 0 || self.bytes_left == 0 {
             self.more = true;
             return Ok(None);
-        };
-        self.budget = budget;
+        }
         let entry = self.slot(self.driver, self.next, AVAILABLE_BYTES);
         let head = read_u16(ram, entry)?;
         self.next = self.next.wrapping_add(1);
@@ -213,7 +218,10 @@ impl Queue {
             at: self.descriptors,
             entries: u32::from(self.size),
         };
-        Chain::collect(ram, head, table, self.indirect).map(Some)
+        let chain = Chain::collect(ram, head, table, self.indirect)?;
+        self.chains_left -= 1;
+        self.bytes_left = self.bytes_left.saturating_sub(chain.len());
+        Ok(Some(chain))
     }
 
     /// Whether a chain waits; where none does, the driver's next one comes with a notification.

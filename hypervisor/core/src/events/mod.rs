@@ -1,0 +1,319 @@
+//! The event stream: what the hypervisor tells a program, as one JSON object a line on the second serial port.
+//!
+//! [`Event`] is what there is to tell; [`Event::write_json`] puts it into a line without
+//! allocating, so that the panic path can use it too. Events that are mostly numbers have a type of their own in
+//! [`counters`]; `json` writes the object. `docs/events.md` describes the stream to those who read it. Writing the bytes
+//! to the port is the shell's.
+
+pub mod counters;
+mod json;
+#[cfg(test)]
+mod tests;
+
+use core::fmt::{self, Display, Write};
+use core::time::Duration;
+
+pub use counters::{
+    Counters, CpuCounters, DiskCounters, MachineCounters, MemoryUse, NicCounters, Ticks,
+    VcpuCounters,
+};
+use json::Object;
+
+/// One thing worth telling.
+///
+/// Texts that are composed come as [`Display`], so that composing them needs no memory.
+#[derive(Clone, Copy)]
+pub enum Event<'a> {
+    /// The hypervisor runs.
+    Boot {
+        /// Its version.
+        version: &'a str,
+    },
+    /// The manifest was read and checked.
+    Plan {
+        /// How many VMs it names.
+        vms: usize,
+        /// What they are given together.
+        memory_bytes: u64,
+    },
+    /// Where the machine's memory went.
+    Memory(MemoryUse),
+    /// A processor of the machine is ready to run vCPUs.
+    CpuOnline {
+        /// Its number.
+        cpu: u32,
+        /// The identifier of its local APIC.
+        apic_id: u32,
+    },
+    /// A VM begins to run.
+    VmStart {
+        /// Its name.
+        vm: &'a str,
+    },
+    /// A VM runs no more.
+    VmStop {
+        /// Its name.
+        vm: &'a str,
+        /// Why.
+        reason: &'a dyn Display,
+    },
+    /// A VM that stopped is about to begin anew.
+    VmRestart {
+        /// Its name.
+        vm: &'a str,
+        /// Why it stopped.
+        reason: &'a dyn Display,
+        /// The restarts so far, this one included.
+        count: u32,
+    },
+    /// A VM that crashed is not started at once.
+    VmBackOff {
+        /// Its name.
+        vm: &'a str,
+        /// Why it stopped.
+        reason: &'a dyn Display,
+        /// How many times in a row it crashed soon after its start.
+        crashes: u32,
+        /// How long it is left stopped.
+        delay: Duration,
+    },
+    /// No vCPU of a VM runs any more, until it is resumed.
+    VmPause {
+        /// Its name.
+        vm: &'a str,
+    },
+    /// A VM's vCPUs run again.
+    VmResume {
+        /// Its name.
+        vm: &'a str,
+    },
+    /// A VM's watchdog ran out.
+    Watchdog {
+        /// The VM's name.
+        vm: &'a str,
+        /// How long the guest had not reset it.
+        timeout: Duration,
+    },
+    /// A guest did what it may not.
+    GuestFault {
+        /// The VM's name.
+        vm: &'a str,
+        /// The kind of fault, one word.
+        what: &'a str,
+        /// The guest's instruction pointer.
+        rip: u64,
+        /// The particulars.
+        detail: &'a dyn Display,
+    },
+    /// What a VM did so far.
+    Counters(Counters<'a>),
+    /// What one vCPU did so far.
+    Vcpu(VcpuCounters<'a>),
+    /// What passed through a NIC so far.
+    Nic(NicCounters<'a>),
+    /// What a disk did so far.
+    Disk(DiskCounters<'a>),
+    /// What a CPU of the machine did so far.
+    Cpu(CpuCounters),
+    /// What the machine has and did so far.
+    Machine(MachineCounters<'a>),
+    /// An operator gave a command.
+    Command {
+        /// The command, or what was typed instead of one.
+        line: &'a dyn Display,
+        /// What came of it: `ok`, or what was wrong.
+        outcome: &'a dyn Display,
+    },
+    /// A processor reported an error of the hardware.
+    MachineCheck {
+        /// The CPU's number.
+        cpu: u32,
+        /// The bank that has the report.
+        bank: u32,
+        /// The bank's status register.
+        status: u64,
+        /// The bank's address register, 0 where it says nothing.
+        address: u64,
+        /// What follows from it.
+        detail: &'a dyn Display,
+    },
+    /// A non-maskable interrupt that is no guest's.
+    Nmi {
+        /// The CPU's number.
+        cpu: u32,
+        /// What follows from it.
+        detail: &'a dyn Display,
+    },
+    /// The machine is about to be switched off or reset.
+    MachineOff {
+        /// Why.
+        reason: &'a dyn Display,
+    },
+    /// The hypervisor refuses to start anything.
+    Halt {
+        /// The error, by name and in words.
+        error: &'a dyn Display,
+    },
+    /// The hypervisor itself is broken and stops all CPUs.
+    Panic {
+        /// What it found.
+        message: &'a dyn Display,
+    },
+}
+
+impl Event<'_> {
+    /// The names of all events.
+    pub const NAMES: [&'static str; 24] = [
+        "boot",
+        "plan",
+        "memory",
+        "cpu-online",
+        "vm-start",
+        "vm-stop",
+        "vm-restart",
+        "vm-back-off",
+        "vm-pause",
+        "vm-resume",
+        "watchdog",
+        "guest-fault",
+        "counters",
+        "vcpu",
+        "nic",
+        "disk",
+        "cpu",
+        "machine",
+        "command",
+        "machine-check",
+        "nmi",
+        "machine-off",
+        "halt",
+        "panic",
+    ];
+
+    /// What the key `event` says.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Boot { .. } => "boot",
+            Self::Plan { .. } => "plan",
+            Self::Memory(_) => "memory",
+            Self::CpuOnline { .. } => "cpu-online",
+            Self::VmStart { .. } => "vm-start",
+            Self::VmStop { .. } => "vm-stop",
+            Self::VmRestart { .. } => "vm-restart",
+            Self::VmBackOff { .. } => "vm-back-off",
+            Self::VmPause { .. } => "vm-pause",
+            Self::VmResume { .. } => "vm-resume",
+            Self::Watchdog { .. } => "watchdog",
+            Self::GuestFault { .. } => "guest-fault",
+            Self::Counters(_) => "counters",
+            Self::Vcpu(_) => "vcpu",
+            Self::Nic(_) => "nic",
+            Self::Disk(_) => "disk",
+            Self::Cpu(_) => "cpu",
+            Self::Machine(_) => "machine",
+            Self::Command { .. } => "command",
+            Self::MachineCheck { .. } => "machine-check",
+            Self::Nmi { .. } => "nmi",
+            Self::MachineOff { .. } => "machine-off",
+            Self::Halt { .. } => "halt",
+            Self::Panic { .. } => "panic",
+        }
+    }
+
+    /// Writes the event as one line, its end included; `tsc` is now, `seq` counts the lines.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_json(&self, tsc: u64, seq: u64, out: &mut impl Write) -> fmt::Result {
+        let mut object = Object::open(out, self.name())?;
+        object.number("t", tsc)?;
+        object.number("n", seq)?;
+        match self {
+            Self::Boot { version } => object.text("version", version)?,
+            Self::Plan { vms, memory_bytes } => {
+                object.number("vms", *vms as u64)?;
+                object.number("memory_bytes", *memory_bytes)?;
+            }
+            Self::Memory(memory) => memory.write(&mut object)?,
+            Self::CpuOnline { cpu, apic_id } => {
+                object.number("cpu", u64::from(*cpu))?;
+                object.number("apic_id", u64::from(*apic_id))?;
+            }
+            Self::VmStart { vm } | Self::VmPause { vm } | Self::VmResume { vm } => {
+                object.text("vm", vm)?;
+            }
+            Self::VmStop { vm, reason } => {
+                object.text("vm", vm)?;
+                object.text("reason", reason)?;
+            }
+            Self::VmRestart { vm, reason, count } => {
+                object.text("vm", vm)?;
+                object.text("reason", reason)?;
+                object.number("count", u64::from(*count))?;
+            }
+            Self::VmBackOff {
+                vm,
+                reason,
+                crashes,
+                delay,
+            } => {
+                object.text("vm", vm)?;
+                object.text("reason", reason)?;
+                object.number("crashes", u64::from(*crashes))?;
+                object.number("delay_ms", milliseconds(*delay))?;
+            }
+            Self::Watchdog { vm, timeout } => {
+                object.text("vm", vm)?;
+                object.number("timeout_ms", milliseconds(*timeout))?;
+            }
+            Self::GuestFault {
+                vm,
+                what,
+                rip,
+                detail,
+            } => {
+                object.text("vm", vm)?;
+                object.text("what", what)?;
+                object.hex("rip", *rip)?;
+                object.text("detail", detail)?;
+            }
+            Self::Counters(counters) => counters.write(&mut object)?,
+            Self::Vcpu(counters) => counters.write(&mut object)?,
+            Self::Nic(counters) => counters.write(&mut object)?,
+            Self::Disk(counters) => counters.write(&mut object)?,
+            Self::Cpu(counters) => counters.write(&mut object)?,
+            Self::Machine(counters) => counters.write(&mut object)?,
+            Self::Command { line, outcome } => {
+                object.text("line", line)?;
+                object.text("outcome", outcome)?;
+            }
+            Self::MachineCheck {
+                cpu,
+                bank,
+                status,
+                address,
+                detail,
+            } => {
+                object.number("cpu", u64::from(*cpu))?;
+                object.number("bank", u64::from(*bank))?;
+                object.hex("status", *status)?;
+                object.hex("address", *address)?;
+                object.text("detail", detail)?;
+            }
+            Self::Nmi { cpu, detail } => {
+                object.number("cpu", u64::from(*cpu))?;
+                object.text("detail", detail)?;
+            }
+            Self::MachineOff { reason } => object.text("reason", reason)?,
+            Self::Halt { error } => object.text("error", error)?,
+            Self::Panic { message } => object.text("message", message)?,
+        }
+        object.close()
+    }
+}
+
+/// A duration as events have it.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
