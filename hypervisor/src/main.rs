@@ -13,6 +13,7 @@ mod console;
 mod events;
 mod memory;
 mod panic;
+mod pcpu;
 mod selftest;
 mod vm;
 mod vmx;

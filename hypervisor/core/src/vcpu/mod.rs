@@ -378,6 +378,18 @@ impl Vcpu {
         }
     }
 
+    /// XCR0 as the guest set it.
+    #[must_use]
+    pub const fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+
+    /// What is added to the host's TSC to give the guest's.
+    #[must_use]
+    pub const fn tsc_offset(&self) -> u64 {
+        self.tsc_offset
+    }
+
     /// What the vCPU does when its CPU has time for it.
     #[must_use]
     pub const fn activity(&self) -> Activity {
