@@ -39,7 +39,8 @@ pub fn run(command: &ManifestCommand) -> Result<()> {
 /// [`Error::Manifest`] with every complaint, or with why the file cannot be read.
 pub fn read(path: &Path) -> Result<Plan> {
     let bytes = read_bounded(path).map_err(|error| Error::Manifest(error.to_string()))?;
-    parse_bytes(&path.display().to_string(), &bytes).map_err(|errors| Error::Manifest(errors.to_string().trim_end().to_owned()))
+    parse_bytes(&path.display().to_string(), &bytes)
+        .map_err(|errors| Error::Manifest(errors.to_string().trim_end().to_owned()))
 }
 
 /// The file's bytes, one more than the parser takes at most: a disk image named by mistake is not read whole.

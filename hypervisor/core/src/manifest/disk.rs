@@ -25,10 +25,7 @@ static LISTING: Listing = Listing {
 };
 
 /// Every `[[vm.disk]]` of one VM.
-pub(super) fn read_all(
-    vm: &Fields<'_, '_>,
-    complaints: &mut Complaints,
-) -> Option<Vec<DiskPlan>> {
+pub(super) fn read_all(vm: &Fields<'_, '_>, complaints: &mut Complaints) -> Option<Vec<DiskPlan>> {
     vm.list(&schema::DISK_TABLES, &LISTING, read, complaints)
 }
 

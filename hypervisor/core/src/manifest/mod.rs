@@ -37,7 +37,7 @@ pub mod rate;
 pub mod schema;
 pub mod size;
 mod source;
-mod suggest;
+pub(crate) mod suggest;
 mod syntax;
 mod text;
 mod together;

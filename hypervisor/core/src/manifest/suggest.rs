@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 const MAX_WORD: usize = 48;
 
 /// The candidate that `word` is most likely a slip of, if any is near enough to be worth saying.
-pub(super) fn nearest<'c>(
+pub(crate) fn nearest<'c>(
     word: &str,
     candidates: impl Iterator<Item = &'c str>,
 ) -> Option<&'c str> {
