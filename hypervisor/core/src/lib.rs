@@ -11,6 +11,7 @@ extern crate alloc;
 pub mod addr;
 pub mod apic;
 pub mod bus;
+pub mod console;
 pub mod cpuid;
 pub mod device;
 pub mod ept;

@@ -22,6 +22,8 @@ pub mod console;
 mod model;
 pub mod queue;
 pub mod rng;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod transport;
 
 pub use model::Model;

@@ -3,7 +3,8 @@
 //! What [`Chain`] holds does not change when the driver rewrites its descriptors. Buffers may overlap each other, the
 //! rings, or anything else in the VM's memory: copies go in order, and harm only who arranged that.
 
-use super::{DESCRIPTOR_BYTES, QueueError, read, write};
+use super::memory::{read, write};
+use super::{DESCRIPTOR_BYTES, QueueError};
 use crate::addr::Gpa;
 use crate::bus::GuestRam;
 

@@ -10,11 +10,14 @@
 
 mod chain;
 mod error;
+mod memory;
 
 pub use chain::{Chain, MAX_CHAIN_BYTES, MAX_SEGMENTS};
 pub use error::QueueError;
 
 use core::sync::atomic::{Ordering, fence};
+
+use memory::{read_u16, write, write_u16};
 
 use super::Features;
 use crate::addr::Gpa;
@@ -383,28 +386,5 @@ const fn offset(ring: Gpa, bytes: u64) -> Gpa {
     Gpa(ring.0.wrapping_add(bytes))
 }
 
-fn read_u16(ram: &mut (impl GuestRam + ?Sized), at: Gpa) -> Result<u16, QueueError> {
-    let mut bytes = [0; 2];
-    read(ram, at, &mut bytes)?;
-    Ok(u16::from_le_bytes(bytes))
-}
-
-fn write_u16(ram: &mut (impl GuestRam + ?Sized), at: Gpa, value: u16) -> Result<(), QueueError> {
-    write(ram, at, &value.to_le_bytes())
-}
-
-fn read(ram: &mut (impl GuestRam + ?Sized), at: Gpa, bytes: &mut [u8]) -> Result<(), QueueError> {
-    if ram.read(at, bytes) {
-        Ok(())
-    } else {
-        Err(QueueError::OutsideMemory(at))
-    }
-}
-
-fn write(ram: &mut (impl GuestRam + ?Sized), at: Gpa, bytes: &[u8]) -> Result<(), QueueError> {
-    if ram.write(at, bytes) {
-        Ok(())
-    } else {
-        Err(QueueError::OutsideMemory(at))
-    }
-}
+#[cfg(test)]
+mod tests;
