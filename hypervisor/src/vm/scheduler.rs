@@ -164,7 +164,6 @@ impl Local {
         let vm = running.host.vm.id;
         if self.last_vm.replace(vm).is_some_and(|last| last != vm) {
             self.own.vm_switches.fetch_add(1, Ordering::Relaxed);
-            machine().barrier.apply();
         }
         let loaded = match running.entry.take() {
             Some(entry) => {

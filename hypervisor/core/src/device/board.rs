@@ -3,12 +3,19 @@
 //! [`Devices`] belongs to the whole VM. A vCPU's exit brings an access here; what a device wants of memory and vCPUs goes
 //! through the [`Bus`] that comes along.
 
+use super::ged::EventRegister;
 use super::ioapic::{Interrupt, IoApic, PinDelivery};
+use super::pci::{self, TooManyDevices};
 use super::power::{PowerAction, PowerBlock};
+use super::rtc::Rtc;
 use super::uart16550::Uart16550;
+use super::virtio::Model;
+use super::watchdog::Watchdog;
 use crate::addr::Gpa;
 use crate::bus::{Bus, Signal, Signals};
+use crate::manifest::VmConsole;
 use crate::platform;
+use alloc::vec::Vec;
 
 /// What a device access asks for beyond its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,33 +31,76 @@ pub enum PortOutcome {
     PowerOff,
     /// The guest reset itself.
     Reset,
+    /// The device has more to do than one exit may take: the instruction is to be carried out again.
+    Again,
+}
+
+impl From<pci::Outcome> for PortOutcome {
+    fn from(outcome: pci::Outcome) -> Self {
+        match outcome {
+            pci::Outcome::Nothing => Self::Nothing,
+            pci::Outcome::Transmit(nic) => Self::Transmit(nic),
+            pci::Outcome::ConsoleOutput => Self::ConsoleOutput,
+            pci::Outcome::Again => Self::Again,
+        }
+    }
 }
 
 /// Console bytes worth an exchange of their own; fewer wait for the next regular one.
 const DRAIN_BYTES: usize = 128;
+
+/// What a VM's devices begin with.
+pub struct Setup {
+    /// Its virtio devices, in the order of their places on the bus.
+    pub models: Vec<Model>,
+    /// Where typed bytes go.
+    pub console: VmConsole,
+    /// Seconds since 1970, in UTC, at host TSC `now`.
+    pub unix_seconds: u64,
+    /// Host TSC.
+    pub now: u64,
+    /// Its frequency in kHz.
+    pub tsc_khz: u32,
+    /// Whether the watchdog ended the run before this one.
+    pub watchdog_fired: bool,
+}
 
 /// The devices of one VM.
 pub struct Devices {
     uart: Uart16550,
     ioapic: IoApic,
     power: PowerBlock,
-}
-
-impl Default for Devices {
-    fn default() -> Self {
-        Self::new()
-    }
+    events: EventRegister,
+    clock: Rtc,
+    watchdog: Watchdog,
+    pci: pci::Bus,
+    console: VmConsole,
 }
 
 impl Devices {
     /// The devices after reset.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`TooManyDevices`].
+    pub fn new(setup: Setup) -> Result<Self, TooManyDevices> {
+        let Setup {
+            models,
+            console,
+            unix_seconds,
+            now,
+            tsc_khz,
+            watchdog_fired,
+        } = setup;
+        Ok(Self {
             uart: Uart16550::new(),
             ioapic: IoApic::new(),
             power: PowerBlock::new(),
-        }
+            events: EventRegister::new(),
+            clock: Rtc::new(unix_seconds, now, tsc_khz),
+            watchdog: Watchdog::new(tsc_khz, watchdog_fired),
+            pci: pci::Bus::new(models)?,
+            console,
+        })
     }
 
     /// IN of `size` bytes from `port` at host TSC `now`: ports nobody claims read as all ones.
@@ -59,7 +109,7 @@ impl Devices {
         &mut self,
         port: u16,
         size: u8,
-        _now: u64,
+        now: u64,
         bus: &mut impl Bus,
     ) -> (u32, PortOutcome) {
         if size == 1
@@ -68,11 +118,21 @@ impl Devices {
             let value = self.uart.read(register);
             return (value.into(), self.after_uart(bus));
         }
-        self.read_wide(port, size, bus)
+        self.read_other(port, size, now, bus)
     }
 
-    /// Byte by byte, as a PC bus splits accesses to 8-bit devices.
-    fn read_wide(&mut self, port: u16, size: u8, bus: &mut impl Bus) -> (u32, PortOutcome) {
+    #[inline(never)]
+    fn read_other(
+        &mut self,
+        port: u16,
+        size: u8,
+        now: u64,
+        bus: &mut impl Bus,
+    ) -> (u32, PortOutcome) {
+        if pci::Bus::owns_port(port) {
+            return (self.pci.read_port(port, size), PortOutcome::Nothing);
+        }
+        // Byte by byte, as a PC bus splits accesses to 8-bit devices.
         let mut bytes = [0xff; 4];
         let mut outcome = PortOutcome::Nothing;
         for (byte, index) in bytes.iter_mut().zip(0..u16::from(size)) {
@@ -82,6 +142,12 @@ impl Devices {
                 outcome = self.after_uart(bus);
             } else if PowerBlock::owns(port) {
                 *byte = self.power.read(port);
+            } else if EventRegister::owns(port) {
+                *byte = self.events.read();
+            } else if Rtc::owns(port) {
+                *byte = self.clock.read(port, now);
+            } else if Watchdog::owns(port) {
+                *byte = self.watchdog.read(port, now);
             }
         }
         (u32::from_le_bytes(bytes), outcome)
@@ -94,7 +160,7 @@ impl Devices {
         port: u16,
         size: u8,
         value: u32,
-        _now: u64,
+        now: u64,
         bus: &mut impl Bus,
     ) -> PortOutcome {
         if size == 1
@@ -103,10 +169,21 @@ impl Devices {
             self.uart.write(register, value as u8);
             return self.after_uart(bus);
         }
-        self.write_wide(port, size, value, bus)
+        self.write_other(port, size, value, now, bus)
     }
 
-    fn write_wide(&mut self, port: u16, size: u8, value: u32, bus: &mut impl Bus) -> PortOutcome {
+    #[inline(never)]
+    fn write_other(
+        &mut self,
+        port: u16,
+        size: u8,
+        value: u32,
+        now: u64,
+        bus: &mut impl Bus,
+    ) -> PortOutcome {
+        if pci::Bus::owns_port(port) {
+            return self.pci.write_port(port, size, value, bus).into();
+        }
         let mut outcome = PortOutcome::Nothing;
         for (byte, index) in value.to_le_bytes().into_iter().zip(0..u16::from(size)) {
             let port = port.wrapping_add(index);
@@ -119,6 +196,10 @@ impl Devices {
                     PowerAction::Off => return PortOutcome::PowerOff,
                     PowerAction::Reset => return PortOutcome::Reset,
                 }
+            } else if Rtc::owns(port) {
+                self.clock.write(port, byte, now);
+            } else if Watchdog::owns(port) {
+                self.watchdog.write(port, byte, now);
             }
         }
         outcome
@@ -137,26 +218,32 @@ impl Devices {
 
     /// Whether a device answers at `gpa`.
     #[must_use]
-    pub fn owns(&self, gpa: Gpa) -> bool {
-        in_ioapic(gpa)
+    pub const fn owns(gpa: Gpa) -> bool {
+        in_ioapic(gpa) || pci::Bus::owns(gpa)
     }
 
     /// A read of `size` bytes of a device register in memory space.
     #[must_use]
-    pub fn read_register(&mut self, gpa: Gpa, _size: u8) -> u64 {
-        self.ioapic
-            .read(gpa.0.wrapping_sub(platform::IOAPIC_BASE.0))
-            .into()
+    pub fn read_register(&mut self, gpa: Gpa, size: u8) -> u64 {
+        if in_ioapic(gpa) {
+            let offset = gpa.0.wrapping_sub(platform::IOAPIC_BASE.0);
+            self.ioapic.read(offset).into()
+        } else {
+            self.pci.read(gpa, size)
+        }
     }
 
     /// A write of `size` bytes to a device register in memory space.
     pub fn write_register(
         &mut self,
         gpa: Gpa,
-        _size: u8,
+        size: u8,
         value: u64,
         bus: &mut impl Bus,
     ) -> PortOutcome {
+        if !in_ioapic(gpa) {
+            return self.pci.write(gpa, size, value, bus).into();
+        }
         let offset = gpa.0.wrapping_sub(platform::IOAPIC_BASE.0);
         self.ioapic.write(offset, value as u32, &mut |interrupt| {
             deliver(interrupt, bus);
@@ -187,16 +274,70 @@ impl Devices {
             .is_some_and(|destination| (0..vcpus).any(|id| destination.selects(id, NOBODY)))
     }
 
-    /// Takes console bytes that the guest wrote and says how many.
+    /// Takes console bytes that the guest wrote, on whichever console, and says how many.
     #[must_use]
-    pub fn take_output(&mut self, into: &mut [u8]) -> usize {
-        self.uart.take_output(into)
+    pub fn take_output(&mut self, into: &mut [u8], bus: &mut impl Bus) -> usize {
+        match self.uart.take_output(into) {
+            0 if self.pci.has_output() => self.pci.take_output(into, bus),
+            count => count,
+        }
     }
 
-    /// Offers the guest a typed byte; false where its receiver is full. [`Devices::route_interrupts`] tells the guest.
+    /// Offers the guest a typed byte; false where its console has no room.
     #[must_use]
-    pub fn push_input(&mut self, byte: u8) -> bool {
-        self.uart.push_input(&[byte]) == 1
+    pub fn push_input(&mut self, byte: u8, bus: &mut impl Bus) -> bool {
+        match self.console {
+            VmConsole::Serial => {
+                let taken = self.uart.push_input(&[byte]) == 1;
+                self.route_interrupts(bus);
+                taken
+            }
+            VmConsole::Virtio => self.pci.push_input(&[byte], bus) == 1,
+        }
+    }
+
+    /// Takes the next frame that network card `nic` sends, and says how long it is.
+    #[must_use]
+    pub fn transmit(&mut self, nic: u8, frame: &mut [u8], bus: &mut impl Bus) -> Option<usize> {
+        self.pci.transmit(nic, frame, bus)
+    }
+
+    /// Card `nic`'s frames were taken; true where it may have more.
+    pub fn transmit_done(&mut self, nic: u8, bus: &mut impl Bus) -> bool {
+        self.pci.transmit_done(nic, bus)
+    }
+
+    /// A frame arrives at card `nic`; false where the guest has no room for it.
+    #[must_use]
+    pub fn receive(&mut self, nic: u8, frame: &[u8], bus: &mut impl Bus) -> bool {
+        self.pci.receive(nic, frame, bus)
+    }
+
+    /// Presses the VM's power button.
+    pub fn press_power_button(&mut self, bus: &mut impl Signals) {
+        self.events.press_power_button();
+        if let Some(interrupt) = self.ioapic.set_line(platform::EVENT_GSI, true) {
+            deliver(interrupt, bus);
+        }
+        // The line pulses: it is edge-triggered.
+        let _ = self.ioapic.set_line(platform::EVENT_GSI, false);
+    }
+
+    /// Whether the watchdog that the guest armed ran out by host TSC `now`.
+    #[must_use]
+    pub fn watchdog_expired(&self, now: u64) -> bool {
+        self.watchdog.expired(now)
+    }
+
+    /// The VM was kept from running for so many ticks: they do not count for its watchdog.
+    pub fn postpone_watchdog(&mut self, ticks: u64) {
+        self.watchdog.postpone(ticks);
+    }
+
+    /// Its virtio devices.
+    #[must_use]
+    pub const fn pci(&self) -> &pci::Bus {
+        &self.pci
     }
 }
 

@@ -93,6 +93,21 @@ impl Counters {
         self.waits = waits;
     }
 
+    /// Adds what another vCPU of the VM did.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, count) in self.exits.iter_mut().zip(other.exits) {
+            *sum = sum.wrapping_add(count);
+        }
+        self.faults = self.faults.wrapping_add(other.faults);
+        self.root_ticks = self.root_ticks.wrapping_add(other.root_ticks);
+        self.idle_ticks = self.idle_ticks.wrapping_add(other.idle_ticks);
+        self.steal_ticks = self.steal_ticks.wrapping_add(other.steal_ticks);
+        self.runs = self.runs.wrapping_add(other.runs);
+        // The times between first and last add up; when they began does not matter to a sum.
+        let lasted = other.seen.wrapping_sub(other.started);
+        self.seen = self.seen.wrapping_add(lasted);
+    }
+
     /// Exits by reason, those that happened.
     pub fn exits(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         REASON_NAMES

@@ -67,6 +67,7 @@ impl Vcpu {
             PortOutcome::Nothing => Ok(Step::NEXT),
             PortOutcome::ConsoleOutput => Ok(Step::Next(Action::Poll)),
             PortOutcome::Transmit(nic) => Ok(Step::Next(Action::Transmit(nic))),
+            PortOutcome::Again => Ok(Step::Same(Action::Leave)),
             PortOutcome::PowerOff => Err(GuestFault::Stop(StopReason::PowerOff)),
             PortOutcome::Reset => Err(GuestFault::Stop(StopReason::Reset)),
         }
@@ -114,6 +115,9 @@ impl Vcpu {
             }
             Self::write_port(cpu, devices, access, u32::from_le_bytes(bytes))
         };
+        if outcome == PortOutcome::Again {
+            return Self::after_port(outcome);
+        }
         let index = if access.input { RDI } else { RSI };
         let step = if cpu.read(field::GUEST_RFLAGS).0 & RFLAGS_DF != 0 {
             (access.size as u64).wrapping_neg()

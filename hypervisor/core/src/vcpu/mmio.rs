@@ -3,7 +3,7 @@
 use super::registers::{GprIndex, Gprs};
 use super::{Action, Cpu, CpuBus, DeviceAccess, Step, Vcpu, event, linear};
 use crate::addr::{FRAME_SIZE, Gva};
-use crate::device::board::PortOutcome;
+use crate::device::board::{Devices, PortOutcome};
 use crate::fault::{GuestFault, StopReason};
 use crate::insn::{self, CpuMode, MAX_LENGTH, Operation};
 use crate::vmx::exit::EptViolation;
@@ -27,7 +27,7 @@ impl Vcpu {
         if fetch {
             return Err(GuestFault::Stop(StopReason::ExecutedOutsideMemory { gpa }));
         }
-        if !translated || !devices.with(|devices| devices.owns(gpa)) {
+        if !translated || !Devices::owns(gpa) {
             return Err(GuestFault::Stop(StopReason::OutsideMemory { gpa, write }));
         }
         // What the violation interrupted is delivered first; the access happens again afterwards.
@@ -57,6 +57,9 @@ impl Vcpu {
                     cpu.write(field::GUEST_RSP, field::Natural(gprs.get(GprIndex::RSP)));
                 }
             }
+        }
+        if outcome == PortOutcome::Again {
+            return Ok(Step::Same(Action::Leave));
         }
         event::advance_by(cpu, insn.length.into());
         Ok(match outcome {

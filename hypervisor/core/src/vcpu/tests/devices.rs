@@ -55,7 +55,7 @@ fn a_typed_byte_interrupts_when_the_console_was_looked_at() {
     assert_eq!(outb(&mut machine, COM1_BASE + 1, 1), Action::Resume);
     assert_eq!(machine.exit(reason::HLT), Action::Leave);
     assert!(machine.is_halted());
-    assert!(machine.devices.push_input(b'q'));
+    assert!(machine.push_input(b'q'));
     machine.route_interrupts();
     assert_eq!(machine.run_again(), Readiness::Enter);
     assert_eq!(machine.injected(), Some(Interruption::external(0x34)));

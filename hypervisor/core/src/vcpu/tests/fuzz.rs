@@ -328,8 +328,8 @@ fn exit(machine: &mut Machine, reason: u32) -> Action {
         Plain::Other => vcpu.handle_exit(cpu, gprs, devices, noted, start),
     };
     if action == Action::Poll {
-        let _ = devices.take_output(&mut [0; 64]);
-        let _ = devices.push_input(b'x');
+        let _ = devices.take_output(&mut [0; 64], &mut CpuBus(cpu));
+        let _ = devices.push_input(b'x', &mut CpuBus(cpu));
         devices.route_interrupts(&mut CpuBus(cpu));
         if let Some(mail) = cpu.take_own_mail() {
             vcpu.receive(cpu, gprs, mail);

@@ -95,7 +95,7 @@ fn a_device_whose_line_is_an_nmi_wakes_what_is_deaf_otherwise() {
         machine.set_flags(0);
         assert_eq!(machine.exit(reason::HLT), Action::Leave);
         assert_eq!(machine.devices.can_send_nmi(1), expected, "{entry:#x}");
-        assert!(machine.devices.push_input(b'q'));
+        assert!(machine.push_input(b'q'));
         machine.route_interrupts();
         let woken = machine.run_again() == Readiness::Enter;
         assert_eq!(woken, expected, "{entry:#x}");

@@ -4,7 +4,7 @@ use crate::addr::Gpa;
 use crate::apic::LocalApic;
 use crate::bus::{Signal, Signals};
 use crate::cpuid::{CpuidConfig, CpuidResult, CpuidTable, VmxInstructions};
-use crate::device::board::Devices;
+use crate::device::board::{Devices, Setup};
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
 use crate::vcpu::mail::{Mail, Mailbox};
@@ -223,7 +223,15 @@ impl Machine {
                 mailboxes: (0..4).map(|_| Mailbox::default()).collect(),
             },
             gprs: Gprs::default(),
-            devices: Devices::new(),
+            devices: Devices::new(Setup {
+                models: Vec::new(),
+                console: crate::manifest::VmConsole::Serial,
+                unix_seconds: 0,
+                now: 0,
+                tsc_khz: 2_400_000,
+                watchdog_fired: false,
+            })
+            .unwrap(),
             vcpu,
             apicv,
         };
@@ -354,6 +362,16 @@ impl Machine {
     /// A device's line changed.
     pub fn route_interrupts(&mut self) {
         self.devices.route_interrupts(&mut CpuBus(&mut self.cpu));
+    }
+
+    /// Types a byte; false where the guest has no room.
+    pub fn push_input(&mut self, byte: u8) -> bool {
+        self.devices.push_input(byte, &mut CpuBus(&mut self.cpu))
+    }
+
+    /// Takes what the guest wrote to its console.
+    pub fn take_output(&mut self, into: &mut [u8]) -> usize {
+        self.devices.take_output(into, &mut CpuBus(&mut self.cpu))
     }
 
     /// Whether the guest switched its local APIC off.
