@@ -24,6 +24,8 @@ pub mod insn;
 pub mod ledger;
 pub mod lifecycle;
 pub mod manifest;
+pub mod mce;
+pub mod mitigation;
 pub mod msr;
 pub mod mtrr;
 pub mod placement;

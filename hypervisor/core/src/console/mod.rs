@@ -12,6 +12,7 @@
 //! | [`wire`] | the commands as bytes |
 //! | [`reply`] | answers, as text |
 //! | [`mux`] | who is typed to and who is shown |
+//! | [`trace`] | how many of a VM's exits are logged |
 //! | `line`, `backlog` | the line being typed; output that waits to be seen |
 
 mod backlog;
@@ -23,6 +24,7 @@ pub mod reply;
 pub mod request;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 pub mod wire;
 
 pub use command::{Command, Verb};
@@ -30,3 +32,4 @@ pub use error::CommandError;
 pub use mux::{Mux, Routing};
 pub use reply::Reply;
 pub use request::Request;
+pub use trace::ExitTrace;

@@ -167,8 +167,10 @@ pub struct Lifecycle {
     policy: RestartPolicy,
     stop_timeout: Duration,
     state: State,
-    /// What follows [`State::Stopping`]; in [`State::Starting`], `Rest` is a stop that came before the VM ran.
+    /// What follows [`State::Stopping`]; in [`State::Starting`], `Rest` is a stop that came before the VM ran, and in
+    /// [`State::Stopped`] it says that an operator wants it so.
     then: Then,
+    last_end: Option<End>,
     crashes: Crashes,
     /// When it last began to run.
     began: Duration,
@@ -183,7 +185,8 @@ impl Lifecycle {
             policy,
             stop_timeout,
             state: State::Stopped,
-            then: Then::Start,
+            then: Then::Rest,
+            last_end: None,
             crashes: Crashes::new(),
             began: Duration::ZERO,
             runs: 0,
@@ -200,6 +203,19 @@ impl Lifecycle {
     #[must_use]
     pub const fn restarts(&self) -> u32 {
         self.runs.saturating_sub(1)
+    }
+
+    /// Why it last ended, if it ever did.
+    #[must_use]
+    pub const fn last_end(&self) -> Option<End> {
+        self.last_end
+    }
+
+    /// Whether it is stopped because nobody started it yet or an operator stopped it, so that one may want to start it. A
+    /// machine whose VMs are all stopped otherwise has nothing left to do.
+    #[must_use]
+    pub const fn awaits_operator(&self) -> bool {
+        matches!((self.state, self.then), (State::Stopped, Then::Rest))
     }
 
     /// How many times in a row it crashed soon after its start.
@@ -260,6 +276,12 @@ impl Lifecycle {
 
     /// No vCPU of the VM runs any more.
     pub fn ended(&mut self, end: End, now: Duration) -> Action {
+        if matches!(
+            self.state,
+            State::Running | State::Paused | State::Stopping { .. }
+        ) {
+            self.last_end = Some(end);
+        }
         match self.state {
             State::Running | State::Paused => self.ended_by_itself(end, now),
             State::Stopping { .. } if self.then == Then::Start => self.start_afresh(),

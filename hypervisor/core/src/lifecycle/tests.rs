@@ -204,6 +204,35 @@ fn a_guest_that_cannot_be_loaded_stays_stopped() {
 }
 
 #[test]
+fn only_a_vm_that_an_operator_may_want_awaits_one() {
+    let mut vm = stopped(RestartPolicy::OnCrash);
+    assert!(vm.awaits_operator(), "nobody started it yet");
+    let _load = vm.order(Order::Start, at(0)).unwrap();
+    assert!(!vm.awaits_operator());
+    vm.failed();
+    assert!(!vm.awaits_operator(), "it cannot be loaded");
+
+    let mut vm = running(RestartPolicy::OnCrash);
+    assert_eq!(vm.ended(POWER_OFF, at(1)), Action::Nothing);
+    assert!(!vm.awaits_operator(), "it switched itself off");
+
+    let mut vm = running(RestartPolicy::OnCrash);
+    let _pressed = vm.order(Order::Stop { hard: false }, at(1)).unwrap();
+    assert!(!vm.awaits_operator(), "it still runs");
+    assert_eq!(vm.ended(POWER_OFF, at(2)), Action::Nothing);
+    assert!(vm.awaits_operator(), "an operator stopped it");
+}
+
+#[test]
+fn the_last_end_is_remembered_and_a_late_one_is_not() {
+    let mut vm = running(RestartPolicy::Never);
+    assert_eq!(vm.last_end(), None);
+    assert_eq!(vm.ended(End::Watchdog, at(1)), Action::Nothing);
+    assert_eq!(vm.ended(CRASH, at(2)), Action::Nothing);
+    assert_eq!(vm.last_end(), Some(End::Watchdog));
+}
+
+#[test]
 fn refusals_name_the_state_and_the_way_out() {
     let mut vm = stopped(RestartPolicy::OnCrash);
     let refusal = |vm: &mut Lifecycle, order| vm.order(order, at(1)).unwrap_err().to_string();

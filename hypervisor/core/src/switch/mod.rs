@@ -199,7 +199,7 @@ impl Switch {
 
     /// The port of a VM's NIC.
     #[must_use]
-    pub fn port_of(&self, vm: VmId, nic: usize) -> Option<PortId> {
+    pub fn port_of(&self, vm: VmId, nic: u8) -> Option<PortId> {
         self.ports()
             .find(|(_, config, _)| config.vm == vm && config.nic == nic)
             .map(|(port, ..)| port)

@@ -22,7 +22,7 @@ pub struct PortConfig {
     /// The VM it belongs to.
     pub vm: VmId,
     /// Which of the VM's NICs it is.
-    pub nic: usize,
+    pub nic: u8,
     /// The segment it is on.
     pub segment: SegmentId,
     /// Its own address.
@@ -40,7 +40,7 @@ impl PortConfig {
         let mut segments: Vec<&SegmentName> = Vec::new();
         let mut ports = Vec::new();
         for (vm, vm_plan) in (0..).map(VmId).zip(&plan.vms) {
-            for (nic, nic_plan) in vm_plan.nics.iter().enumerate() {
+            for (nic, nic_plan) in (0..).zip(&vm_plan.nics) {
                 let known = segments.iter().position(|name| **name == nic_plan.segment);
                 let segment = known.unwrap_or_else(|| {
                     segments.push(&nic_plan.segment);

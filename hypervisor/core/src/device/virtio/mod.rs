@@ -18,8 +18,13 @@
 //!   brings one in, false where the driver has no buffer for it.
 //! - `queues` has one [`Queue`] for each of [`queue_sizes`](VirtioDevice::queue_sizes); those not enabled give no chains.
 
+pub mod blk;
+#[cfg(test)]
+mod buffers;
+mod config;
 pub mod console;
 mod model;
+pub mod net;
 pub mod queue;
 pub mod rng;
 #[cfg(test)]

@@ -2,17 +2,23 @@
 
 use alloc::boxed::Box;
 
+use super::blk::Block;
 use super::console::Console;
+use super::net::Nic;
 use super::rng::Rng;
 use super::{DeviceKind, Queue, QueueError, VirtioDevice};
 use crate::bus::Bus;
 
 /// A virtio device of some kind.
 pub enum Model {
+    /// A block device.
+    Block(Box<Block>),
     /// A console.
     Console(Box<Console>),
     /// An entropy source.
     Entropy(Rng),
+    /// A network card.
+    Net(Nic),
 }
 
 impl Model {
@@ -20,16 +26,20 @@ impl Model {
     #[must_use]
     pub fn device(&self) -> &dyn VirtioDevice {
         match self {
+            Self::Block(block) => block.as_ref(),
             Self::Console(console) => console.as_ref(),
             Self::Entropy(rng) => rng,
+            Self::Net(nic) => nic,
         }
     }
 
     /// What every kind of device has.
     pub fn device_mut(&mut self) -> &mut dyn VirtioDevice {
         match self {
+            Self::Block(block) => block.as_mut(),
             Self::Console(console) => console.as_mut(),
             Self::Entropy(rng) => rng,
+            Self::Net(nic) => nic,
         }
     }
 
@@ -49,8 +59,10 @@ impl Model {
         bus: &mut dyn Bus,
         frame: &mut [u8],
     ) -> Result<Option<usize>, QueueError> {
-        let _ = (queues, bus, frame);
-        Ok(None)
+        match self {
+            Self::Net(nic) => nic.transmit(queues, bus, frame),
+            Self::Block(_) | Self::Console(_) | Self::Entropy(_) => Ok(None),
+        }
     }
 
     /// Brings a frame to a network card; false where its driver has no buffer for it.
@@ -63,7 +75,9 @@ impl Model {
         bus: &mut dyn Bus,
         frame: &[u8],
     ) -> Result<bool, QueueError> {
-        let _ = (queues, bus, frame);
-        Ok(false)
+        match self {
+            Self::Net(nic) => nic.receive(queues, bus, frame),
+            Self::Block(_) | Self::Console(_) | Self::Entropy(_) => Ok(false),
+        }
     }
 }
