@@ -72,8 +72,9 @@ global_asm!(
     "data32 ljmp [{numbers} + {long}]",
     ".code64",
     "start_code_long:",
-    "mov rax, [rip + start_code - start_code_after + {numbers} + {image}]",
-    "start_code_after:",
+    // Relative to here, so this finds the copy.
+    "lea rax, [rip + start_code]",
+    "mov rax, [rax + {numbers} + {image}]",
     "jmp rax",
     "start_code_end:",
     // In the image: the stack, the argument, and on to Rust.

@@ -7,6 +7,7 @@ use crate::arch::power::PowerOff;
 use crate::console::screen::Screen;
 use crate::memory::Memory;
 use alloc::vec::Vec;
+use bulkhead_core::device::rtc::DateTime;
 use bulkhead_core::hostacpi::HostAcpi;
 use bulkhead_core::mtrr::{MtrrError, Mtrrs};
 use core::fmt;
@@ -212,24 +213,17 @@ fn unix_seconds() -> u64 {
         log::warn!("the firmware has no clock; VMs begin in 1970");
         return 0;
     };
-    let days = days_since_1970(time.year().into(), time.month().into(), time.day().into());
-    let zone = time.time_zone().map_or(0, i64::from) * 60;
-    let seconds = i64::from(time.hour()) * 3600
-        + i64::from(time.minute()) * 60
-        + i64::from(time.second())
-        + zone;
-    u64::try_from(days * 86_400 + seconds).unwrap_or(0)
-}
-
-/// Days from 1 January 1970 to a date of the Gregorian calendar, counted in years that begin in March.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
+    let date = DateTime {
+        year: time.year(),
+        month: time.month(),
+        day: time.day(),
+        hour: time.hour(),
+        minute: time.minute(),
+        second: time.second(),
     };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    365 * year + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468
+    let zone = time.time_zone().map_or(0, i64::from) * 60;
+    let seconds = date.to_unix().unwrap_or(0) + zone;
+    u64::try_from(seconds).unwrap_or(0)
 }
 
 fn tsc_khz() -> Result<u32, FactsError> {

@@ -40,7 +40,7 @@ use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
 use bulkhead_core::vmx::capability::Wishes;
 use bulkhead_core::vmx::controls::Secondary;
 use core::fmt;
-use guest_loader::{EntryState, LayoutError, LoadError, MemoryLayout};
+use guest_loader::{EntryState, LayoutError, LoadError, MemoryLayout, PlatformDescription};
 use host::Host;
 use run::{Left, Running};
 use shared::VmShared;
@@ -245,7 +245,12 @@ impl Vm {
     /// # Errors
     /// The guest cannot be loaded.
     pub fn start(&self, watchdog_fired: bool) -> Result<(), VmError> {
-        let request = payload::load_request(&self.plan, &self.files, &self.layout);
+        let ids = payload::apic_ids(&self.plan);
+        let platform = PlatformDescription {
+            vcpu_apic_ids: &ids,
+        };
+        let request =
+            payload::load_request(&self.plan, &self.files, &self.layout, &platform);
         let entry =
             guest_loader::load(&request, &mut self.shared.space()).map_err(VmError::Load)?;
         let devices = build_devices(&self.plan, &self.files, self.shared.id, watchdog_fired)?;
