@@ -41,7 +41,8 @@ struct Numbers {
 }
 
 const NUMBERS: usize = 0x100;
-const CODE_64: u64 = 0x00af_9a00_0000_ffff;
+/// 64-bit code, marked as accessed: the page is read-only by the time it is used.
+const CODE_64: u64 = 0x00af_9b00_0000_ffff;
 const SELECTOR: u16 = 8;
 
 // Real mode, CS = page >> 4, IP = 0. The page holds this code; at NUMBERS lie the numbers.
@@ -69,7 +70,9 @@ global_asm!(
     "and eax, 0x9fffffff",
     "or eax, 0x80010001",
     "mov cr0, eax",
-    "data32 ljmp [{numbers} + {long}]",
+    // JMP m16:32, which assemblers do not agree how to write in 16-bit code.
+    ".byte 0x66, 0xff, 0x2e",
+    ".2byte {numbers} + {long}",
     ".code64",
     "start_code_long:",
     // Relative to here, so this finds the copy.
