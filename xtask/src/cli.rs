@@ -10,6 +10,7 @@ use xtask::cmd::{
     self, bench::BenchArgs, image::ImageArgs, manifest::ManifestCommand, test::TestArgs,
 };
 use xtask::platform::Platform;
+use xtask::session::Keys;
 use xtask::{Error, Result, Workspace, build, run, ui};
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure or time-out, 2 bad call or manifest.";
@@ -77,12 +78,12 @@ struct RunArgs {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = PlatformArg::Auto)]
     platform: PlatformArg,
-    /// Processors of the machine.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    cpus: u32,
-    /// Memory of the machine, such as 2G or 768M.
-    #[arg(long, value_name = "SIZE", default_value = "2G", value_parser = memory_mib)]
-    memory: u64,
+    /// Processors of the machine [default: as many as the manifest needs].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: Option<u32>,
+    /// Memory of the machine, such as 2G or 768M [default: what the manifest needs, at least 2G].
+    #[arg(long, value_name = "SIZE", value_parser = memory_mib)]
+    memory: Option<u64>,
     /// Only print the console; do not connect the keyboard.
     #[arg(long)]
     headless: bool,
@@ -91,9 +92,12 @@ struct RunArgs {
     /// With --send, only output after the last typed line counts. Escape sequences and carriage returns are not seen.
     #[arg(long, value_name = "REGEX")]
     until: Option<Regex>,
-    /// Type TEXT and Enter at the next shell prompt; may be repeated.
-    #[arg(long, value_name = "TEXT")]
-    send: Vec<String>,
+    /// Type TEXT and Enter at the next prompt; may be repeated.
+    ///
+    /// `\xNN` in TEXT is the key with that code (`\x1d` is Ctrl-]), `\r` is Enter, `\\` is a backslash. No Enter is added after one
+    /// at the end.
+    #[arg(long, value_name = "TEXT", value_parser = Keys::parse)]
+    send: Vec<Keys>,
     /// Give up, with exit code 1, after so many seconds.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,

@@ -44,6 +44,12 @@ impl Manifest {
         &self.path
     }
 
+    /// What it asks for.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// Every payload it names, in its order.
     #[must_use]
     pub fn payloads(&self) -> Vec<Wanted> {

@@ -12,9 +12,9 @@ use crate::error::{IoContext, Result};
 use crate::image::Boot;
 use crate::manifest::{self, Manifest};
 use crate::paths::Workspace;
-use crate::platform::Platform;
+use crate::platform::{Platform, size};
 use crate::session::console::Sink;
-use crate::session::{Cleaner, Config, End, Session, TICK};
+use crate::session::{Cleaner, Config, End, Keys, Session, TICK};
 use crate::terminal::Keyboard;
 use crate::{build, symbolize, ui};
 
@@ -28,16 +28,16 @@ pub struct Options {
     pub manifest: Option<PathBuf>,
     /// The platform; the best one without.
     pub platform: Option<Platform>,
-    /// Processors of the machine.
-    pub cpus: u32,
-    /// Memory of the machine in MiB.
-    pub memory_mib: u64,
+    /// Processors of the machine; what the manifest needs without.
+    pub cpus: Option<u32>,
+    /// Memory of the machine in MiB; what the manifest needs without.
+    pub memory_mib: Option<u64>,
     /// Print the console, do not connect the keyboard.
     pub headless: bool,
     /// Succeed at the first match in the console's output.
     pub until: Option<Regex>,
-    /// Lines to type at the next shell prompts.
-    pub send: Vec<String>,
+    /// What to type at the next prompts.
+    pub send: Vec<Keys>,
     /// Give up after this long.
     pub timeout: Option<Duration>,
     /// Also write the console's text to this file.
@@ -66,6 +66,10 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     build::hypervisor_or(workspace, options.efi.as_deref())?;
     let emulator = platform.provision(workspace)?;
     let interactive = !options.headless && stdin().is_terminal() && stdout().is_terminal();
+    let cpus = options.cpus.unwrap_or_else(|| size::cpus(manifest.plan()));
+    let memory_mib = options
+        .memory_mib
+        .unwrap_or_else(|| size::memory_mib(manifest.plan(), boot.payload_bytes(&manifest)));
     let config = Config {
         name: path
             .file_stem()
@@ -75,8 +79,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         emulator,
         boot,
         pxe: options.pxe,
-        cpus: options.cpus,
-        memory_mib: options.memory_mib,
+        cpus,
+        memory_mib,
         fixed_clock: false,
     };
     let mut session = Session::start(
@@ -86,15 +90,15 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     )?;
     ui::note(&format!(
         "started with {} CPU(s) and {} MiB; files in {}",
-        options.cpus,
-        options.memory_mib,
+        cpus,
+        memory_mib,
         workspace.show(session.dir())
     ));
     let keyboard = interactive
         .then(|| Keyboard::connect(session.console()))
         .transpose()?;
     if keyboard.is_some() {
-        ui::note("the console is yours; Ctrl-] ends the run\r");
+        ui::note("the console is yours; Ctrl-] opens Bulkhead's prompt, Ctrl-\\ ends the run\r");
     }
     let outcome = watch(&mut session, options, keyboard.as_ref());
     drop(keyboard);
@@ -105,17 +109,17 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 /// Types what is to be typed and waits for what decides the run.
 fn watch(session: &mut Session, options: &Options, keyboard: Option<&Keyboard>) -> Result<()> {
     let deadline = options.timeout.map(|limit| Instant::now() + limit);
-    let mut pending: VecDeque<&str> = options.send.iter().map(String::as_str).collect();
+    let mut pending: VecDeque<&Keys> = options.send.iter().collect();
     loop {
         let seen = session.console().len();
         session.check_interrupted()?;
         if keyboard.is_some_and(Keyboard::wants_to_quit) {
             return Ok(());
         }
-        if let Some(line) = pending.front()
+        if let Some(keys) = pending.front()
             && session.at_prompt()
         {
-            session.type_line(line)?;
+            session.type_keys(keys)?;
             pending.pop_front();
         }
         if pending.is_empty() && found(session, options) {
@@ -149,14 +153,14 @@ fn found(session: &mut Session, options: &Options) -> bool {
 fn conclude(
     session: &Session,
     options: &Options,
-    pending: &VecDeque<&str>,
+    pending: &VecDeque<&Keys>,
     end: &End,
 ) -> Result<()> {
     if matches!(end, End::Refused(_) | End::Panicked(_) | End::Gone(false)) {
         return Err(session.failure(&end.to_string()));
     }
-    if let Some(line) = pending.front() {
-        return Err(session.failure(&format!("{end}, before `{line}` could be typed")));
+    if let Some(keys) = pending.front() {
+        return Err(session.failure(&format!("{end}, before `{keys}` could be typed")));
     }
     if let Some(wanted) = &options.until {
         return Err(session.failure(&format!("{end}, and /{wanted}/ never appeared")));

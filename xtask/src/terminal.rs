@@ -10,8 +10,8 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use crate::error::{Error, Result};
 use crate::session::console::Console;
 
-/// Ctrl-], as in telnet: ends the run.
-const QUIT: u8 = 0x1d;
+/// Ctrl-\, which asks programs on a terminal to quit: ends the run. Ctrl-] is the hypervisor's and passes.
+const QUIT: u8 = 0x1c;
 
 /// The connected keyboard; dropping it restores the terminal.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl Keyboard {
         Ok(keyboard)
     }
 
-    /// Whether Ctrl-] was typed.
+    /// Whether the key that ends the run was typed.
     #[must_use]
     pub fn wants_to_quit(&self) -> bool {
         self.quit.load(Ordering::Relaxed)

@@ -12,6 +12,7 @@ pub mod addr;
 pub mod apic;
 pub mod bus;
 pub mod console;
+pub mod cow;
 pub mod cpuid;
 pub mod device;
 pub mod ept;

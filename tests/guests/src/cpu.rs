@@ -161,3 +161,8 @@ pub fn try_vmcall(number: u64, arguments: [u64; 6]) -> Result<u64, Fault> {
     }?;
     Ok(result)
 }
+
+/// PAUSE.
+pub fn pause() {
+    core::hint::spin_loop();
+}

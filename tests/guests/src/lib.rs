@@ -13,12 +13,14 @@ mod boot;
 pub mod case;
 pub mod cpu;
 pub mod params;
+pub mod pci;
 pub mod power;
 pub mod random;
 pub mod serial;
 pub mod smp;
 pub mod timer;
 pub mod trap;
+pub mod virtio;
 pub mod window;
 
 /// Names the guest's main function, of type `fn(&Params)`; when it returns, the guest powers off.

@@ -83,6 +83,21 @@ impl Boot {
         })
     }
 
+    /// What the hypervisor reads into memory for `manifest`: every payload, as often as it is named.
+    #[must_use]
+    pub fn payload_bytes(&self, manifest: &Manifest) -> u64 {
+        let size = |name: &str| {
+            let path = format!("{HOME}/{name}");
+            let entry = self.files.iter().find(|entry| entry.path == path)?;
+            Some(fs::metadata(&entry.source).ok()?.len())
+        };
+        let payloads = manifest.payloads();
+        payloads
+            .iter()
+            .filter_map(|wanted| size(&wanted.name))
+            .sum()
+    }
+
     /// Exactly `files` beside `efi`, whatever they are: for tests of what the hypervisor makes of bad ones.
     #[must_use]
     pub fn from_parts(efi: &Path, files: Vec<Entry>) -> Self {

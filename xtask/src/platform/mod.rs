@@ -6,6 +6,7 @@
 pub mod bochs;
 pub mod kvm;
 pub mod qemu;
+pub mod size;
 
 use std::fmt;
 use std::path::PathBuf;

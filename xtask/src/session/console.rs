@@ -115,12 +115,12 @@ impl Console {
         self.stream.try_clone()
     }
 
-    /// Types `text`, no faster than the machine's serial port takes it.
+    /// Types `bytes`, no faster than the machine's serial port takes it.
     ///
     /// # Errors
     /// When the machine hung up.
-    pub fn type_text(&self, text: &str) -> std::io::Result<()> {
-        for piece in text.as_bytes().chunks(TYPE_BYTES) {
+    pub fn type_bytes(&self, bytes: &[u8]) -> std::io::Result<()> {
+        for piece in bytes.chunks(TYPE_BYTES) {
             (&self.stream).write_all(piece)?;
             thread::sleep(TYPE_PAUSE);
         }

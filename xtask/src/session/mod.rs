@@ -6,6 +6,7 @@
 mod clean;
 pub mod console;
 pub mod events;
+mod keys;
 mod process;
 pub mod prompt;
 
@@ -22,6 +23,7 @@ use regex::Regex;
 pub use clean::Cleaner;
 use console::{Console, Sink};
 use events::{Event, EventLog};
+pub use keys::Keys;
 use process::Process;
 
 use crate::error::{Error, IoContext, Result};
@@ -175,7 +177,7 @@ impl Session {
         }
     }
 
-    /// Waits for a shell prompt, then types `line` and Enter.
+    /// Waits for a prompt, then types `line` and Enter.
     ///
     /// # Errors
     /// When no prompt comes within `limit`, or the machine ended.
@@ -190,7 +192,7 @@ impl Session {
             }
             if Instant::now() >= deadline {
                 return Err(self.failure(&format!(
-                    "no shell prompt for `{line}` within {} s",
+                    "no prompt for `{line}` within {} s",
                     limit.as_secs()
                 )));
             }
@@ -204,15 +206,25 @@ impl Session {
     /// # Errors
     /// When the machine hung up.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
+        self.type_keys(&Keys::line(line))
+    }
+
+    /// Types `keys` at once; [`Session::expect`] goes on after the echo of what can be shown of them.
+    ///
+    /// # Errors
+    /// When the machine hung up.
+    pub fn type_keys(&mut self, keys: &Keys) -> Result<()> {
         self.cursor = self.console.len();
         self.console
-            .type_text(&format!("{line}\r"))
+            .type_bytes(keys.bytes())
             .map_err(|e| Error::Run(format!("cannot type into the console: {e}")))?;
         // What matters comes after the echo. A machine that echoes nothing is not waited for long.
         let deadline = Instant::now() + ECHO_LIMIT;
+        let shown = keys.shown();
         while Instant::now() < deadline && self.end()?.is_none() {
             let seen = self.console.len();
-            if let Some(length) = prompt::echo_length(&self.console.text_from(self.cursor), line) {
+            if let Some(length) = prompt::echo_length(&self.console.text_from(self.cursor), &shown)
+            {
                 self.cursor += length;
                 break;
             }
@@ -222,7 +234,7 @@ impl Session {
         Ok(())
     }
 
-    /// Whether the console shows a shell prompt that waits for input.
+    /// Whether the console shows a prompt that waits for input.
     #[must_use]
     pub fn at_prompt(&self) -> bool {
         let length = self.console.len();

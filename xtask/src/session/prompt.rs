@@ -1,4 +1,4 @@
-//! Recognising a root shell's prompt at the end of a console's output.
+//! Recognising a prompt at the end of a console's output: a root shell's, a login's, or the hypervisor's own.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -8,9 +8,11 @@ use regex::Regex;
 /// How long the console must be silent for a prompt to count as waiting.
 pub const QUIET: Duration = Duration::from_millis(200);
 
-/// A line that ends in `# `, at the end of the output; lines in brackets, as kernels and Bulkhead log them, may follow it.
-static PROMPT: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"(?:^|\n)[^\n#\[]{0,64}# (?:\[[^\n]*\n+)*$").ok());
+/// A line that ends in `# ` or `login: `, or is `bulkhead> `, at the end of the output; lines in brackets, as kernels and Bulkhead log them, may follow it.
+static PROMPT: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r"(?:^|\n)(?:[^\n#\[]{0,64}# |[^\n\[]{0,64}login: |bulkhead> )(?:\[[^\n]*\n+)*$")
+        .ok()
+});
 
 /// Whether `output`, all that came since the last line was typed, ends in a prompt.
 #[must_use]
@@ -49,6 +51,8 @@ mod tests {
             "/ # ",
             "boot\n\n/tmp # ",
             "root@guest:~# ",
+            "\nDebian GNU/Linux 12 bulkhead ttyS0\n\nbulkhead login: ",
+            "~ # bulkhead> list\nnone\nbulkhead> ",
             "\n~ # [    3.1] random: crng done\n",
         ] {
             assert!(is_waiting(output), "{output:?}");
@@ -77,6 +81,8 @@ mod tests {
             "[    1.0] a # ",
             "~ # uname -r\n6.1.0\n",
             "x\n~ # \n",
+            "Last login: today",
+            "bulkhead> list",
         ] {
             assert!(!is_waiting(output), "{output:?}");
         }

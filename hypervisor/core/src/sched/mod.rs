@@ -1,11 +1,12 @@
 //! The scheduler of one CPU: which vCPU runs next, and until when.
 //!
-//! A vCPU stays on the CPU it was placed on when its VM started, so each CPU has one [`CpuScheduler`] that nobody else
-//! touches. An *entity* is a vCPU; a *group* is all of one VM's vCPUs on this CPU. Groups share the CPU by weight: each has
-//! a virtual time that passes more slowly the heavier it is, and the one that is least far runs. Inside a group all vCPUs
-//! weigh the same. A group may have a cap ([`Share::cap`]), kept by a budget per window of 20 ms.
+//! A vCPU stays on the CPU it was placed on when its VM started ([`crate::placement`]), so each CPU has one
+//! [`CpuScheduler`] that nobody else touches. An *entity* is a vCPU; a *group* is all of one VM's vCPUs on this CPU. Groups
+//! share the CPU by weight: each has a virtual time that passes more slowly the heavier it is, and the one that is least
+//! far runs. Inside a group all vCPUs weigh the same. A group may have a cap ([`Share::cap`]), kept by a budget per window
+//! of 20 ms.
 //!
-//! Who slept comes back at most [one slice](Lengths) behind the others, however long it slept: enough to run soon, too
+//! Who slept comes back at most one slice of 2 ms behind the others, however long it slept: enough to run soon, too
 //! little to starve anybody. Blocked entities cost nothing but a look at their timers.
 //!
 //! Nothing allocates after [`CpuScheduler::add`], and nothing depends on the clock being sane: times are host TSC ticks,

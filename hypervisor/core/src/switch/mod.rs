@@ -5,7 +5,7 @@
 //! the manifest allows it, a port may send with its own address only, in the frame's header and as the sender of ARP.
 //! What is in IP packets is not looked at: neighbour discovery of IPv6 and IP addresses are the guests' business.
 //!
-//! The shell moves the bytes: it takes a frame from a NIC ([`crate::device::virtio`]), asks [`Switch::forward`], offers the
+//! The shell moves the bytes: it takes a frame from a NIC ([`crate::device::virtio::net`]), asks [`Switch::forward`], offers the
 //! frame to each target, and reports what came of it with [`Switch::delivered`] or [`Switch::refused`]. Nothing here
 //! allocates after [`Switch::new`].
 

@@ -1,8 +1,8 @@
 //! One set of features for a machine whose CPUs differ, as hybrid parts do.
 //!
-//! Each CPU fills in a [`CpuReport`]; [`Common::of`] keeps what all of them have, so that a VM sees one machine wherever its vCPUs
-//! run. What was left out is data ([`Dropped`]), to be logged; what cannot be reconciled is an [`Asymmetry`]. [`words`] lists
-//! the CPUID registers that say features, [`controls`] brings VT-x capabilities together.
+//! Each CPU fills in a [`CpuReport`]; [`Common::of`] keeps what all of them have, so that a VM sees one machine wherever
+//! its vCPUs run. What was left out is data ([`Dropped`]), to be logged; what cannot be reconciled is an [`Asymmetry`].
+//! `words` lists the CPUID registers that say features, `controls` brings VT-x capabilities together.
 
 mod controls;
 mod words;

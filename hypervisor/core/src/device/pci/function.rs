@@ -16,6 +16,8 @@ pub struct Function {
     memory: Option<u64>,
     /// Where the notification ports answer, if they do.
     ports: Option<u16>,
+    /// Its number on the bus.
+    device: u8,
     /// Which network card of the bus it is, for those that are.
     nic: u8,
 }
@@ -24,25 +26,24 @@ impl Function {
     /// Function `device` of the bus, with `model` behind it, as firmware leaves it. `nic` counts network cards.
     #[must_use]
     pub fn new(model: Model, device: u8, nic: u8) -> Self {
-        let kind = model.device().kind();
         let transport = Transport::new(model);
-        let mut config = identity(kind);
-        layout::add_capabilities(&mut config, transport.queue_count());
-        let slot = u32::from(device).saturating_sub(1);
-        let memory = PCI_MMIO_BASE.0 as u32 + slot * region::WINDOW_BYTES;
-        let ports = u32::from(PCI_IO_BASE) + slot * u32::from(region::NOTIFY_PORTS);
-        layout::add_bars(&mut config, memory, ports);
-        let enabled = Command::IO | Command::MEMORY;
-        config.put(register::COMMAND, &enabled.bits().to_le_bytes());
         let mut function = Self {
-            config,
+            config: firmware_config(&transport, device),
             transport,
             memory: None,
             ports: None,
+            device,
             nic,
         };
         function.decode();
         function
+    }
+
+    /// As when the VM started.
+    pub fn restart(&mut self) {
+        self.transport.restart();
+        self.config = firmware_config(&self.transport, self.device);
+        self.decode();
     }
 
     /// The device behind it.
@@ -177,6 +178,19 @@ impl Function {
 struct WindowAccess {
     bar: u8,
     offset: u32,
+}
+
+/// The configuration space of `device` as firmware leaves it: addresses of its own, which decode.
+fn firmware_config(transport: &Transport, device: u8) -> ConfigSpace {
+    let mut config = identity(transport.model().device().kind());
+    layout::add_capabilities(&mut config, transport.queue_count());
+    let slot = u32::from(device).saturating_sub(1);
+    let memory = PCI_MMIO_BASE.0 as u32 + slot * region::WINDOW_BYTES;
+    let ports = u32::from(PCI_IO_BASE) + slot * u32::from(region::NOTIFY_PORTS);
+    layout::add_bars(&mut config, memory, ports);
+    let enabled = Command::IO | Command::MEMORY;
+    config.put(register::COMMAND, &enabled.bits().to_le_bytes());
+    config
 }
 
 /// What the function says it is (Virtio 1.2, "PCI Device Discovery").

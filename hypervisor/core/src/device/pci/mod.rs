@@ -97,6 +97,12 @@ impl Bus {
         })
     }
 
+    /// The VM starts anew: every function is as firmware leaves it, and every device has forgotten its last life.
+    pub fn restart(&mut self) {
+        self.functions.iter_mut().for_each(Function::restart);
+        self.address = 0;
+    }
+
     /// Whether an access to `gpa` is for [`read`](Self::read) and [`write`](Self::write).
     #[must_use]
     pub const fn owns(gpa: Gpa) -> bool {
@@ -297,3 +303,6 @@ fn bridge() -> ConfigSpace {
     bridge.allow(config::register::COMMAND, &[0; 2]);
     bridge
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,11 @@ impl Console {
         }
     }
 
+    /// The VM starts anew: what was typed for its last life is not for the next. Its last words stay to be read.
+    pub const fn forget_input(&mut self) {
+        self.input.clear();
+    }
+
     /// Whether output waits to be taken.
     #[must_use]
     pub const fn has_output(&self) -> bool {

@@ -43,6 +43,15 @@ impl Model {
         }
     }
 
+    /// The VM starts anew: what its last life left in the device is forgotten.
+    pub fn restart(&mut self) {
+        match self {
+            Self::Block(block) => block.forget_writes(),
+            Self::Console(console) => console.forget_input(),
+            Self::Entropy(_) | Self::Net(_) => {}
+        }
+    }
+
     /// Whether it is a network card.
     #[must_use]
     pub fn is_nic(&self) -> bool {

@@ -58,6 +58,17 @@ impl Machine {
         self.put(at, &value.to_le_bytes());
     }
 
+    /// The vectors that vCPU `vcpu` got since the last call.
+    pub(crate) fn interrupts(&mut self, vcpu: u32) -> Vec<u8> {
+        std::mem::take(&mut self.signals)
+            .into_iter()
+            .map(|(to, signal)| match signal {
+                Signal::Interrupt { vector, .. } if to == vcpu => vector,
+                other => panic!("vCPU {to} got {other:?}"),
+            })
+            .collect()
+    }
+
     fn range(&self, at: Gpa, bytes: usize) -> Option<std::ops::Range<usize>> {
         let start = usize::try_from(at.0).ok()?;
         let end = start.checked_add(bytes)?;

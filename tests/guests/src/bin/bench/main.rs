@@ -2,17 +2,21 @@
 //!
 //! What timing itself costs is measured by an empty operation and subtracted. RDTSC follows a jump, because Bochs counts
 //! exactly only at trace boundaries.
+//!
+//! `rows=` on the command line names what is measured, by commas: `exits` (the default), and of [`between`] `ipi`, `block`,
+//! `net`, `switch`. `count=` is the number of samples: exits per operation are what the VM's counters grow by with it.
 #![no_std]
 #![no_main]
 #![allow(unsafe_code, reason = "measures single instructions")]
 
+mod between;
 mod sample;
 
 use bulkhead_core::platform::{COM1_BASE, IOAPIC_BASE};
 use test_guests::params::Params;
 use test_guests::{apic, cpu, guest, println};
 
-use crate::sample::{Registers, Samples, sample};
+use crate::sample::{COUNT, Registers, Samples, sample};
 
 guest!(main);
 
@@ -33,8 +37,30 @@ const CR4_OSXSAVE: u64 = 1 << 18;
 const XSAVE_LEAF: u32 = 1;
 const XSAVE_BIT: u32 = 1 << 26;
 
-fn main(_: &Params) {
-    let mut samples = Samples::new();
+fn main(params: &Params) {
+    let mut samples = Samples::new(params.number("count").map_or(COUNT, |count| count as usize));
+    for row in params.get("rows").unwrap_or("exits").split(',') {
+        let outcome = match row {
+            "exits" => {
+                exits(&mut samples);
+                Ok(())
+            }
+            "ipi" => between::vcpus(&mut samples, params),
+            "block" => between::block(&mut samples, params),
+            "net" => between::net(&mut samples, params),
+            "switch" => between::switch(&mut samples),
+            _ => Err("no such row"),
+        };
+        if let Err(what) = outcome {
+            println!("case bench: FAIL {row}: {what}");
+            return;
+        }
+    }
+    println!("case bench: ok");
+}
+
+/// Each kind of exit.
+fn exits(samples: &mut Samples) {
     let none = Registers::default();
     let overhead = samples.overhead();
     println!("bench overhead {overhead} {overhead} {overhead}");
@@ -102,7 +128,6 @@ fn main(_: &Params) {
     samples.run("rdmsr-tsc", msr(u64::from(TSC), 0), |r| sample!("rdmsr", r));
     samples.run("rdtsc", none, |r| sample!("rdtsc", r));
     samples.run("mov-cr8", none, |r| sample!("mov cr8, rax", r));
-    println!("case bench: ok");
 }
 
 /// x2APIC mode, timer in TSC-deadline mode, armed by nothing yet.

@@ -1,9 +1,9 @@
-//! One timed instruction ([`sample!`]) and the statistics over many ([`Samples`]).
+//! One timed instruction ([`sample!`]) or operation, and the statistics over many ([`Samples`]).
 
-use test_guests::println;
+use test_guests::{cpu, println};
 
-/// Samples per operation, after one that warms up.
-const COUNT: usize = 1000;
+/// Samples per operation, after one that warms up; the command line's `count=` can make them fewer.
+pub(crate) const COUNT: usize = 1000;
 
 /// What the timed instruction finds in its registers.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,51 +50,85 @@ pub(crate) use sample;
 /// The samples of one operation, and what timing costs.
 pub(crate) struct Samples {
     ticks: [u64; COUNT],
+    count: usize,
     overhead: u64,
 }
 
 impl Samples {
-    /// Measures the cost of timing.
-    pub(crate) fn new() -> Self {
+    /// Measures the cost of timing; `count` samples are to be taken of each operation.
+    pub(crate) fn new(count: usize) -> Self {
         let mut samples = Self {
             ticks: [0; COUNT],
+            count: count.clamp(1, COUNT),
             overhead: 0,
         };
-        samples.collect(Registers::default(), |r| sample!("", r));
-        samples.overhead = samples.ticks.first().copied().unwrap_or(0);
+        samples.collect(|| sample!("", Registers::default()));
+        samples.overhead = samples.at(0);
         samples
     }
 
-    /// Ticks subtracted from every sample.
+    /// Ticks subtracted from every sample of an instruction.
     pub(crate) fn overhead(&self) -> u64 {
         self.overhead
     }
 
-    /// Measures an operation and prints its line.
+    /// Measures an instruction and prints its line.
     pub(crate) fn run(
         &mut self,
         name: &str,
         registers: Registers,
         operation: impl Fn(Registers) -> u64,
     ) {
-        self.collect(registers, operation);
-        let at = |index: usize| {
-            self.ticks
-                .get(index)
-                .copied()
-                .unwrap_or(0)
-                .saturating_sub(self.overhead)
-        };
-        println!("bench {name} {} {} {}", at(COUNT / 2), at(0), at(COUNT - 1));
+        self.collect(|| operation(registers));
+        self.print(name, self.overhead);
+    }
+
+    /// Measures an operation of several instructions and prints its line.
+    pub(crate) fn run_operation(&mut self, name: &str, mut operation: impl FnMut()) {
+        self.collect(|| timed(|| ()));
+        let overhead = self.at(0);
+        self.collect(|| timed(&mut operation));
+        self.print(name, overhead);
+    }
+
+    /// Prints the line of samples that were taken elsewhere; `next` gives each.
+    pub(crate) fn run_samples(&mut self, name: &str, next: impl FnMut() -> u64) {
+        self.collect(next);
+        self.print(name, 0);
+    }
+
+    fn print(&self, name: &str, overhead: u64) {
+        let at = |index| self.at(index).saturating_sub(overhead);
+        println!(
+            "bench {name} {} {} {}",
+            at(self.count / 2),
+            at(0),
+            at(self.count - 1)
+        );
+    }
+
+    fn at(&self, index: usize) -> u64 {
+        self.ticks.get(index).copied().unwrap_or(0)
     }
 
     /// Fills `ticks`, ascending.
     #[inline(always)]
-    fn collect(&mut self, registers: Registers, operation: impl Fn(Registers) -> u64) {
-        operation(registers);
-        for sample in &mut self.ticks {
-            *sample = operation(registers);
+    fn collect(&mut self, mut operation: impl FnMut() -> u64) {
+        operation();
+        let Some(samples) = self.ticks.get_mut(..self.count) else {
+            return;
+        };
+        for sample in samples.iter_mut() {
+            *sample = operation();
         }
-        self.ticks.sort_unstable();
+        samples.sort_unstable();
     }
+}
+
+/// Ticks that `operation` takes.
+#[inline(always)]
+fn timed(operation: impl FnOnce()) -> u64 {
+    let start = cpu::ticks();
+    operation();
+    cpu::ticks().wrapping_sub(start)
 }

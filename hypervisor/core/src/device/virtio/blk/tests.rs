@@ -178,6 +178,23 @@ fn requests_beyond_the_end_move_nothing() {
 }
 
 #[test]
+fn request_larger_than_announced_moves_nothing() {
+    let mut bench = Bench::new(&Vector::new(8192));
+    assert_eq!(bench.simple(0, 0, MAX_REQUEST_BYTES + 512, true), 1);
+    assert_eq!(bench.simple(1, 0, MAX_REQUEST_BYTES + 512, false), 1);
+    // The largest one is tried, and meets the end of the guest's memory.
+    let chain = [
+        buffer(DATA - 0x100, 16, false),
+        buffer(DATA, MAX_REQUEST_BYTES, true),
+        buffer(DATA - 1, 1, true),
+    ];
+    assert!(matches!(
+        bench.run(0, 0, &chain),
+        Err(QueueError::OutsideMemory(_))
+    ));
+}
+
+#[test]
 fn read_only_disk_says_so_and_refuses_writes() {
     let mut disk = Vector::new(8);
     disk.read_only = true;

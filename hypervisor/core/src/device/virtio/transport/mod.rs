@@ -49,6 +49,17 @@ bitflags::bitflags! {
     }
 }
 
+/// What was counted since the VM started.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counters {
+    /// Notifications that the driver sent.
+    pub notifications: u64,
+    /// Times that completed chains deserved an interrupt.
+    pub interrupts: u64,
+    /// Times that the driver broke a queue.
+    pub failures: u64,
+}
+
 /// One virtio device behind its PCI function.
 pub struct Transport {
     model: Model,
@@ -64,8 +75,7 @@ pub struct Transport {
     msix: Msix,
     /// The function may reach memory.
     master: bool,
-    /// How often the driver broke a queue.
-    failures: u32,
+    counters: Counters,
 }
 
 impl Transport {
@@ -95,7 +105,7 @@ impl Transport {
             queues,
             model,
             master: false,
-            failures: 0,
+            counters: Counters::default(),
         }
     }
 
@@ -122,10 +132,19 @@ impl Transport {
         self.status
     }
 
-    /// How often the driver broke a queue.
+    /// What was counted since the VM started.
     #[must_use]
-    pub const fn failures(&self) -> u32 {
-        self.failures
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// As when the VM started: what the guest told the device, stored in it and did not take is forgotten.
+    pub fn restart(&mut self) {
+        self.reset();
+        self.model.restart();
+        self.msix = Msix::new(self.msix.count());
+        self.master = false;
+        self.counters = Counters::default();
     }
 
     /// The function's registers say: MSI-X is `enabled`, its vectors are `masked`, memory may be reached (`master`).
@@ -174,6 +193,7 @@ impl Transport {
 
     /// The driver notifies queue number `queue`.
     pub fn notify(&mut self, queue: usize, bus: &mut dyn Bus) -> Effect {
+        self.counters.notifications = self.counters.notifications.saturating_add(1);
         if !self.queues.get(queue).is_some_and(Queue::is_enabled) {
             return Effect::Nothing;
         }
@@ -233,11 +253,15 @@ impl Transport {
         let mut broken = None;
         for (queue, vector) in self.queues.iter_mut().zip(self.queue_vectors) {
             match queue.should_interrupt(bus) {
-                Ok(false) => {}
+                Ok(false) => continue,
                 Ok(true) if self.msix.is_enabled() => self.msix.raise(vector, bus),
                 Ok(true) => self.isr |= Isr::QUEUE,
-                Err(error) => broken = Some(error),
+                Err(error) => {
+                    broken = Some(error);
+                    continue;
+                }
             }
+            self.counters.interrupts = self.counters.interrupts.saturating_add(1);
         }
         if let Some(error) = broken {
             self.fail(error, bus);
@@ -253,10 +277,10 @@ impl Transport {
     /// The driver broke a queue: the device needs a reset, and says so (Virtio 1.2, "Device Status Field").
     fn fail(&mut self, error: QueueError, bus: &mut dyn Bus) {
         // Once is enough for the log: a driver can do this as often as it likes.
-        if self.failures == 0 {
+        if self.counters.failures == 0 {
             log::warn!("virtio {:?}: {error}", self.model.device().kind());
         }
-        self.failures = self.failures.saturating_add(1);
+        self.counters.failures = self.counters.failures.saturating_add(1);
         self.status |= Status::NEEDS_RESET;
         if self.status.contains(Status::DRIVER_OK) {
             self.isr |= Isr::CONFIG;
