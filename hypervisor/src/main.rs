@@ -13,6 +13,7 @@ mod console;
 mod events;
 mod memory;
 mod panic;
+mod pcpu;
 mod selftest;
 mod vm;
 mod vmx;
@@ -72,15 +73,18 @@ fn prepare(heap: (u64, u64)) -> Result<Handover, alloc::boxed::Box<dyn Error>> {
         }
     };
     log::info!(
-        "TPM: {}; VT-d: {}; one CPU is used",
+        "TPM: {}; VT-d: {}",
         there(facts.has_tpm),
         there(facts.has_dmar)
     );
+    let vcpus = loaded.plan.vms.iter().map(|vm| vm.vcpus).sum();
+    let reserved = memory::reserve::reserve(heap, facts.cpus.len(), vcpus)?;
     Ok(Handover {
         loaded,
+        wishes,
         features,
         facts,
-        reserved: memory::reserve::reserve(heap)?,
+        reserved,
     })
 }
 

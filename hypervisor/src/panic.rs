@@ -7,7 +7,8 @@
     reason = "reads the stack it reports on and writes to the ports directly"
 )]
 
-use crate::arch::cpu;
+use crate::arch::{cpu, lapic};
+use crate::pcpu;
 use crate::arch::exception::{Context, GPR_NAMES};
 use crate::console::{CONSOLE, EVENTS};
 use crate::events;
@@ -93,10 +94,21 @@ impl Write for Report {
     }
 }
 
+/// Stops this CPU where another one's report ended the machine: what an NMI means then.
+pub fn stop_if_reported() {
+    if REPORTED.load(Ordering::Acquire) {
+        cpu::stop();
+    }
+}
+
 /// Reports `cause` and stops the machine.
 pub fn report_and_stop(cause: Cause<'_>) -> ! {
     if REPORTED.swap(true, Ordering::AcqRel) {
         cpu::stop();
+    }
+    // The others are not to work on with what is broken, nor to write into the report.
+    if pcpu::all().iter().any(|cpu| cpu.index != 0 && cpu.online.load(Ordering::Relaxed)) {
+        lapic::send_nmi_to_others();
     }
     let mut report = Report {
         port: RawPort::open(0x3f8),

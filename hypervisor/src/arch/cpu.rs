@@ -1,7 +1,6 @@
 //! Single instructions and CPU registers.
 
 use bulkhead_core::hostpt::HOST_PAT;
-use bulkhead_core::msr::{SWITCHED_MSRS, TSC_AUX};
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
@@ -73,7 +72,16 @@ pub fn stop() -> ! {
     }
 }
 
-fn has_rdtscp() -> bool {
+/// Waits for an interrupt, which is taken here; returns with interrupts off.
+pub fn wait_for_interrupt() {
+    // SAFETY: the handlers of all vectors save every register and touch only atomics. An interrupt that came before is
+    // taken right after HLT began, because STI holds it back for one instruction.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) }
+}
+
+/// Whether the processor has RDTSCP, and with it IA32_TSC_AUX.
+#[must_use]
+pub fn has_rdtscp() -> bool {
     cpuid(0x8000_0001, 0).edx & (1 << 27) != 0
 }
 
@@ -120,52 +128,6 @@ pub fn cr2() -> u64 {
 pub fn microcode_revision() -> u32 {
     // SAFETY: every processor with VT-x has this register.
     (unsafe { rdmsr(IA32_BIOS_SIGN_ID) } >> 32) as u32
-}
-
-/// Clears what a VM could see of what ran before it and VT-x does not load: vector, x87 and debug registers, the
-/// MSRs that pass through.
-///
-/// Needs CR4.OSXSAVE, CR4.OSFXSR, CR0.TS and CR0.EM as `start` set them.
-pub fn reset_guest_visible_state() {
-    for msr in SWITCHED_MSRS {
-        if msr != TSC_AUX || has_rdtscp() {
-            // SAFETY: these exist in long mode (TSC_AUX with RDTSCP), take 0, and the hypervisor uses none.
-            unsafe { wrmsr(msr, 0) };
-        }
-    }
-    /// An XSAVE area with an empty header: XRSTOR then puts every requested component into its
-    /// initial state (Intel SDM vol. 1, "Operation of XRSTOR").
-    #[repr(C, align(64))]
-    struct Area([u8; 576]);
-    static INITIAL: Area = {
-        let mut bytes = [0; 576];
-        // MXCSR's reset value 0x1f80, checked by XRSTOR even when SSE is put in its initial state.
-        bytes[24] = 0x80;
-        bytes[25] = 0x1f;
-        Area(bytes)
-    };
-    // The components that exist; XCR0 is back at its reset value before the guest runs.
-    let all = {
-        let leaf = cpuid(0xd, 0);
-        (u64::from(leaf.edx) << 32) | u64::from(leaf.eax)
-    };
-    // SAFETY: CPUID names these components; PKRU, which a set bit would reveal, goes back to 0.
-    unsafe { write_xcr0(all) };
-    // SAFETY: the area is aligned, its header says "all initial", and nothing of the hypervisor lives
-    // in vector registers; the mask of all ones asks for what XCR0 allows.
-    unsafe {
-        asm!("xrstor64 [{}]", in(reg) &raw const INITIAL, in("eax") u32::MAX, in("edx") u32::MAX,
-             options(nostack));
-    }
-    // SAFETY: x87 alone is always valid.
-    unsafe { write_xcr0(1) };
-    // SAFETY: CR2 matters only to a page-fault handler, and no page fault is being handled.
-    unsafe { asm!("mov cr2, {}", in(reg) 0_u64, options(nomem, nostack, preserves_flags)) };
-    // SAFETY: DR0 to DR3 and DR6 are not used by the hypervisor; DR7 is switched by VT-x.
-    unsafe {
-        asm!("mov dr0, {0}", "mov dr1, {0}", "mov dr2, {0}", "mov dr3, {0}", "mov dr6, {1}",
-             in(reg) 0_u64, in(reg) 0xffff_0ff0_u64, options(nomem, nostack, preserves_flags));
-    }
 }
 
 /// Whether the processor has 1 GiB pages.

@@ -5,6 +5,7 @@
 
 use super::exception;
 use alloc::boxed::Box;
+use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::instructions::{interrupts, tables};
 use x86_64::registers::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
@@ -66,7 +67,7 @@ pub fn install(stacks: StackTops) -> HostDescriptors {
     gdt.load();
     load_segments(code, data, task);
     // Only now: the gates take the code selector in force, which must be ours and not the firmware's.
-    build_idt().load();
+    idt().load();
     HostDescriptors {
         code: code.0,
         data: data.0,
@@ -94,8 +95,14 @@ fn load_segments(code: SegmentSelector, data: SegmentSelector, task: SegmentSele
     unsafe { tables::load_tss(task) };
 }
 
-fn build_idt() -> &'static InterruptDescriptorTable {
-    let idt = Box::leak(Box::new(InterruptDescriptorTable::new()));
+/// The table that all CPUs share: each has its own stacks, found through its TSS.
+fn idt() -> &'static InterruptDescriptorTable {
+    static IDT: Once<Box<InterruptDescriptorTable>> = Once::new();
+    IDT.call_once(build_idt)
+}
+
+fn build_idt() -> Box<InterruptDescriptorTable> {
+    let mut idt = Box::new(InterruptDescriptorTable::new());
     macro_rules! handler {
         ($($entry:ident: $vector:literal),*) => {
             $(
@@ -111,6 +118,10 @@ fn build_idt() -> &'static InterruptDescriptorTable {
         x87_floating_point: 16, alignment_check: 17, simd_floating_point: 19, virtualization: 20,
         cp_protection_exception: 21
     );
+    for vector in 32..=u8::MAX {
+        // SAFETY: as above.
+        unsafe { idt[vector].set_handler_addr(exception::stub(vector)) };
+    }
     // SAFETY: as above, and the IST stack is this exception's alone.
     let options = unsafe {
         idt.non_maskable_interrupt

@@ -1,7 +1,8 @@
-//! Host exceptions: NMIs are counted, everything else ends in the panic report.
+//! Host exceptions and interrupts: NMIs are counted, interrupts end a wait, every other exception ends in the panic report.
 //!
 //! Each vector's stub leaves one layout on the stack, [`Context`], whatever the CPU pushed.
 
+use super::lapic;
 use crate::panic::{self, Cause};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -40,13 +41,13 @@ pub const GPR_NAMES: [&str; 15] = [
 
 const STUB_BYTES: usize = 16;
 
-// One 16-byte stub a vector: push a zero where the CPU pushes no error code, push the vector, go on.
+// One 16-byte stub a vector, of exceptions and interrupts: push a zero where the CPU pushes no error code, push the vector, go on.
 // On entry: RSP -> [error code,] RIP, CS, RFLAGS, RSP, SS. Nothing else is assumed.
 global_asm!(
     ".balign 16",
     ".globl exception_stubs", "exception_stubs:",
     ".set vector, 0",
-    ".rept 32",
+    ".rept 256",
     ".balign 16",
     // Vectors with an error code: 8, 10 to 14, 17, 21, 29, 30.
     ".if !((vector == 8) | ((vector >= 10) & (vector <= 14)) | (vector == 17) | (vector == 21) | (vector == 29) | (vector == 30))",
@@ -77,17 +78,25 @@ unsafe extern "C" {
     fn exception_stubs();
 }
 
-/// Address of the stub for `vector`, which must be below 32.
+/// Address of the stub for `vector`.
 #[must_use]
-pub fn stub(vector: usize) -> VirtAddr {
-    VirtAddr::new_truncate(
-        (exception_stubs as *const () as usize + (vector & 31) * STUB_BYTES) as u64,
-    )
+pub fn stub(vector: u8) -> VirtAddr {
+    let at = exception_stubs as *const () as usize + usize::from(vector) * STUB_BYTES;
+    VirtAddr::new_truncate(at as u64)
 }
 
 extern "sysv64" fn handle(context: &Context) {
+    const FIRST_INTERRUPT: u64 = 32;
     if context.vector == 2 {
         HOST_NMIS.fetch_add(1, Ordering::Relaxed);
+        panic::stop_if_reported();
+        return;
+    }
+    if context.vector >= FIRST_INTERRUPT {
+        // Whatever it is, the CPU that waited for it looks around now.
+        if context.vector < lapic::FIRST_UNENDED {
+            lapic::end_of_interrupt();
+        }
         return;
     }
     panic::report_and_stop(Cause::Exception(context));

@@ -11,3 +11,4 @@ pub mod descriptor;
 pub mod exception;
 pub mod lapic;
 pub mod power;
+pub mod startup;

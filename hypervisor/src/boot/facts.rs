@@ -6,17 +6,23 @@ use crate::arch::cpu::{self, cpuid, rdtsc};
 use crate::arch::power::PowerOff;
 use crate::console::screen::Screen;
 use crate::memory::Memory;
+use alloc::vec::Vec;
+use bulkhead_core::device::rtc::DateTime;
+use bulkhead_core::hostacpi::HostAcpi;
 use bulkhead_core::mtrr::{MtrrError, Mtrrs};
 use core::fmt;
 use core::time::Duration;
 use uefi::boot;
 use uefi::proto::console::gop::{GraphicsOutput, PixelFormat};
+use uefi::proto::pi::mp::MpServices;
 
 /// How long the TSC is compared with the firmware's clock.
 const CALIBRATION: Duration = Duration::from_millis(10);
 /// CPUID's figure is believed when it is this close to the measured one, in parts per thousand.
 const TOLERANCE_PERMILLE: u64 = 10;
 
+/// CPUs beyond this many are left alone.
+const MAX_CPUS: usize = 64;
 /// No processor counts more slowly.
 const SLOWEST_KHZ: u32 = 1_000;
 
@@ -25,14 +31,16 @@ const SLOWEST_KHZ: u32 = 1_000;
 pub struct Facts {
     /// TSC frequency in kHz.
     pub tsc_khz: u32,
-    /// Physical CPUs.
-    pub cpus: u32,
+    /// The local APIC identifiers of the CPUs, the one that runs this first.
+    pub cpus: Vec<u32>,
     /// Width of a physical address in bits.
     pub physical_bits: u32,
     /// Memory types.
     pub mtrrs: Mtrrs,
     /// How to switch it off.
     pub power: PowerOff,
+    /// The time by the firmware's clock: seconds since 1970, and the TSC then.
+    pub epoch: (u64, u64),
     /// Whether it has DMA remapping.
     pub has_dmar: bool,
     /// Whether it has a TPM 2.0.
@@ -51,19 +59,13 @@ impl Facts {
         let mtrrs = Mtrrs::read(physical_bits, |msr| unsafe { cpu::rdmsr(msr) })
             .map_err(FactsError::Mtrr)?;
         let acpi = acpi::read();
-        let processors = acpi.madt.as_ref().map_or(1, |madt| {
-            madt.processors
-                .iter()
-                .filter(|processor| processor.enabled)
-                .count()
-                .max(1)
-        });
         Ok(Self {
             tsc_khz: tsc_khz()?,
-            cpus: processors as u32,
+            cpus: processors(&acpi),
             physical_bits,
             mtrrs,
             power: PowerOff::from_acpi(&acpi),
+            epoch: (unix_seconds(), rdtsc()),
             has_dmar: acpi.dmar.is_some(),
             has_tpm: acpi.tpm2.is_some(),
         })
@@ -107,8 +109,8 @@ impl fmt::Display for Facts {
             "machine: TSC {}.{:03} MHz, {} CPU{}, {}-bit physical addresses, microcode {:#x}",
             self.tsc_khz / 1000,
             self.tsc_khz % 1000,
-            self.cpus,
-            if self.cpus == 1 { "" } else { "s" },
+            self.cpus.len(),
+            if self.cpus.len() == 1 { "" } else { "s" },
             self.physical_bits,
             cpu::microcode_revision()
         )
@@ -155,6 +157,75 @@ pub fn screen() -> Option<Screen> {
 /// The TSC's frequency in kHz: CPUID's where it agrees with the firmware's clock, else the measured one.
 ///
 /// Some emulators and early steppings report a frequency in leaf 0x15 that the counter does not have.
+/// The machine's CPUs by the MADT, or by the firmware's own list where there are no tables.
+fn processors(acpi: &HostAcpi) -> Vec<u32> {
+    let own = own_apic_id();
+    let mut cpus = Vec::from([own]);
+    let mut add = |id: u32| {
+        if cpus.len() < MAX_CPUS && !cpus.contains(&id) {
+            cpus.push(id);
+        }
+    };
+    if let Some(madt) = &acpi.madt {
+        for processor in madt.processors.iter().filter(|processor| processor.enabled) {
+            add(processor.apic_id);
+        }
+    } else {
+        for id in listed_by_firmware() {
+            add(id);
+        }
+    }
+    cpus
+}
+
+/// This CPU's x2APIC identifier (Intel SDM vol. 2A, "CPUID—CPU Identification", leaf 0BH; leaf 1 before it).
+fn own_apic_id() -> u32 {
+    if cpuid(0, 0).eax >= 0xb {
+        let leaf = cpuid(0xb, 0);
+        if leaf.ebx != 0 {
+            return leaf.edx;
+        }
+    }
+    cpuid(1, 0).ebx >> 24
+}
+
+/// The processors that the firmware's multiprocessor service knows and calls usable.
+fn listed_by_firmware() -> Vec<u32> {
+    let Ok(handle) = boot::get_handle_for_protocol::<MpServices>() else {
+        return Vec::new();
+    };
+    let Ok(service) = boot::open_protocol_exclusive::<MpServices>(handle) else {
+        return Vec::new();
+    };
+    let Ok(count) = service.get_number_of_processors() else {
+        return Vec::new();
+    };
+    (0..count.total)
+        .filter_map(|number| service.get_processor_info(number).ok())
+        .filter(|info| info.is_enabled() && info.is_healthy())
+        .filter_map(|info| u32::try_from(info.processor_id).ok())
+        .collect()
+}
+
+/// Seconds since 1970 by the firmware's clock, taken for UTC; 0 where it has none.
+fn unix_seconds() -> u64 {
+    let Ok(time) = uefi::runtime::get_time() else {
+        log::warn!("the firmware has no clock; VMs begin in 1970");
+        return 0;
+    };
+    let date = DateTime {
+        year: time.year(),
+        month: time.month(),
+        day: time.day(),
+        hour: time.hour(),
+        minute: time.minute(),
+        second: time.second(),
+    };
+    let zone = time.time_zone().map_or(0, i64::from) * 60;
+    let seconds = date.to_unix().unwrap_or(0) + zone;
+    u64::try_from(seconds).unwrap_or(0)
+}
+
 fn tsc_khz() -> Result<u32, FactsError> {
     let start = rdtsc();
     boot::stall(CALIBRATION);

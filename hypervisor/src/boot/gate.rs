@@ -13,6 +13,8 @@ pub enum Unsuitable {
     NoXsave,
     /// The time-stamp counter changes its rate.
     NoInvariantTsc,
+    /// The local APIC's timer has no TSC-deadline mode.
+    NoTscDeadline,
     /// The firmware runs on 5-level page tables.
     FiveLevelPaging,
 }
@@ -31,6 +33,10 @@ impl fmt::Display for Unsuitable {
                 "the time-stamp counter is not invariant (CPUID.80000007H:EDX bit 8): guests could not keep time; \
                  under another hypervisor, let the machine have the flag invtsc"
             }
+            Self::NoTscDeadline => {
+                "the local APIC's timer has no TSC-deadline mode (CPUID.1:ECX bit 24), by which idle processors wake; under \
+                 another hypervisor, let the machine have the flag tsc-deadline"
+            }
             Self::FiveLevelPaging => {
                 "the firmware runs on 5-level page tables (CR4.LA57), which cannot be left without losing \
                  control; turn 5-level paging off in the firmware set-up"
@@ -48,6 +54,7 @@ impl core::error::Error for Unsuitable {}
 pub fn check() -> Result<(), Unsuitable> {
     const X2APIC: u32 = 1 << 21;
     const XSAVE: u32 = 1 << 26;
+    const TSC_DEADLINE: u32 = 1 << 24;
     const INVARIANT_TSC: u32 = 1 << 8;
     const POWER_LEAF: u32 = 0x8000_0007;
     let features = cpuid(1, 0).ecx;
@@ -63,6 +70,9 @@ pub fn check() -> Result<(), Unsuitable> {
     }
     if cpuid(0x8000_0000, 0).eax < POWER_LEAF || cpuid(POWER_LEAF, 0).edx & INVARIANT_TSC == 0 {
         return Err(Unsuitable::NoInvariantTsc);
+    }
+    if features & TSC_DEADLINE == 0 {
+        return Err(Unsuitable::NoTscDeadline);
     }
     if Cr4::read().contains(Cr4Flags::L5_PAGING) {
         return Err(Unsuitable::FiveLevelPaging);

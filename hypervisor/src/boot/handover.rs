@@ -2,27 +2,32 @@
 
 use super::facts::Facts;
 use super::payload::{Loaded, VmFiles};
-use crate::arch::{cpu, descriptor, lapic};
-use crate::console::{CONSOLE, EVENTS};
+use crate::arch::{cpu, descriptor, lapic, startup};
+use crate::console::{self, CONSOLE, EVENTS};
 use crate::memory::reserve::{self, Reserved};
-use crate::memory::{Memory, Surroundings, frames_of, heap};
-use crate::vm::{After, Machine, Vm};
+use crate::memory::window::CpuWindow;
+use crate::memory::{self, Memory, Surroundings, frames_of, heap};
+use crate::pcpu::start::Seed;
+use crate::pcpu::{self, Pcpu};
+use crate::vm::control::Control;
+use crate::vm::{self, Machine, Vm, VmError, scheduler};
 use crate::vmx::operation::{self, Features};
 use crate::{events, fail, panic, refuse};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, FrameCount};
 use bulkhead_core::events::{Event, MemoryUse};
-use bulkhead_core::hostpt::Access;
+use bulkhead_core::hostpt::{Access, Window};
 use bulkhead_core::ledger::{FrameRun, OwnerClass, VmId};
 use bulkhead_core::manifest::{MachineFacts, SelfTest};
+use bulkhead_core::placement::{Demand, Placement};
 use bulkhead_core::table::PageSize;
+use bulkhead_core::topology::IdLayout;
+use bulkhead_core::vmx::capability::Wishes;
 use core::arch::asm;
 use core::convert::Infallible;
 use core::error::Error;
 use core::mem;
-use spin::Mutex;
 use uefi::boot;
 use x86_64::instructions::interrupts;
 
@@ -30,6 +35,8 @@ use x86_64::instructions::interrupts;
 pub struct Handover {
     /// The plan and its files.
     pub loaded: Loaded,
+    /// What was wished for when features were negotiated.
+    pub wishes: Wishes,
     /// Negotiated features.
     pub features: Features,
     /// The machine.
@@ -41,10 +48,13 @@ pub struct Handover {
 /// The second half's state, found by [`on_own_stack`] on the new stack.
 struct Owned {
     loaded: Loaded,
+    wishes: Wishes,
     features: Features,
     facts: Facts,
     memory: Memory,
-    tops: reserve::Stacks,
+    windows: Vec<Window>,
+    tops: Vec<reserve::Stacks>,
+    start_page: Option<FrameRun>,
 }
 
 /// Ends boot services, builds and loads our own page tables, changes to our own stack. Does not come back.
@@ -55,6 +65,7 @@ struct Owned {
 pub fn leave_firmware(handover: Handover) -> ! {
     let Handover {
         loaded,
+        wishes,
         features,
         facts,
         reserved,
@@ -64,7 +75,11 @@ pub fn leave_firmware(handover: Handover) -> ! {
         .lock()
         .framebuffer()
         .map(|(start, bytes)| frames_of(start, bytes));
-    let tops = reserved.tops;
+    let tops = reserved.tops.clone();
+    let Some(first) = tops.first().copied() else {
+        unreachable!("there are stacks for the CPU that runs this");
+    };
+    let start_page = reserved.start_page;
     log::info!("leaving the firmware");
     // SAFETY: every protocol was closed when its guard was dropped; nothing of the firmware's memory is referred
     // to from here on but what `reserved` and `loaded` hold, which is loader data.
@@ -75,12 +90,14 @@ pub fn leave_firmware(handover: Handover) -> ! {
         payloads: &payloads,
         framebuffer,
         gigabyte_pages: cpu::has_gigabyte_pages(),
+        start_code: start_page,
+        cpus: facts.cpus.len(),
     };
     let built = Memory::build(reserved, reserve::ranges(&map), &around);
     // Giving the map back would call the firmware.
     mem::forget(map);
-    let memory = match built {
-        Ok(memory) => memory,
+    let (memory, windows) = match built {
+        Ok(built) => built,
         Err(error) => refuse(&error),
     };
     if !memory.shows_screen {
@@ -89,18 +106,26 @@ pub fn leave_firmware(handover: Handover) -> ! {
     cpu::start();
     describe_image(&memory);
     let root = memory.root();
+    // The firmware's tables still let the page be written; ours do not.
+    let start_page = start_page.filter(|page| {
+        // SAFETY: the page was taken below 1 MiB for this; `Memory::build` mapped it executable.
+        unsafe { startup::write(page.first.start(), root) }
+    });
     let owned = Box::into_raw(Box::new(Owned {
         loaded,
+        wishes,
         features,
         facts,
         memory,
+        windows,
         tops,
+        start_page,
     }));
     // SAFETY: the tables map this code, the heap that holds `owned`, and the new stack, all where their addresses are
     // equal; the firmware's stack is never returned to.
     unsafe {
         asm!("mov cr3, {root}", "mov rsp, {stack}", "xor ebp, ebp", "call {next}", "ud2",
-             root = in(reg) root.0, stack = in(reg) tops.main, next = sym on_own_stack,
+             root = in(reg) root.0, stack = in(reg) first.main, next = sym on_own_stack,
              in("rdi") owned, options(noreturn));
     }
 }
@@ -115,18 +140,26 @@ extern "sysv64" fn on_own_stack(owned: *mut Owned) -> ! {
     }
 }
 
-/// Exceptions, ledger facts, VMX operation, VMs.
+/// Exceptions, ledger facts, CPUs, VMX operation, VMs.
 fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     let Owned {
         loaded,
+        wishes,
         features,
         facts,
         mut memory,
+        windows,
         tops,
+        start_page,
     } = owned;
-    let descriptors = descriptor::install(tops.exceptions);
-    lapic::quiet();
     report_memory(&memory, &loaded, &facts);
+    let mut seeds = install_cpus(&facts, &mut memory, windows, &tops)?;
+    let own = &pcpu::all()[0];
+    let exceptions = tops[0].exceptions;
+    own.descriptors
+        .call_once(|| descriptor::install(exceptions));
+    pcpu::become_cpu(own);
+    lapic::quiet();
     let selftest = loaded.plan.hypervisor.selftest;
     if selftest != SelfTest::None {
         crate::selftest::run(selftest, &mut memory);
@@ -136,44 +169,122 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     let ram_bytes = books.available().bytes().unwrap_or(0);
     loaded.plan.fit(&MachineFacts {
         ram_bytes,
-        cpus: facts.cpus,
+        cpus: facts.cpus.len() as u32,
     })?;
-    turn_on_vmx(&mut memory, &features)?;
-    let machine = Machine {
+    let placement = place(&loaded, &facts)?;
+    let vmxon = seeds.remove(0).vmxon;
+    // SAFETY: the frame was taken for this CPU's VMXON and is zeroed.
+    #[allow(unsafe_code, reason = "gives a frame to VMXON")]
+    unsafe { operation::turn_on(&features, vmxon) }?;
+    describe_vmx(&features);
+    let bitmaps = vm::build_bitmaps(&mut memory, features.vmx.apicv())?;
+    memory::install(memory);
+    vm::install(Machine {
+        wishes,
         features,
-        descriptors,
-        exit_stack: tops.exit,
         tsc_khz: facts.tsc_khz,
         mtrrs: facts.mtrrs.clone(),
         physical_bits: facts.physical_bits,
-    };
-    if let Err(error) = run_vms(&loaded, memory, &machine) {
-        fail(error.as_ref(), "no VM runs");
-    }
-    log::info!("every VM has stopped; switching the machine off");
-    events::send(&Event::MachineOff {
-        reason: &"every VM has stopped",
+        bitmaps,
+        epoch: facts.epoch,
     });
-    CONSOLE.lock().serial.flush();
-    EVENTS.lock().flush();
-    facts.power.now();
-    cpu::stop()
+    own.online.store(true, core::sync::atomic::Ordering::SeqCst);
+    start_cpus(seeds, start_page)?;
+    match create_vms(loaded, &placement) {
+        Ok(vms) => {
+            CONSOLE.lock().serial.go_asynchronous();
+            EVENTS.lock().go_asynchronous();
+            console::attend(&vms);
+            let mut control = Control::new(vms, facts.power);
+            control.start();
+            scheduler::run_cpu(Some(control))
+        }
+        Err(error) => fail(&error, "no VM runs"),
+    }
 }
 
-#[allow(unsafe_code, reason = "gives a frame to VMXON")]
-fn turn_on_vmx(memory: &mut Memory, features: &Features) -> Result<(), Box<dyn Error>> {
-    let region = memory
-        .pool
-        .take_run(FrameCount(1))
-        .ok_or(crate::vm::VmError::OutOfPool)?;
-    // SAFETY: the frame was just taken for this and is zeroed.
-    unsafe { operation::turn_on(features, region.first.start()) }?;
+/// Makes the machine's CPUs known, and takes what each needs; the seeds are in their order.
+fn install_cpus(
+    facts: &Facts,
+    memory: &mut Memory,
+    windows: Vec<Window>,
+    tops: &[reserve::Stacks],
+) -> Result<Vec<Seed>, VmError> {
+    let mut cpus = Vec::with_capacity(facts.cpus.len());
+    let mut seeds = Vec::with_capacity(facts.cpus.len());
+    let each = facts.cpus.iter().zip(windows).zip(tops);
+    for (index, ((apic_id, window), tops)) in each.enumerate() {
+        let region = memory
+            .pool
+            .take_run(FrameCount(1))
+            .ok_or(VmError::OutOfPool)?;
+        seeds.push(Seed {
+            stack: tops.main,
+            exceptions: tops.exceptions,
+            vmxon: region.first.start(),
+        });
+        let window = CpuWindow::new(window, memory.pool.view());
+        cpus.push(Pcpu::new(index, *apic_id, tops.exit, window));
+    }
+    pcpu::install(cpus);
+    Ok(seeds)
+}
+
+/// Brings up the CPUs after the first, for which the seeds are.
+fn start_cpus(seeds: Vec<Seed>, page: Option<FrameRun>) -> Result<(), Box<dyn Error>> {
+    if seeds.is_empty() {
+        return Ok(());
+    }
+    let Some(page) = page else {
+        return Err("no page below 1 MiB is left for the code that further CPUs start in".into());
+    };
+    for (cpu, seed) in pcpu::all().iter().skip(1).zip(seeds) {
+        pcpu::start::start(cpu, seed, page.first.start())?;
+    }
+    log::info!("{} CPUs run", pcpu::all().len());
+    Ok(())
+}
+
+/// Where the vCPUs run.
+fn place(loaded: &Loaded, facts: &Facts) -> Result<Placement, Box<dyn Error>> {
+    let mut host = |leaf, subleaf| {
+        let found = cpu::cpuid(leaf, subleaf);
+        bulkhead_core::cpuid::CpuidResult {
+            eax: found.eax,
+            ebx: found.ebx,
+            ecx: found.ecx,
+            edx: found.edx,
+        }
+    };
+    let layout = IdLayout::read(&mut host);
+    let locations: Vec<_> = facts.cpus.iter().map(|id| layout.locate(*id)).collect();
+    let demands: Vec<_> = loaded
+        .plan
+        .vms
+        .iter()
+        .map(|vm| Demand {
+            name: vm.name.as_str(),
+            vcpus: vm.vcpus,
+            cpus: vm.cpus.as_deref(),
+            weight: vm.weight,
+        })
+        .collect();
+    let smt = loaded.plan.hypervisor.smt;
+    Ok(Placement::decide(&demands, &locations, smt)?)
+}
+
+fn describe_vmx(features: &Features) {
     log::info!(
-        "VMX on: {} APIC virtualisation, EPT pages up to {}",
+        "VMX on: {} APIC virtualisation{}, EPT pages up to {}",
         if features.vmx.apicv() {
             "with"
         } else {
             "without"
+        },
+        if features.vmx.posts_interrupts() {
+            " and posted interrupts"
+        } else {
+            ""
         },
         match features.ept.largest_page() {
             PageSize::Size4K => "4 KiB",
@@ -181,28 +292,21 @@ fn turn_on_vmx(memory: &mut Memory, features: &Features) -> Result<(), Box<dyn E
             PageSize::Size1G => "1 GiB",
         }
     );
-    Ok(())
 }
 
-/// Runs the plan's VMs, one after the other's rest, until none is left that wants to run.
-fn run_vms(loaded: &Loaded, memory: Memory, machine: &Machine) -> Result<(), Box<dyn Error>> {
-    let memory = Arc::new(Mutex::new(memory));
-    let plans = loaded
-        .plan
-        .vms
-        .iter()
-        .cloned()
-        .zip(loaded.files.iter().cloned());
-    for ((plan, files), id) in plans.zip(0..) {
-        log::info!("starting VM \"{}\"", plan.name);
-        let mut vm = Vm::create(VmId(id), plan, files, &memory, machine)?;
-        CONSOLE.lock().serial.go_asynchronous();
-        EVENTS.lock().go_asynchronous();
-        while let After::Restart(reason) = vm.run(machine)? {
-            vm.reset(reason)?;
-        }
+/// Makes the plan's VMs.
+fn create_vms(loaded: Loaded, placement: &Placement) -> Result<Vec<Vm>, VmError> {
+    let Loaded { plan, files } = loaded;
+    let mut vms = Vec::with_capacity(plan.vms.len());
+    for (index, (plan, files)) in plan.vms.into_iter().zip(files).enumerate() {
+        let cpus: Vec<_> = placement
+            .cpus_of(index)
+            .iter()
+            .map(|cpu| *cpu as usize)
+            .collect();
+        vms.push(Vm::create(VmId(index as u16), plan, files, &cpus)?);
     }
-    Ok(())
+    Ok(vms)
 }
 
 /// The frames that hold the payloads, whole pages as the firmware gave them.

@@ -185,7 +185,11 @@ fn rehearse(plan: &Plan, vm: &VmPlan, files: &VmFiles) -> Result<(), LoadError> 
     };
     let layout = MemoryLayout::new(vm.memory.bytes())
         .map_err(|error| rejected(PayloadRole::Kernel, &error))?;
-    let request = load_request(vm, files, &layout);
+    let ids = apic_ids(vm);
+    let platform = PlatformDescription {
+        vcpu_apic_ids: &ids,
+    };
+    let request = load_request(vm, files, &layout, &platform);
     match guest_loader::load(&request, &mut NoMemory(layout.size())) {
         Ok(_) => Ok(()),
         Err(error @ guest_loader::LoadError::Initrd(_)) => {
@@ -200,6 +204,7 @@ pub fn load_request<'a>(
     vm: &'a VmPlan,
     files: &VmFiles,
     memory: &'a MemoryLayout,
+    platform: &'a PlatformDescription<'a>,
 ) -> LoadRequest<'a> {
     LoadRequest {
         kernel: files.kernel,
@@ -212,10 +217,14 @@ pub fn load_request<'a>(
         initrd: files.initrd,
         cmdline: &vm.cmdline,
         memory,
-        platform: &PlatformDescription {
-            vcpu_apic_ids: &[0],
-        },
+        platform,
     }
+}
+
+/// The x2APIC identifiers of a VM's vCPUs: their numbers.
+#[must_use]
+pub fn apic_ids(vm: &VmPlan) -> Vec<u32> {
+    (0..vm.vcpus).collect()
 }
 
 /// Shows the plan, a line for each VM.

@@ -7,13 +7,18 @@
 pub mod screen;
 pub mod serial;
 
+use crate::vm::Vm;
+use crate::vm::shared::{VmBus, VmShared};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec;
+use alloc::vec::Vec;
 use bulkhead_core::manifest;
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU16, Ordering};
 use screen::Screen;
 use serial::{Port, Serial};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 /// Bytes of log kept in memory.
 const HISTORY_BYTES: usize = 64 << 10;
@@ -130,6 +135,73 @@ impl Write for Console {
         }
         Ok(())
     }
+}
+
+/// Bytes that may wait for the serial port before guests' consoles are told to hold their own.
+const BACKLOG: usize = 16 << 10;
+
+/// The VMs whose consoles share the serial port.
+static VMS: Once<Vec<Arc<VmShared>>> = Once::new();
+/// A typed byte that the VM in front has no room for yet, plus one; 0 for none.
+static TYPED: AtomicU16 = AtomicU16::new(0);
+
+/// Lets the consoles of `vms` share the serial port.
+pub fn attend(vms: &[Vm]) {
+    VMS.call_once(|| vms.iter().map(|vm| Arc::clone(&vm.shared)).collect());
+}
+
+/// Takes what a VM's guest wrote, as far as there is room.
+pub fn exchange(vm: &VmShared) {
+    let mut bytes = [0; 64];
+    while CONSOLE.lock().serial.waiting() < BACKLOG {
+        let count = vm
+            .devices
+            .lock()
+            .take_output(&mut bytes, &mut VmBus(vm));
+        if count == 0 {
+            return;
+        }
+        let mut console = CONSOLE.lock();
+        for byte in bytes.iter().take(count) {
+            console.serial.enqueue(*byte);
+        }
+        console.serial.pump();
+    }
+}
+
+/// Sends all that a stopped VM's guest wrote.
+pub fn drain(vm: &VmShared) {
+    let mut bytes = [0; 64];
+    loop {
+        let count = vm
+            .devices
+            .lock()
+            .take_output(&mut bytes, &mut VmBus(vm));
+        if count == 0 {
+            return;
+        }
+        let mut console = CONSOLE.lock();
+        console.serial.write(bytes.get(..count).unwrap_or_default());
+    }
+}
+
+/// Feeds the serial port, and gives what was typed to the VM in front.
+pub fn pump() {
+    let received = {
+        let mut console = CONSOLE.lock();
+        console.serial.pump();
+        match TYPED.load(Ordering::Relaxed) {
+            0 => console.serial.receive(),
+            waiting => Some((waiting - 1) as u8),
+        }
+    };
+    let Some(byte) = received else { return };
+    let Some(vm) = VMS.get().and_then(|vms| vms.first()) else {
+        return;
+    };
+    let taken = vm.devices.lock().push_input(byte, &mut VmBus(vm));
+    let waiting = if taken { 0 } else { u16::from(byte) + 1 };
+    TYPED.store(waiting, Ordering::Relaxed);
 }
 
 struct Logger;

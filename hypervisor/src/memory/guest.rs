@@ -1,16 +1,15 @@
 //! A VM's memory as the hypervisor sees it: copied in and out through the window, page by page, as the ledger allows.
 #![allow(unsafe_code, reason = "copies through the window")]
 
-use super::{Memory, MemoryError};
+use super::{MemoryError, window};
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use bulkhead_core::ept::Ept;
 use bulkhead_core::ledger::{FrameRun, Rights, SCRUB_FRAMES, VmId};
 use core::ptr;
 
-/// The memory of one VM, for as long as something is copied.
+/// The memory of one VM, to copy from and to.
+#[derive(Clone, Copy)]
 pub struct GuestSpace<'a> {
-    /// The hypervisor's memory.
-    pub memory: &'a mut Memory,
     /// Whose memory it is.
     pub vm: VmId,
     /// The view in force.
@@ -28,7 +27,7 @@ impl GuestSpace<'_> {
     ///
     /// # Errors
     /// The first address that is not the VM's memory; what lies before it was copied.
-    pub fn read(&mut self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), NotMemory> {
+    pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), NotMemory> {
         let target = bytes.as_mut_ptr();
         self.each_piece(gpa, bytes.len(), Rights::READ, |window, done, length| {
             // SAFETY: `each_piece` shows `length` bytes at `window`, and `done + length` is within `bytes`; the
@@ -41,7 +40,7 @@ impl GuestSpace<'_> {
     ///
     /// # Errors
     /// The first address that is not the VM's memory; what lies before it was copied.
-    pub fn write_bytes(&mut self, gpa: Gpa, bytes: &[u8]) -> Result<(), NotMemory> {
+    pub fn write_bytes(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), NotMemory> {
         let source = bytes.as_ptr();
         self.each_piece(
             gpa,
@@ -54,36 +53,25 @@ impl GuestSpace<'_> {
         )
     }
 
-    /// Zeroes the VM's frames.
+    /// Zeroes frames of `vm`, at most [`SCRUB_FRAMES`] of them.
     ///
     /// # Errors
     /// The ledger says that a frame is not the VM's, or the window cannot show it.
-    pub fn clear(&mut self, frames: &[FrameRun]) -> Result<(), MemoryError> {
-        for run in frames {
-            let mut next = run.first;
-            while next < run.end() {
-                let count = FrameCount((run.end().0 - next.0).min(SCRUB_FRAMES));
-                let piece = FrameRun::new(next, count);
-                let right = self.memory.ledger.grant_window(
-                    self.vm,
-                    piece,
-                    Rights::READ | Rights::WRITE,
-                )?;
-                let shown = self.memory.with_window(right, |window, bytes| {
-                    // SAFETY: the window shows these frames, writable, and no guest runs that could use them.
-                    unsafe { window.write_bytes(0, bytes) };
-                });
-                let ((), right) = shown?;
-                self.memory.ledger.surrender(right);
-                next = piece.end();
-            }
-        }
-        Ok(())
+    pub fn clear(vm: VmId, run: FrameRun) -> Result<(), MemoryError> {
+        let right = super::lock()
+            .ledger
+            .grant_window(vm, run, Rights::READ | Rights::WRITE)?;
+        let (shown, right) = window::show(right, |window, bytes| {
+            // SAFETY: the window shows these frames, writable, and no guest runs that could use them.
+            unsafe { window.write_bytes(0, bytes) };
+        });
+        super::lock().ledger.surrender(right);
+        shown.map_err(MemoryError::Tables)
     }
 
     /// Shows guest memory piece by piece: where a piece shows, how many bytes came before, how many it has.
     fn each_piece(
-        &mut self,
+        &self,
         gpa: Gpa,
         length: usize,
         rights: Rights,
@@ -93,7 +81,8 @@ impl GuestSpace<'_> {
         while done < length {
             let at = gpa.checked_add(done as u64).ok_or(NotMemory(gpa))?;
             let refused = NotMemory(at);
-            let leaf = self.ept.translate(&self.memory.pool, at).ok_or(refused)?;
+            let mut memory = super::lock();
+            let leaf = self.ept.translate(&memory.pool, at).ok_or(refused)?;
             let into_page = at.0 - leaf.input.0;
             let offset = at.page_offset() as usize;
             let page_left = leaf.size.frames().0 * FRAME_SIZE - into_page;
@@ -104,16 +93,17 @@ impl GuestSpace<'_> {
                 Frame(leaf.frame.0 + into_page / FRAME_SIZE),
                 FrameCount::covering((offset + bytes) as u64),
             );
-            let right = self
-                .memory
+            let right = memory
                 .ledger
                 .grant_window(self.vm, run, rights)
                 .map_err(|_| refused)?;
-            let shown = self.memory.with_window(right, |window, _| {
+            // Other CPUs may use the ledger while this one copies.
+            drop(memory);
+            let (shown, right) = window::show(right, |window, _| {
                 copy(window.wrapping_add(offset), done, bytes)
             });
-            let ((), right) = shown.map_err(|_| refused)?;
-            self.memory.ledger.surrender(right);
+            super::lock().ledger.surrender(right);
+            shown.map_err(|_| refused)?;
             done += bytes;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The hypervisor's own memory: heap, stacks, page tables, and the window through which it reaches guests.
+//! The hypervisor's own memory: heap, stacks, page tables, and the windows through which it reaches guests.
 //!
 //! [`Reserved`] is taken from the firmware before boot services end. [`Memory`] is what the
 //! hypervisor lives on afterwards: the ledger, its page tables, its pool of frames. Decisions are in
@@ -10,23 +10,42 @@ pub mod pool;
 pub mod reserve;
 pub mod stack;
 pub mod tlb;
+pub mod window;
 
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Hpa, Hva};
 use bulkhead_core::hostpt::{self, HostAttr, HostError, HostTables, Window};
 use bulkhead_core::ledger::{
-    FrameRun, Ledger, LedgerError, MapRight, MemoryRange, Owner, Rights, SCRUB_FRAMES, Scrub,
-    State, VmId,
+    FrameRun, Ledger, LedgerError, MemoryRange, Owner, Rights, SCRUB_FRAMES, State, VmId,
 };
 use bulkhead_core::table::PageSize;
 use core::fmt;
 use pool::Pool;
 use reserve::Reserved;
-use tlb::HostTlb;
+use spin::{Mutex, MutexGuard, Once};
 
-/// Where guest memory shows while it is copied: far above every physical address, so that it cannot meet an
-/// identity mapping.
+/// Where guest memory shows while the first CPU copies it: far above every physical address, so that it cannot meet an
+/// identity mapping. Those of further CPUs follow, each in a page table of its own.
 const WINDOW: Hva = Hva(0x7f00_0000_0000);
+const WINDOW_STEP: u64 = SCRUB_FRAMES * FRAME_SIZE;
+
+static MEMORY: Once<Mutex<Memory>> = Once::new();
+
+/// Makes `memory` what [`lock`] gives.
+pub fn install(memory: Memory) {
+    MEMORY.call_once(|| Mutex::new(memory));
+}
+
+/// The hypervisor's memory, for as long as the guard lives.
+///
+/// # Panics
+/// Before [`install`].
+pub fn lock() -> MutexGuard<'static, Memory> {
+    match MEMORY.get() {
+        Some(memory) => memory.lock(),
+        None => panic!("memory is used before it was set up"),
+    }
+}
 
 /// What the hypervisor lives on.
 pub struct Memory {
@@ -44,7 +63,6 @@ pub struct Memory {
     pub ledger_run: FrameRun,
     /// Whether the framebuffer is mapped.
     pub shows_screen: bool,
-    window: Window,
 }
 
 /// Why the hypervisor cannot set up its own memory.
@@ -90,6 +108,10 @@ pub struct Surroundings<'a> {
     pub framebuffer: Option<FrameRun>,
     /// Whether the processor has 1 GiB pages.
     pub gigabyte_pages: bool,
+    /// Code below 1 MiB that further CPUs start in.
+    pub start_code: Option<FrameRun>,
+    /// How many CPUs there are, each with a window of its own.
+    pub cpus: usize,
 }
 
 impl Memory {
@@ -101,7 +123,7 @@ impl Memory {
         reserved: Reserved,
         ranges: impl Iterator<Item = MemoryRange>,
         around: &Surroundings<'_>,
-    ) -> Result<Self, MemoryError> {
+    ) -> Result<(Self, Vec<Window>), MemoryError> {
         let mut ledger = Ledger::new(reserved.ledger, ranges);
         let mut pool = reserved.pool;
         let largest = if around.gigabyte_pages {
@@ -143,6 +165,17 @@ impl Memory {
             // The guard's frame stays the hypervisor's and is never mapped.
             ledger.surrender(guard);
         }
+        if let Some(run) = around.start_code {
+            ledger.claim_hypervisor(run)?;
+            let right = ledger.grant_own(run, Rights::READ | Rights::EXECUTE)?;
+            let attr = HostAttr {
+                access: hostpt::Access::ReadExecute,
+                ..HostAttr::DATA
+            };
+            tables
+                .identity(&mut pool, right, attr)
+                .map_err(|rejected| rejected.error)?;
+        }
         for &run in around.payloads {
             ledger.claim_payload(run)?;
             let right = ledger.grant_own(run, Rights::READ)?;
@@ -158,8 +191,12 @@ impl Memory {
                     .is_ok()
             })
         });
-        let window = tables.window(&mut pool, WINDOW, FrameCount(SCRUB_FRAMES))?;
-        Ok(Self {
+        let mut windows = Vec::with_capacity(around.cpus);
+        for cpu in 0..around.cpus as u64 {
+            let at = Hva(WINDOW.0 + cpu * WINDOW_STEP);
+            windows.push(tables.window(&mut pool, at, FrameCount(SCRUB_FRAMES))?);
+        }
+        let memory = Self {
             ledger,
             pool,
             tables,
@@ -167,45 +204,16 @@ impl Memory {
             sections,
             ledger_run: reserved.ledger_run,
             shows_screen,
-            window,
-        })
+        };
+        Ok((memory, windows))
     }
 
-    /// Shows the frames of `right` while `copy` runs; it gets where they show and how many bytes they are.
-    /// Where the window refuses the right, it ends.
-    pub fn with_window<T>(
-        &mut self,
-        right: MapRight,
-        copy: impl FnOnce(*mut u8, usize) -> T,
-    ) -> Result<(T, MapRight), HostError> {
-        let bytes = (right.run().count.0 * FRAME_SIZE) as usize;
-        match self.window.open(&mut self.pool, right) {
-            Ok(at) => {
-                let result = copy(at.0 as *mut u8, bytes);
-                match self.window.close(&mut self.pool, &mut HostTlb) {
-                    Some(right) => Ok((result, right)),
-                    None => unreachable!("the window was open"),
-                }
-            }
-            Err(rejected) => {
-                self.ledger.surrender(rejected.right);
-                Err(rejected.error)
-            }
-        }
-    }
-
-    /// Zeroes what is dirty of `run`.
+    /// Zeroes what is dirty of `run`, through this CPU's window.
     ///
     /// # Errors
     /// The run leaves the ledger.
     pub fn scrub(&mut self, run: FrameRun) -> Result<(), LedgerError> {
-        let Self {
-            ledger,
-            pool,
-            window,
-            ..
-        } = self;
-        ledger.scrub(run, &mut Scrubber { pool, window })
+        self.ledger.scrub(run, &mut window::Scrubber)
     }
 
     /// How many of the frames in `runs`, which are `vm`'s, are in each state, by name, those there are any of.
@@ -230,30 +238,6 @@ impl Memory {
     #[must_use]
     pub const fn root(&self) -> Hpa {
         self.tables.root()
-    }
-}
-
-/// Zeroes frames through the window.
-struct Scrubber<'a> {
-    pool: &'a mut Pool,
-    window: &'a mut Window,
-}
-
-#[allow(unsafe_code, reason = "writes through the window")]
-impl Scrub for Scrubber<'_> {
-    fn scrub(&mut self, right: MapRight) -> MapRight {
-        let bytes = (right.run().count.0 * FRAME_SIZE) as usize;
-        match self.window.open(self.pool, right) {
-            Ok(at) => {
-                // SAFETY: the window shows these frames, writable, and nothing else refers to them.
-                unsafe { (at.0 as *mut u8).write_bytes(0, bytes) };
-                match self.window.close(self.pool, &mut HostTlb) {
-                    Some(right) => right,
-                    None => unreachable!("the window was open"),
-                }
-            }
-            Err(rejected) => panic!("frames cannot be scrubbed: {}", rejected.error),
-        }
     }
 }
 

@@ -56,17 +56,44 @@ impl Pool {
         Some(run)
     }
 
-    fn owns(&self, table: Frame) -> bool {
-        self.run.contains(table)
+    /// A way to the words of its frames.
+    #[must_use]
+    pub const fn view(&self) -> PoolView {
+        PoolView(self.run)
+    }
+}
+
+/// The words of the pool's frames, for a CPU that changes a page table which is its alone.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolView(FrameRun);
+
+impl TableMemory for PoolView {
+    fn read(&self, table: Frame, index: usize) -> u64 {
+        // SAFETY: as for the pool.
+        unsafe { slot(self.0, table, index).read_volatile() }
     }
 
-    fn slot(&self, table: Frame, index: usize) -> *mut u64 {
-        assert!(
-            self.owns(table) && index < ENTRIES,
-            "a table outside the hypervisor's pool"
-        );
-        ((table.0 * FRAME_SIZE) as *mut u64).wrapping_add(index)
+    fn write(&mut self, table: Frame, index: usize, entry: u64) {
+        // SAFETY: as for the pool, and no other CPU changes this table.
+        unsafe { slot(self.0, table, index).write_volatile(entry) }
     }
+
+    fn alloc(&mut self) -> Option<Frame> {
+        None
+    }
+
+    fn free(&mut self, table: Frame) {
+        panic!("{table:?} is given back to a pool through a view of it");
+    }
+}
+
+/// The word `index` of `table`, which must be a frame of `pool`.
+fn slot(pool: FrameRun, table: Frame, index: usize) -> *mut u64 {
+    assert!(
+        pool.contains(table) && index < ENTRIES,
+        "a table outside the hypervisor's pool"
+    );
+    ((table.0 * FRAME_SIZE) as *mut u64).wrapping_add(index)
 }
 
 /// Zeroes frames that are mapped where their addresses are equal.
@@ -78,14 +105,14 @@ fn zero(run: FrameRun) {
 
 impl TableMemory for Pool {
     fn read(&self, table: Frame, index: usize) -> u64 {
-        // SAFETY: `slot` checked that the word lies in the pool, which is mapped; volatile because the CPU
+        // SAFETY: `slot` checks that the word lies in the pool, which is mapped; volatile because the CPU
         // sets accessed and dirty flags.
-        unsafe { self.slot(table, index).read_volatile() }
+        unsafe { slot(self.run, table, index).read_volatile() }
     }
 
     fn write(&mut self, table: Frame, index: usize, entry: u64) {
         // SAFETY: as above; an aligned 8-byte store is one store.
-        unsafe { self.slot(table, index).write_volatile(entry) }
+        unsafe { slot(self.run, table, index).write_volatile(entry) }
     }
 
     fn alloc(&mut self) -> Option<Frame> {

@@ -16,17 +16,27 @@ use uefi::proto::loaded_image::LoadedImage;
 /// which is far more than tables of large pages need.
 const POOL_BASE: u64 = 96;
 const FRAMES_PER_POOL_FRAME: u64 = 8192;
+/// Frames for each further CPU: its VMXON region, the page table of its window.
+const POOL_PER_CPU: u64 = 2;
+/// Frames for each vCPU: its VMCS.
+const POOL_PER_VCPU: u64 = 1;
+/// The pool holds the page tables that a CPU in protected mode loads: 32 bits name them.
+const POOL_LIMIT: u64 = 1 << 32;
+/// A start-up interrupt names a page below this.
+const START_LIMIT: u64 = 1 << 20;
 /// Frames of the stack the boot code and the control code run on.
 const MAIN_STACK: FrameCount = FrameCount(32);
+/// Frames of the stack the scheduler of a further CPU runs on.
+const SCHEDULER_STACK: FrameCount = FrameCount(16);
 /// Frames of each exception stack.
 const EXCEPTION_STACK: FrameCount = FrameCount(8);
 /// Frames of the stack VM exits are handled on.
 const EXIT_STACK: FrameCount = FrameCount(16);
 
-/// The tops of the stacks, one past the last byte.
+/// The tops of one CPU's stacks, one past the last byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Stacks {
-    /// Boot and control code.
+    /// Scheduler; on the first CPU also boot and control code.
     pub main: u64,
     /// VM exits.
     pub exit: u64,
@@ -48,8 +58,10 @@ pub struct Reserved {
     pub heap: FrameRun,
     /// The stacks, each with its guard page lowest.
     pub stacks: Vec<FrameRun>,
-    /// The stacks' tops.
-    pub tops: Stacks,
+    /// The stacks' tops, for each CPU.
+    pub tops: Vec<Stacks>,
+    /// A page below 1 MiB, where further CPUs begin; `None` where there are none, or no such page.
+    pub start_page: Option<FrameRun>,
     /// Where the image lies.
     pub image: Hpa,
     /// The image's first page.
@@ -60,7 +72,7 @@ pub struct Reserved {
 ///
 /// # Errors
 /// The firmware's status when it has no memory or does not know the image.
-pub fn reserve(heap_block: (u64, u64)) -> uefi::Result<Reserved> {
+pub fn reserve(heap_block: (u64, u64), cpus: usize, vcpus: u32) -> uefi::Result<Reserved> {
     let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())?;
     let (image_base, _) = image.info();
     let image_base = image_base.cast::<u8>();
@@ -80,9 +92,11 @@ pub fn reserve(heap_block: (u64, u64)) -> uefi::Result<Reserved> {
     // SAFETY: every entry was just written; nothing else refers to the run.
     let ledger = unsafe { slice::from_raw_parts_mut(ledger_start, entries) };
 
-    let pool_run = take(FrameCount(
-        POOL_BASE + entries as u64 / FRAMES_PER_POOL_FRAME,
-    ))?;
+    let pool_frames = POOL_BASE
+        + entries as u64 / FRAMES_PER_POOL_FRAME
+        + POOL_PER_CPU * cpus.saturating_sub(1) as u64
+        + POOL_PER_VCPU * u64::from(vcpus);
+    let pool_run = take_below(FrameCount(pool_frames), POOL_LIMIT)?;
     // SAFETY: the run is ours alone; the firmware maps all memory where its addresses are equal, and so do
     // the tables built from it.
     let pool = unsafe { Pool::new(pool_run) };
@@ -95,14 +109,23 @@ pub fn reserve(heap_block: (u64, u64)) -> uefi::Result<Reserved> {
         stacks.push(run);
         Ok(top)
     };
-    let tops = Stacks {
-        main: stack(MAIN_STACK)?,
-        exit: stack(EXIT_STACK)?,
-        exceptions: StackTops {
-            nmi: stack(EXCEPTION_STACK)?,
-            double_fault: stack(EXCEPTION_STACK)?,
-            machine_check: stack(EXCEPTION_STACK)?,
-        },
+    let mut tops = Vec::with_capacity(cpus);
+    for cpu in 0..cpus {
+        let main = if cpu == 0 { MAIN_STACK } else { SCHEDULER_STACK };
+        tops.push(Stacks {
+            main: stack(main)?,
+            exit: stack(EXIT_STACK)?,
+            exceptions: StackTops {
+                nmi: stack(EXCEPTION_STACK)?,
+                double_fault: stack(EXCEPTION_STACK)?,
+                machine_check: stack(EXCEPTION_STACK)?,
+            },
+        });
+    }
+    let start_page = if cpus > 1 {
+        take_below(FrameCount(1), START_LIMIT).ok()
+    } else {
+        None
     };
     Ok(Reserved {
         ledger,
@@ -112,6 +135,7 @@ pub fn reserve(heap_block: (u64, u64)) -> uefi::Result<Reserved> {
         heap: frames_of(heap_block.0, heap::HEAP_BYTES as u64),
         stacks,
         tops,
+        start_page,
         image: Hpa(image_base as u64),
         image_header,
     })
@@ -124,8 +148,17 @@ pub fn ranges(map: &impl MemoryMap) -> impl Iterator<Item = MemoryRange> + '_ {
 }
 
 fn take(frames: FrameCount) -> uefi::Result<FrameRun> {
+    allocate(AllocateType::AnyPages, frames)
+}
+
+/// Frames that end at or below `limit`.
+fn take_below(frames: FrameCount, limit: u64) -> uefi::Result<FrameRun> {
+    allocate(AllocateType::MaxAddress(limit - 1), frames)
+}
+
+fn allocate(place: AllocateType, frames: FrameCount) -> uefi::Result<FrameRun> {
     let start = boot::allocate_pages(
-        AllocateType::AnyPages,
+        place,
         MemoryType::LOADER_DATA,
         frames.0 as usize,
     )?;

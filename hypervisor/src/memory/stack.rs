@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Most stacks there can be.
-const MAX_STACKS: usize = 16;
+const MAX_STACKS: usize = 8 * 64;
 
 static BOUNDS: [[AtomicU64; 2]; MAX_STACKS] =
     [const { [AtomicU64::new(0), AtomicU64::new(0)] }; MAX_STACKS];

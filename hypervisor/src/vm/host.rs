@@ -1,82 +1,36 @@
 //! The effects that handling an exit can have, as `bulkhead_core::vcpu` wants them.
 #![allow(unsafe_code, reason = "loads CPU registers on a guest's behalf")]
 
+use super::shared::VmShared;
 use crate::arch::{cpu, lapic};
-use crate::console::{CONSOLE, EVENTS};
-use crate::memory::Memory;
-use crate::memory::guest::GuestSpace;
 use crate::vmx::instruction::{self, Current};
 use alloc::sync::Arc;
 use bulkhead_core::addr::Gpa;
-use bulkhead_core::ept::Ept;
-use bulkhead_core::ledger::VmId;
+use bulkhead_core::bus::{Signal, Signals};
 use bulkhead_core::vcpu::Cpu;
-use bulkhead_core::vcpu::devices::Devices;
+use bulkhead_core::vcpu::mail::Mail;
 use bulkhead_core::vmx::field::VmcsAccess;
 use core::arch::asm;
-use spin::Mutex;
 
-/// Bytes that may wait for the serial port before the guest's UART is told to hold its own.
-const CONSOLE_BACKLOG: usize = 16 << 10;
-
-/// This CPU, running one VM.
+/// This CPU, running one vCPU.
 pub struct Host {
-    /// The hypervisor's memory.
-    pub memory: Arc<Mutex<Memory>>,
-    /// The VM's `base` view.
-    pub ept: Arc<Ept>,
     /// The VM.
-    pub vm: VmId,
-    /// Its RAM in bytes.
-    pub size: u64,
-    /// A typed byte that the guest has no room for yet.
-    pub typed: Option<u8>,
+    pub vm: Arc<VmShared>,
+    /// The vCPU's number.
+    pub me: u32,
+    /// The vCPU signalled itself, or its devices did.
+    own_mail: bool,
 }
 
 impl Host {
-    /// Takes what the guest wrote to the serial port, and gives the guest what was typed.
-    pub fn exchange_console(&mut self, devices: &mut Devices) {
-        // An event must not wait for the next one to push it out.
-        EVENTS.lock().pump();
-        let mut console = CONSOLE.lock();
-        let serial = &mut console.serial;
-        let mut bytes = [0; 16];
-        while serial.waiting() < CONSOLE_BACKLOG {
-            let count = devices.take_output(&mut bytes);
-            if count == 0 {
-                break;
-            }
-            for byte in bytes.iter().take(count) {
-                serial.enqueue(*byte);
-            }
+    /// For vCPU `me` of `vm`.
+    #[must_use]
+    pub const fn new(vm: Arc<VmShared>, me: u32) -> Self {
+        Self {
+            vm,
+            me,
+            own_mail: false,
         }
-        serial.pump();
-        if let Some(byte) = self.typed.or_else(|| serial.receive()) {
-            self.typed = (!devices.push_input(byte)).then_some(byte);
-        }
-    }
-
-    /// Sends all that a stopped guest wrote.
-    pub fn drain_console(&mut self, devices: &mut Devices) {
-        let mut bytes = [0; 64];
-        let mut console = CONSOLE.lock();
-        loop {
-            let count = devices.take_output(&mut bytes);
-            if count == 0 {
-                return;
-            }
-            console.serial.write(bytes.get(..count).unwrap_or_default());
-        }
-    }
-
-    fn with_memory<T>(&mut self, work: impl FnOnce(&mut GuestSpace<'_>) -> T) -> T {
-        let mut memory = self.memory.lock();
-        work(&mut GuestSpace {
-            memory: &mut memory,
-            vm: self.vm,
-            ept: &self.ept,
-            size: self.size,
-        })
     }
 }
 
@@ -89,6 +43,17 @@ impl VmcsAccess for Host {
     #[inline(always)]
     fn write_raw(&mut self, encoding: u32, value: u64) {
         Current.write_raw(encoding, value);
+    }
+}
+
+impl Signals for Host {
+    #[inline]
+    fn vcpus(&self) -> u32 {
+        self.vm.vcpus.len() as u32
+    }
+
+    fn signal(&mut self, to: u32, signal: Signal) {
+        self.own_mail |= self.vm.post(to, signal, Some(self.me));
     }
 }
 
@@ -125,10 +90,19 @@ impl Cpu for Host {
     }
 
     fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool {
-        self.with_memory(|space| space.read(gpa, bytes).is_ok())
+        self.vm.space().read(gpa, bytes).is_ok()
     }
 
     fn write_guest(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
-        self.with_memory(|space| space.write_bytes(gpa, bytes).is_ok())
+        self.vm.space().write_bytes(gpa, bytes).is_ok()
+    }
+
+    #[inline]
+    fn take_own_mail(&mut self) -> Option<Mail> {
+        if !core::mem::take(&mut self.own_mail) {
+            return None;
+        }
+        let port = self.vm.vcpus.get(self.me as usize)?;
+        Some(port.mailbox.take())
     }
 }

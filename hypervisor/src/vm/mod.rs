@@ -1,45 +1,51 @@
-//! VMs: frames and a view from the ledger, a guest from the loader, a VMCS, and then run until it stops.
+//! VMs: frames and a view from the ledger, a guest from the loader, vCPUs on their CPUs, and a life from start to end.
+//!
+//! [`Vm`] is what its owner, [`control`], keeps of a VM: plan, files, frames, life. [`shared::VmShared`] is what every CPU
+//! knows of it. [`run::Running`] is a vCPU, which belongs to the CPU that [`scheduler`] runs it on.
 
+pub mod control;
+pub mod disk;
 pub mod host;
+pub mod network;
 pub mod run;
+pub mod scheduler;
+pub mod shared;
+pub mod switched;
 
 use crate::arch::cpu;
-use crate::arch::descriptor::HostDescriptors;
 use crate::boot::payload::{self, VmFiles};
-use crate::console::CONSOLE;
-use crate::events;
-use crate::memory::guest::GuestSpace;
-use crate::memory::{Memory, MemoryError};
-use crate::vmx::enter::{self, RunFrame};
-use crate::vmx::instruction::{self, VmxFailed};
+use crate::memory::{self, Memory, MemoryError};
+use crate::pcpu;
 use crate::vmx::operation::Features;
-use crate::vmx::vmcs::{self, Regions, Setup};
+use crate::vmx::vmcs::Bitmaps;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::apic::LocalApic;
+use bulkhead_core::bus::Signal;
 use bulkhead_core::cpuid::{CpuidConfig, CpuidResult, CpuidTable, Crystal, VmxInstructions};
+use bulkhead_core::device::board::{Devices, Setup};
+use bulkhead_core::device::pci::TooManyDevices;
+use bulkhead_core::device::virtio::Model;
 use bulkhead_core::ept::{Ept, EptError, EptPerms};
-use bulkhead_core::events::{Counters, Event, Ticks};
-use bulkhead_core::fault::StopReason;
+use bulkhead_core::insn::Gprs;
 use bulkhead_core::ledger::{FrameRun, LedgerError, Owner, Rights, VmId};
-use bulkhead_core::manifest::{RestartPolicy, VmPlan};
+use bulkhead_core::manifest::{VmConsole, VmPlan};
 use bulkhead_core::msr::{self, MsrState, X2apicAssist};
 use bulkhead_core::mtrr::Mtrrs;
+use bulkhead_core::sched::Share;
 use bulkhead_core::table::TableMemory;
-use bulkhead_core::vcpu::devices::Devices;
-use bulkhead_core::vcpu::registers::Gprs;
 use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
+use bulkhead_core::vmx::capability::Wishes;
 use bulkhead_core::vmx::controls::Secondary;
 use core::fmt;
-use guest_loader::{EntryState, LayoutError, LoadError, MemoryLayout};
+use guest_loader::{EntryState, LayoutError, LoadError, MemoryLayout, PlatformDescription};
 use host::Host;
-use run::{Ended, Running};
-use spin::Mutex;
-
-/// Looks at the console this many times a second while a guest runs.
-const CONSOLE_LOOKS_PER_SECOND: u64 = 500;
+use run::{Left, Running};
+use shared::VmShared;
+use spin::Once;
+use switched::Switched;
 
 /// Why a VM cannot be started.
 #[derive(Debug)]
@@ -56,8 +62,8 @@ pub enum VmError {
     Layout(LayoutError),
     /// The kernel, initial RAM disk or command line.
     Load(LoadError),
-    /// A VMX instruction.
-    Vmx(VmxFailed),
+    /// More devices than a bus has places for.
+    Devices(TooManyDevices),
 }
 
 impl fmt::Display for VmError {
@@ -69,50 +75,116 @@ impl fmt::Display for VmError {
             Self::OutOfPool => f.write_str("the hypervisor's pool has no frame left for this VM"),
             Self::Layout(error) => error.fmt(f),
             Self::Load(error) => error.fmt(f),
-            Self::Vmx(failed) => failed.fmt(f),
+            Self::Devices(error) => error.fmt(f),
         }
     }
 }
 
 impl core::error::Error for VmError {}
 
-/// What starting VMs needs of the machine.
+/// What running VMs needs of the machine, the same on every CPU.
 pub struct Machine {
+    /// What was wished for when they were negotiated.
+    pub wishes: Wishes,
     /// Negotiated features.
     pub features: Features,
-    /// This CPU's tables.
-    pub descriptors: HostDescriptors,
-    /// Top of the exit stack.
-    pub exit_stack: u64,
     /// TSC frequency.
     pub tsc_khz: u32,
     /// Memory types.
     pub mtrrs: Mtrrs,
     /// Width of a physical address.
     pub physical_bits: u32,
+    /// Which MSRs and ports exit.
+    pub bitmaps: Bitmaps,
+    /// The time by the firmware's clock: seconds since 1970, and the host TSC then.
+    pub epoch: (u64, u64),
 }
 
-/// A VM with its memory, ready to be started, and started again.
+static MACHINE: Once<Machine> = Once::new();
+
+/// Makes `machine` what [`machine`] gives.
+pub fn install(machine: Machine) {
+    MACHINE.call_once(|| machine);
+}
+
+/// The machine.
+///
+/// # Panics
+/// Before [`install`].
+#[inline]
+#[must_use]
+pub fn machine() -> &'static Machine {
+    match MACHINE.get() {
+        Some(machine) => machine,
+        None => panic!("a VM is run before the machine is known"),
+    }
+}
+
+/// The TSC's frequency in kHz.
+#[must_use]
+pub fn tsc_khz() -> u32 {
+    machine().tsc_khz
+}
+
+/// The TLB tag of a vCPU; 0 is the hypervisor's.
+#[must_use]
+pub const fn vpid(vm: VmId, vcpu: u32) -> u16 {
+    const VCPUS: u16 = bulkhead_core::manifest::MAX_VCPUS as u16;
+    1 + vm.0 * VCPUS + vcpu as u16
+}
+
+const _: () = assert!(
+    bulkhead_core::manifest::MAX_VMS * (bulkhead_core::manifest::MAX_VCPUS as usize)
+        < u16::MAX as usize
+);
+
+/// The bitmaps that all vCPUs share: every port exits; MSRs as the policy says.
+///
+/// # Errors
+/// [`VmError::OutOfPool`].
+pub fn build_bitmaps(memory: &mut Memory, apicv: bool) -> Result<Bitmaps, VmError> {
+    let run = memory
+        .pool
+        .take_run(FrameCount(3))
+        .ok_or(VmError::OutOfPool)?;
+    let assist = if apicv {
+        X2apicAssist::Delivery
+    } else {
+        X2apicAssist::None
+    };
+    let mut bitmap = Box::new([0; msr::BITMAP_SIZE]);
+    msr::build_bitmap(&mut bitmap, assist);
+    let (words, _) = bitmap.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        memory
+            .pool
+            .write(run.first, index, u64::from_le_bytes(*word));
+    }
+    for page in 1..3 {
+        for index in 0..bulkhead_core::table::ENTRIES {
+            memory
+                .pool
+                .write(Frame(run.first.0 + page), index, u64::MAX);
+        }
+    }
+    Ok(Bitmaps {
+        msr: run.first.start(),
+        io: Frame(run.first.0 + 1).start(),
+    })
+}
+
+/// What a VM is made from, and what it has for good.
 pub struct Vm {
-    id: VmId,
-    plan: VmPlan,
+    /// What every CPU knows of it.
+    pub shared: Arc<VmShared>,
+    /// What the manifest says of it.
+    pub plan: VmPlan,
+    /// Its RAM.
+    pub frames: Vec<FrameRun>,
     files: VmFiles,
     layout: MemoryLayout,
-    frames: Vec<FrameRun>,
-    ept: Arc<Ept>,
-    regions: Regions,
-    memory: Arc<Mutex<Memory>>,
-    restarts: u32,
-}
-
-/// What the machine does after a VM stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum After {
-    /// Start it again: it stopped for this reason.
-    Restart(StopReason),
-    /// Leave it stopped.
-    Rest,
+    /// A VMCS for each vCPU.
+    vmcs: Vec<Hpa>,
 }
 
 impl Vm {
@@ -124,14 +196,13 @@ impl Vm {
         id: VmId,
         plan: VmPlan,
         files: VmFiles,
-        memory: &Arc<Mutex<Memory>>,
-        machine: &Machine,
+        placement: &[usize],
     ) -> Result<Self, VmError> {
         let layout = MemoryLayout::new(plan.memory.bytes()).map_err(VmError::Layout)?;
-        let mut guard = memory.lock();
-        let Memory { ledger, .. } = &mut *guard;
+        let mut memory = memory::lock();
         let mut frames = Vec::new();
-        ledger
+        memory
+            .ledger
             .alloc_frames(
                 Owner::Vm(id),
                 FrameCount::covering(plan.memory.bytes()),
@@ -139,86 +210,72 @@ impl Vm {
             )
             .map_err(VmError::Ledger)?;
         for run in &frames {
-            guard.scrub(*run).map_err(VmError::Ledger)?;
+            memory.scrub(*run).map_err(VmError::Ledger)?;
         }
-        let ept = build_view(id, &layout, &frames, &mut guard, machine)?;
-        let regions = take_regions(&mut guard)?;
-        drop(guard);
-        Ok(Self {
+        let ept = build_view(id, &layout, &frames, &mut memory, machine())?;
+        let mut vmcs = Vec::with_capacity(placement.len());
+        for _ in placement {
+            let frame = memory.pool.alloc().ok_or(VmError::OutOfPool)?;
+            vmcs.push(frame.start());
+        }
+        drop(memory);
+        let devices = build_devices(&plan, &files, id, false)?;
+        let share = Share::clamped(plan.weight, plan.cap);
+        let shared = VmShared::new(
             id,
+            plan.name.clone(),
+            plan.memory.bytes(),
+            ept,
+            devices,
+            placement,
+            share,
+        );
+        Ok(Self {
+            shared: Arc::new(shared),
             plan,
+            frames,
             files,
             layout,
-            frames,
-            ept: Arc::new(ept),
-            regions,
-            memory: Arc::clone(memory),
-            restarts: 0,
+            vmcs,
         })
     }
 
-    /// Loads the guest and runs it until it stops; says what its restart policy wants then.
+    /// Loads the guest into memory that is all zero, and gives its vCPUs to their CPUs.
     ///
     /// # Errors
-    /// The guest cannot be loaded, or VMX failed.
-    pub fn run(&mut self, machine: &Machine) -> Result<After, VmError> {
-        let entry = self.load()?;
-        events::send(&Event::VmStart {
-            vm: self.plan.name.as_str(),
-        });
-        let mut running = self.prepare(machine, &entry)?;
-        let ended = self.enter(machine, &entry, &mut running);
-        let Running { host, devices, .. } = &mut *running;
-        host.drain_console(devices);
-        let Ended::Stopped(reason) = ended else {
-            panic!(
-                "a machine check arrived while VM \"{}\" ran; the machine is not to be trusted",
-                self.plan.name
-            );
+    /// The guest cannot be loaded.
+    pub fn start(&self, watchdog_fired: bool) -> Result<(), VmError> {
+        let ids = payload::apic_ids(&self.plan);
+        let platform = PlatformDescription {
+            vcpu_apic_ids: &ids,
         };
-        self.report(&running, reason);
-        Ok(self.after(reason))
-    }
-
-    /// Empties the VM's memory for another start, which `reason` is the cause of.
-    ///
-    /// # Errors
-    /// The ledger disagrees about who owns the frames.
-    pub fn reset(&mut self, reason: StopReason) -> Result<(), VmError> {
-        let mut memory = self.memory.lock();
-        let ept = Arc::clone(&self.ept);
-        let mut space = GuestSpace {
-            memory: &mut memory,
-            vm: self.id,
-            ept: &ept,
-            size: self.plan.memory.bytes(),
-        };
-        space.clear(&self.frames).map_err(VmError::Memory)?;
-        self.restarts += 1;
-        let vm = self.plan.name.as_str();
-        log::info!("VM \"{vm}\" starts again (restart {})", self.restarts);
-        events::send(&Event::VmRestart {
-            vm,
-            reason: &reason,
-            count: self.restarts,
-        });
+        let request =
+            payload::load_request(&self.plan, &self.files, &self.layout, &platform);
+        let entry =
+            guest_loader::load(&request, &mut self.shared.space()).map_err(VmError::Load)?;
+        let devices = build_devices(&self.plan, &self.files, self.shared.id, watchdog_fired)?;
+        self.shared.reset(devices);
+        self.shared.want(shared::Wanted::Run);
+        // One time for all: the vCPUs' time-stamp counters agree.
+        let tsc_offset = cpu::rdtsc().wrapping_neg();
+        for (port, (id, vmcs)) in self.shared.vcpus.iter().zip((0..).zip(&self.vmcs)) {
+            let running = self.build_vcpu(id, *vmcs, entry, tsc_offset);
+            if id != 0 {
+                let _ = port.mailbox.post(Signal::Init);
+            }
+            let at = port.pcpu.load(core::sync::atomic::Ordering::Relaxed);
+            let Some(cpu) = pcpu::all().get(at) else {
+                unreachable!("a vCPU was placed on a CPU that is not there");
+            };
+            cpu.inbox.lock().push(running);
+            cpu.kick();
+        }
         Ok(())
     }
 
-    fn load(&self) -> Result<EntryState, VmError> {
-        let request = payload::load_request(&self.plan, &self.files, &self.layout);
-        let mut memory = self.memory.lock();
-        let mut space = GuestSpace {
-            memory: &mut memory,
-            vm: self.id,
-            ept: &self.ept,
-            size: self.plan.memory.bytes(),
-        };
-        guest_loader::load(&request, &mut space).map_err(VmError::Load)
-    }
-
-    /// A vCPU in its first state, with fresh devices.
-    fn prepare(&mut self, machine: &Machine, entry: &EntryState) -> Result<Box<Running>, VmError> {
+    /// A vCPU in its first state.
+    fn build_vcpu(&self, id: u32, vmcs: Hpa, entry: EntryState, tsc_offset: u64) -> Box<Running> {
+        let machine = machine();
         let controls = machine.features.vmx;
         let mut instructions = VmxInstructions::empty();
         instructions.set(
@@ -230,8 +287,8 @@ impl Vm {
             controls.optional.contains(Secondary::INVPCID),
         );
         let config = CpuidConfig {
-            apic_id: 0,
-            vcpus: 1,
+            apic_id: id,
+            vcpus: self.plan.vcpus,
             tsc_khz: machine.tsc_khz,
             instructions,
         };
@@ -244,80 +301,19 @@ impl Vm {
                 edx: host.edx,
             }
         };
-        let cpuid = CpuidTable::build(&mut host_cpuid, &config);
-        let apic = LocalApic::new(0, Crystal::for_tsc(machine.tsc_khz).shift);
-        let tsc_offset = cpu::rdtsc().wrapping_neg();
         let vcpu = Vcpu::new(VcpuSetup {
-            apic,
-            cpuid,
+            apic: LocalApic::new(id, Crystal::for_tsc(machine.tsc_khz).shift),
+            cpuid: CpuidTable::build(&mut host_cpuid, &config),
             msrs: MsrState::new(machine.physical_bits, cpu::microcode_revision()),
             controls,
-            poll_every: u64::from(machine.tsc_khz) * 1000 / CONSOLE_LOOKS_PER_SECOND,
             tsc_offset,
         });
-        let host = Host {
-            memory: Arc::clone(&self.memory),
-            ept: Arc::clone(&self.ept),
-            vm: self.id,
-            size: self.plan.memory.bytes(),
-            typed: None,
-        };
-        let running = Box::new(Running {
-            vcpu,
-            devices: Devices::new(),
-            host,
-            ended: None,
-        });
-        self.regions.apic_page = Hpa(core::ptr::from_ref(running.vcpu.apic.page()) as u64);
-        self.fill_bitmaps(controls.apicv());
-        let setup = Setup {
-            controls: &controls,
-            regions: self.regions,
-            eptp: self.ept.eptp(),
-            vpid: self.id.0 + 1,
-            host: &machine.descriptors,
-            exit_stack: machine.exit_stack,
-            entry,
-            allowed_cr4: running.vcpu.cpuid.allowed_cr4(),
-            tsc_offset,
-        };
-        // SAFETY: `take_regions` took these frames for this VM alone.
-        #[allow(unsafe_code, reason = "the VMCS is raw memory")]
-        unsafe { vmcs::fill(&setup) }.map_err(VmError::Vmx)?;
-        instruction::invvpid_all().map_err(VmError::Vmx)?;
-        instruction::invept_all().map_err(VmError::Vmx)?;
-        Ok(running)
-    }
-
-    /// Every port exits; MSRs as the policy says.
-    fn fill_bitmaps(&self, apicv: bool) {
-        let mut memory = self.memory.lock();
-        let assist = if apicv {
-            X2apicAssist::Delivery
-        } else {
-            X2apicAssist::None
-        };
-        let mut bitmap = Box::new([0; msr::BITMAP_SIZE]);
-        msr::build_bitmap(&mut bitmap, assist);
-        let (words, _) = bitmap.as_chunks::<8>();
-        for (index, word) in words.iter().enumerate() {
-            let frame = Frame::containing(self.regions.msr_bitmap);
-            memory.pool.write(frame, index, u64::from_le_bytes(*word));
-        }
-        for page in 0..2 {
-            let frame = Frame(Frame::containing(self.regions.io_bitmap).0 + page);
-            for index in 0..bulkhead_core::table::ENTRIES {
-                memory.pool.write(frame, index, u64::MAX);
-            }
-        }
-    }
-
-    fn enter(&self, machine: &Machine, entry: &EntryState, running: &mut Box<Running>) -> Ended {
-        let frame = enter::frame_at(machine.exit_stack);
         let registers = &entry.registers;
-        let context: *mut Running = &mut **running;
-        let first = RunFrame::new(
-            Gprs([
+        Box::new(Running {
+            vcpu,
+            host: Host::new(Arc::clone(&self.shared), id),
+            left: Left::GaveBack,
+            gprs: Gprs([
                 registers.rax,
                 registers.rcx,
                 registers.rdx,
@@ -335,70 +331,43 @@ impl Vm {
                 registers.r14,
                 registers.r15,
             ]),
-            context,
-        );
-        cpu::reset_guest_visible_state();
-        // SAFETY: the exit stack is not in use: no guest runs.
-        #[allow(unsafe_code, reason = "the frame lies on a raw stack")]
-        unsafe {
-            frame.write(first)
-        };
-        // SAFETY: the frame is the one `vmcs::fill` named, and `running` is not touched until `run` returns.
-        #[allow(unsafe_code, reason = "enters the guest")]
-        let entered = unsafe { enter::run(frame) };
-        match (entered, running.ended) {
-            (Ok(()), Some(ended)) => ended,
-            _ => Ended::Stopped(StopReason::EntryRefused(instruction::entry_failure().error)),
-        }
+            switched: Switched::new(),
+            vmcs,
+            entry: Some(entry),
+            launched: false,
+        })
     }
+}
 
-    fn after(&self, reason: StopReason) -> After {
-        match (self.plan.restart, reason) {
-            (RestartPolicy::Always, _) => After::Restart(reason),
-            (RestartPolicy::Never, _) | (RestartPolicy::OnCrash, StopReason::PowerOff) => {
-                After::Rest
-            }
-            (RestartPolicy::OnCrash, _) => After::Restart(reason),
-        }
-    }
+/// Fresh devices for a VM.
+fn build_devices(
+    plan: &VmPlan,
+    files: &VmFiles,
+    id: VmId,
+    watchdog_fired: bool,
+) -> Result<Devices, VmError> {
+    let machine = machine();
+    let (seconds, then) = machine.epoch;
+    let now = cpu::rdtsc();
+    let passed = now.wrapping_sub(then) / (u64::from(machine.tsc_khz) * 1000);
+    Devices::new(Setup {
+        models: build_models(plan, files, id),
+        console: plan.console,
+        unix_seconds: seconds.saturating_add(passed),
+        now,
+        tsc_khz: machine.tsc_khz,
+        watchdog_fired,
+    })
+    .map_err(VmError::Devices)
+}
 
-    fn report(&self, running: &Running, reason: StopReason) {
-        let vm = self.plan.name.as_str();
-        CONSOLE.lock().fresh_line();
-        if !matches!(reason, StopReason::PowerOff | StopReason::Reset) {
-            let rip = Vcpu::rip(&running.host);
-            log::warn!("VM \"{vm}\" is stopped at {rip}: {reason}");
-            events::send(&Event::GuestFault {
-                vm,
-                what: reason.name(),
-                rip: rip.0,
-                detail: &reason,
-            });
-        } else {
-            log::info!("VM \"{vm}\": {reason}");
-        }
-        let counters = &running.vcpu.counters;
-        let exits: Vec<_> = counters.exits().collect();
-        let books: Vec<_> = self.memory.lock().frames_by_state(self.id, &self.frames);
-        events::send(&Event::VmStop {
-            vm,
-            reason: &reason,
-        });
-        events::send(&Event::Counters(Counters {
-            vm,
-            exits: &exits,
-            frames: &books,
-            view_switches: 0,
-            faults: counters.faults,
-            ticks: Ticks {
-                guest: counters.guest_ticks(),
-                root: counters.root_ticks(),
-                idle: counters.idle_ticks(),
-                ..Ticks::default()
-            },
-            ..Counters::default()
-        }));
+/// The VM's virtio devices: entropy, its disks, its network cards, its console.
+fn build_models(plan: &VmPlan, _files: &VmFiles, _id: VmId) -> Vec<Model> {
+    let mut models = Vec::new();
+    if plan.console == VmConsole::Virtio {
+        models.push(Model::Console(Box::default()));
     }
+    models
 }
 
 /// Maps the frames where the layout has RAM, readable, writable and executable.
@@ -443,18 +412,4 @@ fn build_view(
         }
     }
     Ok(ept)
-}
-
-fn take_regions(memory: &mut Memory) -> Result<Regions, VmError> {
-    let run = memory
-        .pool
-        .take_run(FrameCount(4))
-        .ok_or(VmError::OutOfPool)?;
-    let at = |index: u64| Frame(run.first.0 + index).start();
-    Ok(Regions {
-        vmcs: at(0),
-        msr_bitmap: at(1),
-        io_bitmap: at(2),
-        apic_page: Hpa(0),
-    })
 }

@@ -1,31 +1,51 @@
 //! The steady state: what runs between an exit and the next entry.
 
 use super::host::Host;
+use super::shared::{Ending, Locked, VmBus};
+use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
+use crate::console;
+use crate::pcpu;
 use crate::vmx::enter::RunFrame;
+use bulkhead_core::addr::{Gva, Hpa};
 use bulkhead_core::fault::StopReason;
-use bulkhead_core::vcpu::devices::Devices;
-use bulkhead_core::vcpu::{Action, Plain, Vcpu};
+use bulkhead_core::insn::Gprs;
+use bulkhead_core::lifecycle::End;
+use bulkhead_core::vcpu::{Action, Cpu, Plain, Readiness, Vcpu};
+use core::sync::atomic::Ordering;
+use guest_loader::EntryState;
 
-/// Everything the exit handler works on; it belongs to the handler while the guest runs.
+/// One vCPU, all of it; it belongs to one CPU, and to the exit handler while the guest runs.
 pub struct Running {
     /// The vCPU's state.
     pub vcpu: Vcpu,
-    /// The VM's devices.
-    pub devices: Devices,
     /// Effects.
     pub host: Host,
     /// Why the guest was left.
-    pub ended: Option<Ended>,
+    pub left: Left,
+    /// Its general registers while it is not entered.
+    pub gprs: Gprs,
+    /// Its other registers while another vCPU has the CPU.
+    pub switched: Switched,
+    /// Its VMCS.
+    pub vmcs: Hpa,
+    /// How it starts; taken when its CPU fills the VMCS.
+    pub entry: Option<EntryState>,
+    /// The VMCS was entered since it was loaded on this CPU.
+    pub launched: bool,
 }
 
 /// Why the guest was left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Ended {
+pub enum Left {
+    /// It gave the CPU back.
+    GaveBack,
+    /// An NMI of the host's came.
+    HostNmi,
     /// The VM is over.
     Stopped(StopReason),
     /// A machine check arrived.
-    HostMachineCheck,
+    MachineCheck,
 }
 
 /// Handles one exit; true to enter the guest again. Called from `vmx::enter` on the exit stack.
@@ -47,49 +67,116 @@ pub extern "sysv64" fn handle_exit(frame: &mut RunFrame) -> bool {
 extern "sysv64" fn prepare(frame: &mut RunFrame) -> bool {
     // SAFETY: as in `handle_exit`, which ends with this call.
     let Running {
-        vcpu,
-        devices,
-        host,
-        ..
+        vcpu, host, left, ..
     } = unsafe { &mut *frame.context };
-    if !vcpu.prepare_entry(host) {
-        poll(vcpu, devices, host);
-    }
-    true
+    *left = Left::GaveBack;
+    vcpu.prepare_entry(host) == Readiness::Enter
 }
 
 #[inline(never)]
 #[allow(unsafe_code, reason = "the context arrives through assembly")]
 extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -> bool {
     // SAFETY: as in `handle_exit`, which ends with this call.
+    let running = unsafe { &mut *frame.context };
+    let vm = alloc::sync::Arc::as_ptr(&running.host.vm);
+    // SAFETY: `running` keeps the VM alive, and only shared references to it exist.
+    let mut devices = Locked(unsafe { &(*vm).devices });
     let Running {
-        vcpu,
-        devices,
-        host,
-        ended,
-    } = unsafe { &mut *frame.context };
-    match vcpu.handle_exit(host, &mut frame.gpr, devices, reason, start) {
-        Action::Resume => true,
+        vcpu, host, left, ..
+    } = running;
+    *left = Left::GaveBack;
+    match vcpu.handle_exit(host, &mut frame.gpr, &mut devices, reason, start) {
+        Action::Resume => !pcpu::this().look.load(Ordering::Relaxed),
+        Action::Leave => false,
         Action::Poll => {
-            poll(vcpu, devices, host);
-            true
+            console::exchange(&host.vm);
+            finish(vcpu, host, &mut frame.gpr)
+        }
+        Action::Transmit(nic) => {
+            super::network::transmit(&host.vm, nic);
+            finish(vcpu, host, &mut frame.gpr)
         }
         Action::Stop(reason) => {
-            *ended = Some(Ended::Stopped(reason));
+            *left = Left::Stopped(reason);
+            false
+        }
+        Action::HostNmi => {
+            *left = Left::HostNmi;
             false
         }
         Action::HostMachineCheck => {
-            *ended = Some(Ended::HostMachineCheck);
+            *left = Left::MachineCheck;
             false
         }
     }
 }
 
-/// Moves console bytes both ways, then prepares the entry. Once, whatever is due by then: a slow port must not keep the
-/// guest from running.
-#[inline(never)]
-fn poll(vcpu: &mut Vcpu, devices: &mut Devices, host: &mut Host) {
-    host.exchange_console(devices);
-    vcpu.lines_changed(devices);
-    let _on_time = vcpu.prepare_entry(host);
+/// Prepares the entry after a device did something on the vCPU's behalf.
+fn finish(vcpu: &mut Vcpu, host: &mut Host, gprs: &mut Gprs) -> bool {
+    if let Some(port) = host.vm.vcpus.get(host.me as usize)
+        && port.mailbox.is_waiting()
+    {
+        let mail = port.mailbox.take();
+        vcpu.receive(host, gprs, mail);
+    }
+    vcpu.prepare_entry(host) == Readiness::Enter && !pcpu::this().look.load(Ordering::Relaxed)
+}
+
+impl Running {
+    /// Ends the VM because of what this vCPU did.
+    pub fn end_vm(&self, reason: StopReason) {
+        self.host.vm.end(Ending {
+            end: End::Guest(reason),
+            rip: Some(self.rip()),
+        });
+    }
+
+    /// Where the guest is; its VMCS is current.
+    fn rip(&self) -> Gva {
+        Vcpu::rip(&self.host)
+    }
+
+    /// Whether the vCPU cannot be woken by anything but another one, and all others neither. Its VMCS is current.
+    pub fn halted_for_good(&self) -> bool {
+        let vm = &self.host.vm;
+        let is_deaf = self.vcpu.is_deaf(&self.host);
+        let vcpus = vm.vcpus.len() as u32;
+        vm.set_deaf(self.host.me, is_deaf) && !vm.devices.lock().can_send_nmi(vcpus)
+    }
+
+    /// Takes what waits for the vCPU. Its VMCS is current.
+    pub fn take_mail(&mut self) {
+        let Self {
+            vcpu, host, gprs, ..
+        } = self;
+        let Some(port) = host.vm.vcpus.get(host.me as usize) else {
+            return;
+        };
+        if port.mailbox.is_waiting() {
+            let mail = port.mailbox.take();
+            vcpu.receive(host, gprs, mail);
+        }
+        // What came from the vCPU itself was in the same box.
+        let _ = host.take_own_mail();
+    }
+
+    /// Whether something waits for it.
+    #[must_use]
+    pub fn mail_waits(&self) -> bool {
+        let port = self.host.vm.vcpus.get(self.host.me as usize);
+        port.is_some_and(|port| port.mailbox.is_waiting())
+    }
+
+    /// Tells other CPUs whether it is in the guest, or about to be.
+    pub fn set_running(&self, running: bool) {
+        if let Some(port) = self.host.vm.vcpus.get(self.host.me as usize) {
+            port.running.store(running, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The bus of `running`'s VM for work outside an exit.
+#[must_use]
+pub fn bus(running: &Running) -> VmBus<'_> {
+    VmBus(&running.host.vm)
 }

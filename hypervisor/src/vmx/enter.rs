@@ -47,7 +47,7 @@ pub fn host_rsp(frame: *mut RunFrame) -> u64 {
     frame as u64 + offset_of!(RunFrame, caller_rsp) as u64
 }
 
-// vmx_run(rdi = *mut RunFrame) -> eax: 1 when the handler stopped the guest, 0 when the entry instruction failed
+// vmx_run(rdi = *mut RunFrame, esi = whether the VMCS was launched) -> eax: 1 when the handler stopped the guest, 0 when the entry instruction failed
 //   rdi   the frame; its top is the exit stack's top, the registers lie in hardware order from RAX up
 //   saved rbx, rbp, r12 to r15 on the caller's stack; everything else is the caller's to lose
 // vmx_exit: RSP = HOST_RSP, all other registers are the guest's
@@ -57,9 +57,15 @@ global_asm!(
     "push rbx", "push rbp", "push r12", "push r13", "push r14", "push r15",
     "mov [rdi + {caller_rsp}], rsp",
     "mov rsp, rdi",
+    // The flags keep ESI's answer: POP and LEA change none.
+    "test esi, esi",
     "pop rax", "pop rcx", "pop rdx", "pop rbx", "lea rsp, [rsp + 8]", "pop rbp", "pop rsi", "pop rdi",
     "pop r8", "pop r9", "pop r10", "pop r11", "pop r12", "pop r13", "pop r14", "pop r15",
+    "jnz 5f",
     "vmlaunch",
+    "jmp 3f",
+    "5:",
+    "vmresume",
     "jmp 3f",
     ".balign 64",
     ".globl vmx_exit",
@@ -94,7 +100,7 @@ global_asm!(
     reason = "the assembly only passes the context's pointer on"
 )]
 unsafe extern "sysv64" {
-    fn vmx_run(frame: *mut RunFrame) -> u32;
+    fn vmx_run(frame: *mut RunFrame, launched: u32) -> u32;
     fn vmx_exit();
 }
 
@@ -108,7 +114,7 @@ pub fn host_rip() -> u64 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EntryRefused;
 
-/// Runs the guest of the current, cleared VMCS until the handler stops it.
+/// Runs the guest of the current VMCS, which was `launched` before or not, until the handler stops it.
 ///
 /// # Errors
 /// [`EntryRefused`].
@@ -116,9 +122,9 @@ pub struct EntryRefused;
 /// # Safety
 /// `frame` must be the one whose [`host_rsp`] the VMCS has, on a stack that nothing else uses, with a context that
 /// stays valid and unaliased until this returns.
-pub unsafe fn run(frame: *mut RunFrame) -> Result<(), EntryRefused> {
+pub unsafe fn run(frame: *mut RunFrame, launched: bool) -> Result<(), EntryRefused> {
     // SAFETY: the caller's promises are what the assembly needs.
-    match unsafe { vmx_run(frame) } {
+    match unsafe { vmx_run(frame, u32::from(launched)) } {
         0 => Err(EntryRefused),
         _ => Ok(()),
     }

@@ -1,11 +1,14 @@
 //! Fills a VMCS: controls from negotiation, host state from this CPU, guest state from the loader.
 //!
-//! Each field is written here once at VM start; `bulkhead_core::vcpu` changes some while the VM runs.
+//! Each field is written here when a vCPU's CPU first loads it; `bulkhead_core::vcpu` changes some while the VM runs.
 
 use super::enter;
 use super::instruction::{self, Current, VmxFailed};
 use crate::arch::cpu::{self, rdmsr};
 use crate::arch::descriptor::HostDescriptors;
+use crate::arch::lapic;
+use crate::pcpu;
+use crate::vm::{self, run::Running};
 use bulkhead_core::addr::Hpa;
 use bulkhead_core::ept::Eptp;
 use bulkhead_core::vcpu::control_register::{cr0_mask, cr4_mask, real_cr0, real_cr4};
@@ -15,39 +18,31 @@ use bulkhead_core::vmx::field::{self, Field, Natural, VmcsAccess};
 use guest_loader::{EntryMode, EntryState, Segment};
 use x86_64::registers::control::{Cr0, Cr4};
 
-/// The frames a vCPU's VMCS points to.
-#[derive(Clone, Copy, Debug)]
-pub struct Regions {
-    /// The VMCS itself.
-    pub vmcs: Hpa,
-    /// MSR bitmaps.
-    pub msr_bitmap: Hpa,
-    /// I/O bitmap A; B is the next frame.
-    pub io_bitmap: Hpa,
-    /// The virtual-APIC page.
-    pub apic_page: Hpa,
+/// Everything a VMCS is filled from.
+struct Setup<'a> {
+    controls: &'a Negotiated,
+    bitmaps: Bitmaps,
+    apic_page: Hpa,
+    posted: Hpa,
+    eptp: Eptp,
+    /// TLB tag, not 0.
+    vpid: u16,
+    host: &'a HostDescriptors,
+    exit_stack: u64,
+    entry: &'a EntryState,
+    /// CR4 bits that the guest's CPUID allows.
+    allowed_cr4: u64,
+    /// Added to the host's TSC.
+    tsc_offset: u64,
 }
 
-/// Everything a VMCS is filled from.
-pub struct Setup<'a> {
-    /// Control words.
-    pub controls: &'a Negotiated,
-    /// Frames.
-    pub regions: Regions,
-    /// The `base` view.
-    pub eptp: Eptp,
-    /// TLB tag, not 0.
-    pub vpid: u16,
-    /// This CPU's tables.
-    pub host: &'a HostDescriptors,
-    /// Top of the exit stack.
-    pub exit_stack: u64,
-    /// How the guest starts.
-    pub entry: &'a EntryState,
-    /// CR4 bits that the guest's CPUID allows.
-    pub allowed_cr4: u64,
-    /// Added to the host's TSC.
-    pub tsc_offset: u64,
+/// The bitmaps of every vCPU: which MSRs and ports exit.
+#[derive(Clone, Copy, Debug)]
+pub struct Bitmaps {
+    /// MSRs.
+    pub msr: Hpa,
+    /// Ports: bitmap A; B is the next frame.
+    pub io: Hpa,
 }
 
 /// The machine-check, debug and alignment-check vectors: the first is the host's business; the other two can
@@ -58,24 +53,44 @@ const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 /// RFLAGS and DR7 as a reset leaves them.
 const RESET_DR7: u64 = 0x400;
 
-/// Clears the VMCS, makes it current and fills it.
+/// Clears `running`'s VMCS, makes it current on this CPU and fills it, so that the guest starts as `entry` says.
 ///
 /// # Errors
 /// VMCLEAR or VMPTRLD failed.
-///
-/// # Safety
-/// The regions must be frames of the hypervisor's for this vCPU alone; the VMCS frame starts with the revision.
-pub unsafe fn fill(setup: &Setup<'_>) -> Result<(), VmxFailed> {
-    // SAFETY: the caller vouches for the region.
-    unsafe { (setup.regions.vmcs.0 as *mut u32).write_volatile(setup.controls.revision) };
+pub fn fill(running: &Running, entry: &EntryState) -> Result<(), VmxFailed> {
+    let machine = vm::machine();
+    let own = pcpu::this();
+    let Some(host_tables) = own.descriptors.get() else {
+        unreachable!("a CPU without descriptor tables runs no VM");
+    };
+    let Running { vcpu, host: owner, vmcs, .. } = running;
+    let port = owner.vm.vcpus.get(owner.me as usize);
+    let posted = port.map_or(Hpa(0), |port| {
+        Hpa(core::ptr::from_ref(port.mailbox.posted()) as u64)
+    });
+    let setup = Setup {
+        controls: &machine.features.vmx,
+        bitmaps: machine.bitmaps,
+        apic_page: Hpa(core::ptr::from_ref(vcpu.apic.page()) as u64),
+        posted,
+        eptp: owner.vm.ept.eptp(),
+        vpid: vm::vpid(owner.vm.id, owner.me),
+        host: host_tables,
+        exit_stack: own.exit_stack,
+        entry,
+        allowed_cr4: vcpu.cpuid.allowed_cr4(),
+        tsc_offset: vcpu.tsc_offset(),
+    };
+    // SAFETY: `vm::Vm` took the frame for this vCPU's VMCS alone; it is mapped where its addresses are equal.
+    unsafe { (vmcs.0 as *mut u32).write_volatile(setup.controls.revision) };
     // SAFETY: as above, and it starts with the revision.
-    unsafe { instruction::vmclear(setup.regions.vmcs) }?;
+    unsafe { instruction::vmclear(*vmcs) }?;
     // SAFETY: as above.
-    unsafe { instruction::vmptrld(setup.regions.vmcs) }?;
+    unsafe { instruction::vmptrld(*vmcs) }?;
     let mut vmcs = Current;
-    controls(&mut vmcs, setup);
-    host(&mut vmcs, setup);
-    guest(&mut vmcs, setup);
+    controls(&mut vmcs, &setup);
+    host(&mut vmcs, &setup);
+    guest(&mut vmcs, &setup);
     Ok(())
 }
 
@@ -93,10 +108,10 @@ fn controls(vmcs: &mut Current, setup: &Setup<'_>) {
     vmcs.write(field::ENTRY_CONTROLS, n.entry | long);
     vmcs.write(field::VPID, setup.vpid);
     vmcs.write(field::EPT_POINTER, setup.eptp.raw());
-    vmcs.write(field::IO_BITMAP_A, setup.regions.io_bitmap.0);
-    vmcs.write(field::IO_BITMAP_B, setup.regions.io_bitmap.0 + 4096);
-    vmcs.write(field::MSR_BITMAP, setup.regions.msr_bitmap.0);
-    vmcs.write(field::VIRTUAL_APIC_PAGE, setup.regions.apic_page.0);
+    vmcs.write(field::IO_BITMAP_A, setup.bitmaps.io.0);
+    vmcs.write(field::IO_BITMAP_B, setup.bitmaps.io.0 + 4096);
+    vmcs.write(field::MSR_BITMAP, setup.bitmaps.msr.0);
+    vmcs.write(field::VIRTUAL_APIC_PAGE, setup.apic_page.0);
     vmcs.write(field::TPR_THRESHOLD, 0);
     vmcs.write(field::EXCEPTION_BITMAP, EXCEPTIONS);
     vmcs.write(field::PAGE_FAULT_ERROR_MASK, 0);
@@ -121,6 +136,10 @@ fn controls(vmcs: &mut Current, setup: &Setup<'_>) {
             vmcs.write(bitmap, 0);
         }
     }
+    if n.posts_interrupts() {
+        vmcs.write(field::POSTED_INTERRUPT_VECTOR, lapic::POSTED_VECTOR.into());
+        vmcs.write(field::POSTED_INTERRUPT_DESCRIPTOR, setup.posted.0);
+    }
     vmcs.write(field::PREEMPTION_TIMER, 0);
 }
 
@@ -142,7 +161,7 @@ fn host(vmcs: &mut Current, setup: &Setup<'_>) {
     vmcs.write(field::HOST_CR3, Natural(cr3.start_address().as_u64()));
     vmcs.write(field::HOST_CR4, Natural(Cr4::read_raw()));
     vmcs.write(field::HOST_FS_BASE, Natural(0));
-    vmcs.write(field::HOST_GS_BASE, Natural(0));
+    vmcs.write(field::HOST_GS_BASE, Natural(pcpu::gs_base()));
     vmcs.write(field::HOST_TR_BASE, Natural(tables.tss_base));
     vmcs.write(field::HOST_GDTR_BASE, Natural(tables.gdt_base));
     vmcs.write(field::HOST_IDTR_BASE, Natural(tables.idt_base));

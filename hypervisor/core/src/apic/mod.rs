@@ -157,6 +157,12 @@ impl LocalApic {
         self.id
     }
 
+    /// Whether this is the boot vCPU's.
+    #[must_use]
+    pub const fn is_bootstrap(&self) -> bool {
+        self.base.contains(ApicBase::BOOTSTRAP)
+    }
+
     /// The register page, for the VMCS's virtual-APIC address.
     #[must_use]
     pub const fn page(&self) -> &VirtualApicPage {

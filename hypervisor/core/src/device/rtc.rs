@@ -8,7 +8,8 @@ mod calendar;
 #[cfg(test)]
 mod tests;
 
-use self::calendar::{DateTime, weekday};
+pub use self::calendar::DateTime;
+use self::calendar::weekday;
 use crate::platform::{RTC_CENTURY_REGISTER, RTC_DATA_PORT, RTC_INDEX_PORT};
 
 /// Registers there are: 7 bits choose one, the eighth is a PC's NMI gate.

@@ -1,4 +1,4 @@
-//! What a vCPU did: exits by reason, and the ticks it spent in the guest, in the hypervisor and idle.
+//! What a vCPU did: exits by reason, and the ticks it spent in the guest, in the hypervisor, idle, and waiting for its CPU.
 
 use crate::vmx::exit::{REASON_COUNT, REASON_NAMES};
 
@@ -14,12 +14,15 @@ pub struct Counters {
     pub faults: u64,
     root_ticks: u64,
     idle_ticks: u64,
+    steal_ticks: u64,
+    /// How often the vCPU was given its CPU.
+    pub runs: u64,
     /// Host TSC of the first entry, 0 before it.
     started: u64,
     /// Host TSC up to which every tick is accounted for, or is the guest's.
     seen: u64,
-    /// Host TSC at which the vCPU was entered halted, 0 while it is not.
-    halted_since: u64,
+    /// Whether the vCPU waits for an event while it has no CPU.
+    waits: bool,
 }
 
 impl Default for Counters {
@@ -29,9 +32,11 @@ impl Default for Counters {
             faults: 0,
             root_ticks: 0,
             idle_ticks: 0,
+            steal_ticks: 0,
+            runs: 0,
             started: 0,
             seen: 0,
-            halted_since: 0,
+            waits: false,
         }
     }
 }
@@ -51,28 +56,56 @@ impl Counters {
         self.root_ticks = self.root_ticks.wrapping_add(to.wrapping_sub(from));
     }
 
-    /// Notes at host TSC `now` that the guest was left; ends an idle time.
+    /// Notes at host TSC `now` that the guest was left.
     #[inline]
     pub fn leave(&mut self, now: u64) {
-        if self.halted_since != 0 {
-            self.idle_ticks = self
-                .idle_ticks
-                .wrapping_add(now.wrapping_sub(self.halted_since));
-            self.halted_since = 0;
+        self.seen = now;
+    }
+
+    /// Notes at host TSC `now` that the guest is about to be entered.
+    #[inline]
+    pub fn enter(&mut self, now: u64) {
+        self.count_root(self.seen, now);
+        self.seen = now;
+    }
+
+    /// Notes at host TSC `now` that the vCPU got its CPU.
+    pub fn resume(&mut self, now: u64) {
+        self.runs += 1;
+        if self.started == 0 {
+            self.started = now;
+        } else {
+            let away = now.wrapping_sub(self.seen);
+            let sink = if self.waits {
+                &mut self.idle_ticks
+            } else {
+                &mut self.steal_ticks
+            };
+            *sink = sink.wrapping_add(away);
         }
         self.seen = now;
     }
 
-    /// Notes at host TSC `now` that the guest is about to be entered, halted or not.
-    #[inline]
-    pub fn enter(&mut self, now: u64, halted: bool) {
-        if self.started == 0 {
-            self.started = now;
-        } else {
-            self.count_root(self.seen, now);
-        }
+    /// Notes at host TSC `now` that the vCPU gave its CPU back, to wait for an event or because it had to.
+    pub fn suspend(&mut self, now: u64, waits: bool) {
+        self.count_root(self.seen, now);
         self.seen = now;
-        self.halted_since = if halted { now } else { 0 };
+        self.waits = waits;
+    }
+
+    /// Adds what another vCPU of the VM did.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, count) in self.exits.iter_mut().zip(other.exits) {
+            *sum = sum.wrapping_add(count);
+        }
+        self.faults = self.faults.wrapping_add(other.faults);
+        self.root_ticks = self.root_ticks.wrapping_add(other.root_ticks);
+        self.idle_ticks = self.idle_ticks.wrapping_add(other.idle_ticks);
+        self.steal_ticks = self.steal_ticks.wrapping_add(other.steal_ticks);
+        self.runs = self.runs.wrapping_add(other.runs);
+        // The times between first and last add up; when they began does not matter to a sum.
+        let lasted = other.seen.wrapping_sub(other.started);
+        self.seen = self.seen.wrapping_add(lasted);
     }
 
     /// Exits by reason, those that happened.
@@ -96,6 +129,7 @@ impl Counters {
         let all = self.seen.wrapping_sub(self.started);
         all.saturating_sub(self.root_ticks())
             .saturating_sub(self.idle_ticks)
+            .saturating_sub(self.steal_ticks)
     }
 
     /// Ticks in the hypervisor on the vCPU's behalf, the unseen ones included.
@@ -105,10 +139,16 @@ impl Counters {
             .saturating_add(self.total_exits().saturating_mul(UNSEEN_TICKS))
     }
 
-    /// Ticks halted.
+    /// Ticks without a CPU because there was nothing to do.
     #[must_use]
     pub const fn idle_ticks(&self) -> u64 {
         self.idle_ticks
+    }
+
+    /// Ticks without a CPU although there was something to do.
+    #[must_use]
+    pub const fn steal_ticks(&self) -> u64 {
+        self.steal_ticks
     }
 }
 
@@ -119,20 +159,30 @@ mod tests {
     #[test]
     fn ticks_go_where_they_were_spent() {
         let mut counters = Counters::default();
-        counters.enter(1_000, false);
+        counters.resume(1_000);
+        counters.enter(1_000);
         counters.count_exit(10);
         counters.count_root(3_000, 3_200);
         counters.leave(5_000);
-        counters.enter(5_100, true);
+        counters.suspend(5_100, true);
+        counters.resume(9_100);
+        counters.enter(9_300);
         counters.count_exit(52);
-        counters.leave(9_100);
-        counters.enter(9_300, false);
         counters.leave(9_400);
+        counters.suspend(9_450, false);
+        counters.resume(9_950);
+        counters.enter(10_000);
+        counters.leave(10_000);
         assert_eq!(counters.idle_ticks(), 4_000);
-        assert_eq!(counters.root_ticks(), 200 + 100 + 200 + 2 * UNSEEN_TICKS);
+        assert_eq!(counters.steal_ticks(), 500);
+        assert_eq!(counters.runs, 3);
+        assert_eq!(
+            counters.root_ticks(),
+            200 + 100 + 200 + 50 + 50 + 2 * UNSEEN_TICKS
+        );
         assert_eq!(
             counters.guest_ticks(),
-            8_400 - 4_000 - counters.root_ticks()
+            9_000 - 4_000 - 500 - counters.root_ticks()
         );
         assert_eq!(
             counters.exits().collect::<Vec<_>>(),
@@ -143,10 +193,11 @@ mod tests {
     #[test]
     fn preparing_an_entry_twice_counts_no_tick_twice() {
         let mut counters = Counters::default();
-        counters.enter(100, false);
+        counters.resume(100);
+        counters.enter(100);
         counters.leave(200);
-        counters.enter(250, false);
-        counters.enter(300, false);
+        counters.enter(250);
+        counters.enter(300);
         assert_eq!(counters.root_ticks(), 100);
     }
 

@@ -16,6 +16,8 @@ pub(super) const RFLAGS_IF: u64 = 1 << 9;
 const RFLAGS_RF: u64 = 1 << 16;
 /// Blocking by STI and by MOV SS, in the interruptibility state.
 pub(super) const BLOCKED_BY_STI_OR_MOV_SS: u32 = 0b11;
+/// Single step, among the pending debug exceptions.
+const PENDING_BS: u64 = 1 << 14;
 /// Blocking by NMI, in the interruptibility state.
 const BLOCKED_BY_NMI: u32 = 1 << 3;
 
@@ -106,6 +108,12 @@ pub(super) fn is_open<C: Cpu>(cpu: &C) -> bool {
         && cpu.read(field::GUEST_INTERRUPTIBILITY) & BLOCKED_BY_STI_OR_MOV_SS == 0
 }
 
+/// Whether the guest takes an NMI at its next instruction.
+pub(super) fn takes_nmi<C: Cpu>(cpu: &C) -> bool {
+    let blocked = BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS;
+    cpu.read(field::GUEST_INTERRUPTIBILITY) & blocked == 0
+}
+
 impl Vcpu {
     /// Keeps the interrupt or NMI whose delivery the exit interrupted for later: unlike an exception, nothing raises
     /// it again.
@@ -158,8 +166,7 @@ impl Vcpu {
     }
 
     fn deliver_nmi<C: Cpu>(&mut self, cpu: &mut C) {
-        let blocked = BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS;
-        if !entry_is_taken(cpu) && cpu.read(field::GUEST_INTERRUPTIBILITY) & blocked == 0 {
+        if !entry_is_taken(cpu) && takes_nmi(cpu) {
             cpu.write(field::ENTRY_INTERRUPTION_INFO, Interruption::nmi().0);
             self.nmi_pending = false;
         }
@@ -251,6 +258,12 @@ fn retire_debugged<C: Cpu>(cpu: &mut C, flags: u64, length: u32) {
     }
 }
 
+/// Whether a debug trap is on its way, which a halted guest wakes for.
+pub(super) fn debug_trap_waits<C: Cpu>(cpu: &C) -> bool {
+    const ENABLED_BREAKPOINT: u64 = 1 << 12;
+    cpu.read(field::GUEST_PENDING_DEBUG).0 & (PENDING_BS | ENABLED_BREAKPOINT) != 0
+}
+
 /// A single step that trapped in an interrupt shadow stays pending: VM entry demands it there
 /// (Intel SDM vol. 3C, "Checks on Guest Non-Register State"), and what is injected takes its place.
 pub(super) fn keep_single_step<C: Cpu>(cpu: &mut C) {
@@ -263,7 +276,6 @@ pub(super) fn keep_single_step<C: Cpu>(cpu: &mut C) {
 /// The trap that a single-stepped instruction raises after it, which the CPU does not see us emulate.
 fn single_step<C: Cpu>(cpu: &mut C) {
     const DEBUGCTL_BTF: u64 = 1 << 1;
-    const PENDING_BS: u64 = 1 << 14;
     if cpu.read(field::GUEST_DEBUGCTL) & DEBUGCTL_BTF == 0 {
         let pending = cpu.read(field::GUEST_PENDING_DEBUG).0;
         cpu.write(field::GUEST_PENDING_DEBUG, Natural(pending | PENDING_BS));

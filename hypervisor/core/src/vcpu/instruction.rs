@@ -1,13 +1,12 @@
 //! Instructions that exit because their answer is the hypervisor's: CPUID, the MSR pair, XSETBV, VMCALL.
 
 use super::registers::{self, GprIndex, Gprs};
-use super::{Cpu, Step, Vcpu, control_register};
+use super::{Cpu, DeviceAccess, Step, Vcpu, control_register};
 use crate::apic::{ApicEffect, Reg};
 use crate::cpuid::{CpuidDynamic, CpuidResult};
 use crate::fault::{GuestFault, StopReason};
 use crate::hypercall;
 use crate::msr::{self, MsrEffect};
-use crate::vcpu::devices::Devices;
 use crate::vmx::field;
 
 /// Puts a CPUID answer into the registers.
@@ -33,7 +32,7 @@ impl Vcpu {
         let leaf = gprs.get(GprIndex::RAX) as u32;
         let subleaf = gprs.get(GprIndex::RCX) as u32;
         answer_cpuid(gprs, &self.cpuid.lookup(leaf, subleaf, &dynamic));
-        Ok(Step::Next)
+        Ok(Step::NEXT)
     }
 
     /// CPUID where neither subleaf nor guest state matters; false where they do.
@@ -72,15 +71,15 @@ impl Vcpu {
         let value = msr::read(number, &self.msrs, &self.apic, self.guest_tsc(now))?;
         registers::set_low(gprs, GprIndex::RAX, value as u32);
         registers::set_low(gprs, GprIndex::RDX, (value >> 32) as u32);
-        Ok(Step::Next)
+        Ok(Step::NEXT)
     }
 
     #[inline(always)]
-    pub(super) fn wrmsr<C: Cpu>(
+    pub(super) fn wrmsr<C: Cpu, D: DeviceAccess>(
         &mut self,
         cpu: &mut C,
         gprs: &Gprs,
-        devices: &mut Devices,
+        devices: &mut D,
         now: u64,
     ) -> Result<Step, GuestFault> {
         let number = gprs.get(GprIndex::RCX) as u32;
@@ -92,7 +91,7 @@ impl Vcpu {
             MsrEffect::Apic(ApicEffect::Disabled) if self.hardware_delivery => {
                 return Err(GuestFault::Stop(StopReason::ApicDisabled));
             }
-            MsrEffect::Apic(effect) => self.apply_effect(devices, effect, now),
+            MsrEffect::Apic(effect) => self.apply_effect(cpu, devices, effect, now),
             MsrEffect::TscStepped(delta) => {
                 self.tsc_offset = self.tsc_offset.wrapping_add(delta);
                 cpu.write(field::TSC_OFFSET, self.tsc_offset);
@@ -101,7 +100,7 @@ impl Vcpu {
             MsrEffect::SetPat(pat) => cpu.write(field::GUEST_PAT, pat),
             MsrEffect::SetEfer(value) => control_register::write_efer(cpu, value)?,
         }
-        Ok(Step::Next)
+        Ok(Step::NEXT)
     }
 
     pub(super) fn xsetbv<C: Cpu>(&mut self, cpu: &mut C, gprs: &Gprs) -> Result<Step, GuestFault> {
@@ -111,7 +110,7 @@ impl Vcpu {
         let value = self.cpuid.validate_xcr0(registers::edx_eax(gprs))?;
         self.xcr0 = value.bits();
         cpu.set_xcr0(self.xcr0);
-        Ok(Step::Next)
+        Ok(Step::NEXT)
     }
 
     #[inline(always)]
@@ -123,9 +122,10 @@ impl Vcpu {
     }
 
     /// A write to an APIC register that the CPU virtualised up to the page but not beyond.
-    pub(super) fn apic_write(
+    pub(super) fn apic_write<C: Cpu, D: DeviceAccess>(
         &mut self,
-        devices: &mut Devices,
+        cpu: &mut C,
+        devices: &mut D,
         offset: u16,
         now: u64,
     ) -> Result<Step, GuestFault> {
@@ -134,7 +134,7 @@ impl Vcpu {
         let effect =
             self.apic
                 .write_msr(0x800 + u32::from(register.0), value, self.guest_tsc(now))?;
-        self.apply_effect(devices, effect, now);
-        Ok(Step::Same)
+        self.apply_effect(cpu, devices, effect, now);
+        Ok(Step::SAME)
     }
 }

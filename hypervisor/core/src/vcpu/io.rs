@@ -1,28 +1,28 @@
 //! Port accesses: to the VM's devices, or to nothing. An unclaimed port reads as all ones and swallows writes, as on
 //! a PC bus; every port exits, so no host device is reachable.
 
-use super::devices::{Devices, PortOutcome};
 use super::registers::{GprIndex, Gprs, RDI, RSI};
-use super::{Cpu, Step, Vcpu, event, linear};
+use super::{Action, Cpu, CpuBus, DeviceAccess, Step, Vcpu, event, linear};
 use crate::addr::Gva;
+use crate::device::board::PortOutcome;
 use crate::fault::{GuestFault, StopReason};
 use crate::vmx::exit::IoAccess;
 use crate::vmx::field;
 
 impl Vcpu {
     #[inline(always)]
-    pub(super) fn io<C: Cpu>(
+    pub(super) fn io<C: Cpu, D: DeviceAccess>(
         &mut self,
         cpu: &mut C,
         gprs: &mut Gprs,
-        devices: &mut Devices,
+        devices: &mut D,
         access: IoAccess,
     ) -> Result<Step, GuestFault> {
         if access.string {
             return self.string_io(cpu, gprs, devices, access);
         }
         let outcome = if access.input {
-            let (value, outcome) = devices.read_port(access.port, access.size);
+            let (value, outcome) = Self::read_port(cpu, devices, access);
             let rax = gprs.get(GprIndex::RAX);
             let merged = match access.size {
                 1 => (rax & !0xff) | u64::from(value & 0xff),
@@ -32,27 +32,42 @@ impl Vcpu {
             gprs.set(GprIndex::RAX, merged);
             outcome
         } else {
-            devices.write_port(access.port, access.size, gprs.get(GprIndex::RAX) as u32)
+            let value = gprs.get(GprIndex::RAX) as u32;
+            Self::write_port(cpu, devices, access, value)
         };
-        self.after_port(devices, outcome)
+        Self::after_port(outcome)
     }
 
     #[inline(always)]
-    fn after_port(
-        &mut self,
-        devices: &mut Devices,
-        outcome: PortOutcome,
-    ) -> Result<Step, GuestFault> {
+    fn read_port<C: Cpu, D: DeviceAccess>(
+        cpu: &mut C,
+        devices: &mut D,
+        access: IoAccess,
+    ) -> (u32, PortOutcome) {
+        let now = cpu.tsc();
+        devices.with(|devices| devices.read_port(access.port, access.size, now, &mut CpuBus(cpu)))
+    }
+
+    #[inline(always)]
+    fn write_port<C: Cpu, D: DeviceAccess>(
+        cpu: &mut C,
+        devices: &mut D,
+        access: IoAccess,
+        value: u32,
+    ) -> PortOutcome {
+        let now = cpu.tsc();
+        devices.with(|devices| {
+            devices.write_port(access.port, access.size, value, now, &mut CpuBus(cpu))
+        })
+    }
+
+    #[inline(always)]
+    fn after_port(outcome: PortOutcome) -> Result<Step, GuestFault> {
         match outcome {
-            PortOutcome::Nothing => Ok(Step::Next),
-            PortOutcome::Uart => {
-                self.lines_changed(devices);
-                Ok(if devices.wants_draining() {
-                    Step::NextPoll
-                } else {
-                    Step::Next
-                })
-            }
+            PortOutcome::Nothing => Ok(Step::NEXT),
+            PortOutcome::ConsoleOutput => Ok(Step::Next(Action::Poll)),
+            PortOutcome::Transmit(nic) => Ok(Step::Next(Action::Transmit(nic))),
+            PortOutcome::Again => Ok(Step::Same(Action::Leave)),
             PortOutcome::PowerOff => Err(GuestFault::Stop(StopReason::PowerOff)),
             PortOutcome::Reset => Err(GuestFault::Stop(StopReason::Reset)),
         }
@@ -60,11 +75,11 @@ impl Vcpu {
 
     /// One iteration of INS or OUTS; a REP prefix exits again until its count is used up
     /// (Intel SDM vol. 3C, "Information for VM Exits Due to Instruction Execution").
-    fn string_io<C: Cpu>(
+    fn string_io<C: Cpu, D: DeviceAccess>(
         &mut self,
         cpu: &mut C,
         gprs: &mut Gprs,
-        devices: &mut Devices,
+        devices: &mut D,
         access: IoAccess,
     ) -> Result<Step, GuestFault> {
         const RFLAGS_DF: u64 = 1 << 10;
@@ -78,7 +93,7 @@ impl Vcpu {
         let kept = |old: u64| if mask == 0xffff { old & !mask } else { 0 };
         let count = gprs.get(GprIndex::RCX);
         if access.repeat && count & mask == 0 {
-            return Ok(Step::Next);
+            return Ok(Step::NEXT);
         }
         let at = Gva(cpu.read(field::GUEST_LINEAR_ADDRESS).0);
         let size = usize::from(access.size);
@@ -88,7 +103,7 @@ impl Vcpu {
             if let Err(fault) = linear::probe_write(cpu, at, size) {
                 return self.page_fault(cpu, fault);
             }
-            let (value, outcome) = devices.read_port(access.port, access.size);
+            let (value, outcome) = Self::read_port(cpu, devices, access);
             bytes = value.to_le_bytes();
             if let Err(fault) = linear::write(cpu, at, bytes.get(..size).unwrap_or_default()) {
                 return self.page_fault(cpu, fault);
@@ -98,8 +113,11 @@ impl Vcpu {
             if let Err(fault) = linear::read(cpu, at, bytes.get_mut(..size).unwrap_or_default()) {
                 return self.page_fault(cpu, fault);
             }
-            devices.write_port(access.port, access.size, u32::from_le_bytes(bytes))
+            Self::write_port(cpu, devices, access, u32::from_le_bytes(bytes))
         };
+        if outcome == PortOutcome::Again {
+            return Self::after_port(outcome);
+        }
         let index = if access.input { RDI } else { RSI };
         let step = if cpu.read(field::GUEST_RFLAGS).0 & RFLAGS_DF != 0 {
             (access.size as u64).wrapping_neg()
@@ -108,13 +126,13 @@ impl Vcpu {
         };
         let moved = gprs.get(index);
         gprs.set(index, kept(moved) | (moved.wrapping_add(step) & mask));
-        let finished = self.after_port(devices, outcome)?;
+        let finished = Self::after_port(outcome)?;
         if access.repeat {
             let left = count.wrapping_sub(1) & mask;
             gprs.set(GprIndex::RCX, kept(count) | left);
             if left != 0 {
                 event::advance_by(cpu, 0);
-                return Ok(Step::Same);
+                return Ok(Step::SAME);
             }
         }
         Ok(finished)
@@ -129,7 +147,7 @@ impl Vcpu {
         match fault {
             linear::LinearFault::Page { at, code } => {
                 event::inject_page_fault(cpu, at.0, code);
-                Ok(Step::Same)
+                Ok(Step::SAME)
             }
             linear::LinearFault::NotCanonical => Err(GuestFault::GP0),
             linear::LinearFault::NoMemory(gpa, write) => {

@@ -1,20 +1,20 @@
 //! EPT violations: an access to a device register is carried out, anything else ends the VM.
 
-use super::devices::Devices;
 use super::registers::{GprIndex, Gprs};
-use super::{Cpu, Step, Vcpu, event, linear};
+use super::{Action, Cpu, CpuBus, DeviceAccess, Step, Vcpu, event, linear};
 use crate::addr::{FRAME_SIZE, Gva};
+use crate::device::board::{Devices, PortOutcome};
 use crate::fault::{GuestFault, StopReason};
 use crate::insn::{self, CpuMode, MAX_LENGTH, Operation};
 use crate::vmx::exit::EptViolation;
 use crate::vmx::field;
 
 impl Vcpu {
-    pub(super) fn ept_violation<C: Cpu>(
+    pub(super) fn ept_violation<C: Cpu, D: DeviceAccess>(
         &mut self,
         cpu: &mut C,
         gprs: &mut Gprs,
-        devices: &mut Devices,
+        devices: &mut D,
         violation: EptViolation,
     ) -> Result<Step, GuestFault> {
         let EptViolation {
@@ -27,13 +27,13 @@ impl Vcpu {
         if fetch {
             return Err(GuestFault::Stop(StopReason::ExecutedOutsideMemory { gpa }));
         }
-        if !Devices::owns(gpa) || !translated {
+        if !translated || !Devices::owns(gpa) {
             return Err(GuestFault::Stop(StopReason::OutsideMemory { gpa, write }));
         }
         // What the violation interrupted is delivered first; the access happens again afterwards.
         event::reinject_interrupted(cpu);
         if event::entry_is_taken(cpu) {
-            return Ok(Step::Same);
+            return Ok(Step::SAME);
         }
         let mut bytes = [0; MAX_LENGTH];
         let fetched = match fetch_instruction(cpu, &mut bytes) {
@@ -43,22 +43,30 @@ impl Vcpu {
         let undecoded = GuestFault::Stop(StopReason::UndecodedAccess { gpa });
         let insn = insn::decode(fetched, linear::code_mode(cpu)).map_err(|_| undecoded)?;
         gprs.set(GprIndex::RSP, cpu.read(field::GUEST_RSP).0);
+        let size = insn.width.bytes() as u8;
+        let mut outcome = PortOutcome::Nothing;
         match gprs.store_value(&insn) {
             Some(value) => {
-                devices.write_register(gpa, value as u32, &mut self.apic);
-                self.nmi_pending |= devices.take_nmi();
-                self.attention = true;
+                outcome = devices
+                    .with(|devices| devices.write_register(gpa, size, value, &mut CpuBus(cpu)));
             }
             None => {
-                let value = devices.read_register(gpa);
-                gprs.complete_load(&insn, value.into());
+                let value = devices.with(|devices| devices.read_register(gpa, size));
+                gprs.complete_load(&insn, value);
                 if matches!(insn.operation, Operation::Load { .. }) {
                     cpu.write(field::GUEST_RSP, field::Natural(gprs.get(GprIndex::RSP)));
                 }
             }
         }
+        if outcome == PortOutcome::Again {
+            return Ok(Step::Same(Action::Leave));
+        }
         event::advance_by(cpu, insn.length.into());
-        Ok(Step::Same)
+        Ok(match outcome {
+            PortOutcome::ConsoleOutput => Step::Same(Action::Poll),
+            PortOutcome::Transmit(nic) => Step::Same(Action::Transmit(nic)),
+            _ => Step::SAME,
+        })
     }
 }
 

@@ -8,7 +8,9 @@
 //! |---|---|
 //! | [`registers`], [`control_register`] | general registers; CR0, CR4 and EFER |
 //! | [`event`](self) | injection, interrupt and NMI windows, skipping an instruction |
-//! | `schedule` | timers, looks at the console, waking and halting |
+//! | `schedule` | timers, giving the CPU back, waking and halting |
+//! | [`mail`] | what other CPUs do to the vCPU |
+//! | `startup` | INIT and start-up interrupts |
 //! | `interrupt` | what APIC register writes and device lines set off |
 //! | `instruction` | CPUID, RDMSR, WRMSR, XSETBV, VMCALL, HLT |
 //! | `io` | port accesses, strings included |
@@ -17,21 +19,24 @@
 
 pub mod control_register;
 pub mod counters;
-pub mod devices;
 mod event;
 mod instruction;
 mod interrupt;
 mod io;
 mod linear;
+pub mod mail;
 mod mmio;
 pub mod registers;
 mod schedule;
+mod startup;
 #[cfg(test)]
 mod tests;
 
 use crate::addr::{Gpa, Gva};
 use crate::apic::LocalApic;
+use crate::bus::{GuestRam, Signal, Signals};
 use crate::cpuid::CpuidTable;
+use crate::device::board::Devices;
 use crate::fault::{GuestFault, StopReason};
 use crate::msr::MsrState;
 use crate::vmx::capability::Negotiated;
@@ -39,11 +44,11 @@ use crate::vmx::controls::Primary;
 use crate::vmx::exit::{self, CrAccess, Exit, Interruption};
 use crate::vmx::field::{self, VmcsAccess};
 use counters::Counters;
-use devices::Devices;
+use mail::Mail;
 use registers::{GprIndex, Gprs};
 
-/// What handling an exit can do to the processor and to guest memory.
-pub trait Cpu: VmcsAccess {
+/// What handling an exit can do to the processor, to guest memory, and to the vCPUs of the VM.
+pub trait Cpu: VmcsAccess + Signals {
     /// The host's time-stamp counter.
     fn tsc(&self) -> u64;
     /// Loads XCR0 with a value that [`CpuidTable::validate_xcr0`] accepted.
@@ -60,6 +65,37 @@ pub trait Cpu: VmcsAccess {
     fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool;
     /// Copies to guest memory from a physical address on; false where there is none.
     fn write_guest(&mut self, gpa: Gpa, bytes: &[u8]) -> bool;
+    /// What the vCPU signalled to itself since the last call, or its devices did on its behalf.
+    fn take_own_mail(&mut self) -> Option<Mail>;
+}
+
+/// A [`Cpu`] as device models see it.
+pub struct CpuBus<'a, C>(pub &'a mut C);
+
+impl<C: Cpu> GuestRam for CpuBus<'_, C> {
+    fn read(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool {
+        self.0.read_guest(gpa, bytes)
+    }
+
+    fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
+        self.0.write_guest(gpa, bytes)
+    }
+}
+
+impl<C: Cpu> Signals for CpuBus<'_, C> {
+    fn vcpus(&self) -> u32 {
+        self.0.vcpus()
+    }
+
+    fn signal(&mut self, to: u32, signal: Signal) {
+        self.0.signal(to, signal);
+    }
+}
+
+/// The devices of the vCPU's VM, which its vCPUs share: the shell has them behind a lock.
+pub trait DeviceAccess {
+    /// Works on the devices, alone.
+    fn with<T>(&mut self, work: impl FnOnce(&mut Devices) -> T) -> T;
 }
 
 /// What the shell does after an exit was handled.
@@ -68,8 +104,14 @@ pub trait Cpu: VmcsAccess {
 pub enum Action {
     /// Enter the guest again.
     Resume,
-    /// Move console bytes, look for typed ones, then [`Vcpu::prepare_entry`] and enter again.
+    /// Give the CPU back: the vCPU waits, its time is over, or another CPU wants something.
+    Leave,
+    /// Move the console bytes that wait, then [`Vcpu::prepare_entry`].
     Poll,
+    /// Take frames from this network card, then [`Vcpu::prepare_entry`].
+    Transmit(u8),
+    /// An NMI of the host's arrived; give the CPU back.
+    HostNmi,
     /// The VM is over.
     Stop(StopReason),
     /// A machine check arrived while the guest ran: the machine is not to be trusted any further.
@@ -88,17 +130,43 @@ pub enum Plain {
     Other,
 }
 
-/// What became of the instruction that exited.
+/// What became of the instruction that exited, and what the shell does then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
     /// It is done: skip it.
-    Next,
+    Next(Action),
     /// It waits, done, for an interrupt.
     Halt,
-    /// It runs again, or there was none.
-    Same,
-    /// It is done, and console bytes may wait.
-    NextPoll,
+    /// It runs again, there was none, or it was skipped already.
+    Same(Action),
+}
+
+impl Step {
+    const NEXT: Self = Self::Next(Action::Resume);
+    const SAME: Self = Self::Same(Action::Resume);
+}
+
+/// What a vCPU does when its CPU has time for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Activity {
+    /// It runs.
+    Active,
+    /// It waits for an interrupt.
+    Halted,
+    /// It waits for a start-up interrupt.
+    WaitForSipi,
+}
+
+/// Whether the vCPU can be entered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Readiness {
+    /// It can.
+    Enter,
+    /// It could, but its time is over.
+    TimeIsOver,
+    /// It waits for something.
+    Waiting,
 }
 
 /// One vCPU.
@@ -117,16 +185,14 @@ pub struct Vcpu {
     controls: Negotiated,
     /// The primary controls, which windows change.
     primary: Primary,
-    /// Host TSC at which something is due: the APIC timer or a look at the console.
+    /// Host TSC at which something is due: the APIC timer or the end of the vCPU's time.
     wake_at: u64,
-    /// Host TSC at which the console is looked at next.
-    poll_at: u64,
-    /// Host TSC ticks between looks at the console.
-    poll_every: u64,
+    /// Host TSC at which its CPU is to be given back.
+    leave_at: u64,
     /// Something may be pending: look before the next entry.
     attention: bool,
     nmi_pending: bool,
-    halted: bool,
+    activity: Activity,
     /// The processor delivers virtual interrupts by itself.
     hardware_delivery: bool,
     /// Vectors whose end exits under hardware delivery, as the VMCS has them.
@@ -145,8 +211,6 @@ pub struct VcpuSetup {
     pub msrs: MsrState,
     /// Control words.
     pub controls: Negotiated,
-    /// Host TSC ticks between looks at the console.
-    pub poll_every: u64,
     /// Added to the host's TSC.
     pub tsc_offset: u64,
 }
@@ -164,11 +228,10 @@ impl Vcpu {
             controls: setup.controls,
             primary: Primary::from_bits_retain(setup.controls.primary),
             wake_at: 0,
-            poll_at: 0,
-            poll_every: setup.poll_every,
+            leave_at: 0,
             attention: false,
             nmi_pending: false,
-            halted: false,
+            activity: Activity::Active,
             hardware_delivery: setup.controls.apicv(),
             eoi_exits: [0; 4],
             tsc_offset: setup.tsc_offset,
@@ -226,11 +289,11 @@ impl Vcpu {
 
     /// Handles the exit noted last, which happened at host TSC `start`, and prepares the next entry.
     #[inline]
-    pub fn handle_exit<C: Cpu>(
+    pub fn handle_exit<C: Cpu, D: DeviceAccess>(
         &mut self,
         cpu: &mut C,
         gprs: &mut Gprs,
-        devices: &mut Devices,
+        devices: &mut D,
         reason: u32,
         start: u64,
     ) -> Action {
@@ -242,19 +305,19 @@ impl Vcpu {
             Exit::Io(access) => self.io(cpu, gprs, devices, access),
             Exit::Vmcall => {
                 Self::vmcall(cpu, gprs);
-                Ok(Step::Next)
+                Ok(Step::NEXT)
             }
-            Exit::Hlt => self.halt(cpu, devices),
+            Exit::Hlt => Ok(Step::Halt),
             Exit::PreemptionTimer
             | Exit::InterruptWindow
             | Exit::NmiWindow
             | Exit::TprBelowThreshold => {
                 self.attention = true;
-                Ok(Step::Same)
+                Ok(Step::SAME)
             }
             Exit::ExternalInterrupt(_) => {
                 cpu.end_host_interrupt();
-                Ok(Step::Same)
+                Ok(Step::Same(Action::Leave))
             }
             Exit::Exception(event) => match self.exception(cpu, event) {
                 Some(step) => Ok(step),
@@ -264,13 +327,14 @@ impl Vcpu {
             Exit::Cr(access) => self.control_register(cpu, gprs, access),
             Exit::Xsetbv => self.xsetbv(cpu, gprs),
             Exit::VirtualEoi(vector) => {
-                self.end_of_level(devices, vector);
-                Ok(Step::Same)
+                Self::end_of_level(cpu, devices, vector);
+                self.attention = true;
+                Ok(Step::SAME)
             }
-            Exit::ApicWrite(offset) => self.apic_write(devices, offset, start),
+            Exit::ApicWrite(offset) => self.apic_write(cpu, devices, offset, start),
             // Nothing passed through needs the caches written back: no device of a guest reads memory
             // behind their back.
-            Exit::Invd | Exit::Wbinvd => Ok(Step::Next),
+            Exit::Invd | Exit::Wbinvd => Ok(Step::NEXT),
             Exit::Rdpmc => Err(GuestFault::GP0),
             // CPUID shows none of these.
             Exit::Vmx(_) | Exit::Monitor | Exit::Mwait => Err(GuestFault::Ud),
@@ -284,40 +348,66 @@ impl Vcpu {
                 Err(GuestFault::Stop(StopReason::UnexpectedExit(reason)))
             }
         };
-        let mut action = Action::Resume;
-        match step {
-            Ok(Step::Next) => event::advance(cpu),
-            Ok(Step::NextPoll) => {
+        let action = match step {
+            Ok(Step::Next(action)) => {
                 event::advance(cpu);
-                action = Action::Poll;
+                action
             }
             Ok(Step::Halt) => {
                 event::advance(cpu);
-                self.halted = true;
+                self.activity = Activity::Halted;
                 self.attention = true;
+                Action::Resume
             }
-            Ok(Step::Same) => {}
+            Ok(Step::Same(action)) => action,
             Err(GuestFault::Stop(reason)) => return Action::Stop(reason),
             Err(fault) => {
                 self.counters.faults += 1;
                 event::inject_fault(cpu, fault);
+                Action::Resume
             }
+        };
+        if let Some(mail) = cpu.take_own_mail() {
+            self.receive(cpu, gprs, mail);
         }
-        if self.prepare_entry(cpu) {
-            action
-        } else {
-            Action::Poll
+        match self.prepare_entry(cpu) {
+            Readiness::Enter => action,
+            // What a device asked for is done before the CPU is given back.
+            _ if matches!(action, Action::Resume) => Action::Leave,
+            _ => action,
         }
     }
 
-    /// HLT. With interrupts off, no single step on its way and no NMI possible, nothing can wake the only vCPU of a VM.
-    fn halt<C: Cpu>(&self, cpu: &C, devices: &Devices) -> Result<Step, GuestFault> {
+    /// XCR0 as the guest set it.
+    #[must_use]
+    pub const fn xcr0(&self) -> u64 {
+        self.xcr0
+    }
+
+    /// What is added to the host's TSC to give the guest's.
+    #[must_use]
+    pub const fn tsc_offset(&self) -> u64 {
+        self.tsc_offset
+    }
+
+    /// What the vCPU does when its CPU has time for it.
+    #[must_use]
+    pub const fn activity(&self) -> Activity {
+        self.activity
+    }
+
+    /// Whether nothing but another vCPU or a device's NMI can wake the vCPU: it waits for a start-up interrupt, or it
+    /// halted with interrupts off, no single step on its way and no NMI pending.
+    pub fn is_deaf<C: Cpu>(&self, cpu: &C) -> bool {
         const WAKING: u64 = event::RFLAGS_IF | event::RFLAGS_TF;
-        let deaf = cpu.read(field::GUEST_RFLAGS).0 & WAKING == 0;
-        if deaf && !self.nmi_pending && !devices.can_send_nmi(&self.apic) {
-            return Err(GuestFault::Stop(StopReason::HaltedForGood));
+        match self.activity {
+            Activity::Active => false,
+            Activity::WaitForSipi => true,
+            Activity::Halted => {
+                cpu.read(field::GUEST_RFLAGS).0 & WAKING == 0
+                    && !(self.nmi_pending && event::takes_nmi(cpu))
+            }
         }
-        Ok(Step::Halt)
     }
 
     /// Host exceptions that reached us through the guest; `None` for a machine check.
@@ -330,7 +420,7 @@ impl Vcpu {
         if event.kind() == Interruption::NMI {
             // The host's NMI: counted by reason; what it interrupted goes on.
             event::reinject_interrupted(cpu);
-            return Some(Step::Same);
+            return Some(Step::Same(Action::HostNmi));
         }
         if event.vector() == MACHINE_CHECK {
             return None;
@@ -350,9 +440,7 @@ impl Vcpu {
             }
             _ => event::reflect(cpu, event),
         }
-        // A single step over HLT traps out of the halt.
-        self.attention |= self.halted;
-        Some(Step::Same)
+        Some(Step::SAME)
     }
 
     fn control_register<C: Cpu>(
@@ -380,7 +468,7 @@ impl Vcpu {
             // No control that makes other accesses exit is on.
             _ => return Err(GuestFault::Stop(StopReason::UnexpectedExit(28))),
         }
-        Ok(Step::Next)
+        Ok(Step::NEXT)
     }
 
     /// Where the guest's instruction pointer is, for reports.

@@ -1,11 +1,7 @@
-//! When a vCPU is left next, and what the next entry takes along: timers, looks at the console, waking and halting.
+//! When a vCPU gives its CPU back, and what the next entry takes along: timers, waking and halting.
 
-use super::{Cpu, Vcpu, event};
+use super::{Activity, Cpu, Readiness, Vcpu, event};
 use crate::vmx::field;
-
-/// Guest activity state HLT (Intel SDM vol. 3C, "Guest Non-Register State").
-const ACTIVITY_HLT: u32 = 1;
-const ACTIVITY_ACTIVE: u32 = 0;
 
 /// Host TSC ticks that the guest runs after its timer expired before it can expire again: a periodic timer faster
 /// than an exit would otherwise have the guest leave before its first instruction, for ever. A handler
@@ -13,21 +9,36 @@ const ACTIVITY_ACTIVE: u32 = 0;
 const MIN_PERIOD: u64 = 2_000;
 
 impl Vcpu {
-    /// Brings timers up to date, delivers what is pending and sets the preemption timer. False where a
-    /// look at the console is due first; call again after it.
+    /// Gives the vCPU its CPU from host TSC `now` on until `leave_at`.
+    pub fn begin(&mut self, now: u64, leave_at: u64) {
+        self.leave_at = leave_at;
+        self.rearm(now);
+        self.counters.resume(now);
+    }
+
+    /// Notes that its CPU was given back at host TSC `now`.
+    pub fn end(&mut self, now: u64) {
+        let waits = self.activity != Activity::Active;
+        self.counters.suspend(now, waits);
+    }
+
+    /// Brings timers up to date, delivers what is pending and sets the preemption timer.
     #[inline(always)]
-    pub fn prepare_entry<C: Cpu>(&mut self, cpu: &mut C) -> bool {
+    pub fn prepare_entry<C: Cpu>(&mut self, cpu: &mut C) -> Readiness {
         let now = cpu.tsc();
-        let mut on_time = true;
+        let mut readiness = Readiness::Enter;
         if now >= self.wake_at {
-            on_time = self.wake(now);
+            readiness = self.wake(now);
         }
         if self.attention {
             self.attend(cpu);
         }
+        if self.activity != Activity::Active {
+            return Readiness::Waiting;
+        }
         self.set_timer(cpu, now);
-        self.counters.enter(now, self.halted);
-        on_time
+        self.counters.enter(now);
+        readiness
     }
 
     /// Has the guest left again when something is due. Times beyond the timer's 32 bits wake early, for nothing.
@@ -40,13 +51,9 @@ impl Vcpu {
         );
     }
 
-    /// Runs what is due at `now`; false where that includes a look at the console.
+    /// Runs what is due at `now`.
     #[cold]
-    fn wake(&mut self, now: u64) -> bool {
-        let poll = now >= self.poll_at;
-        if poll {
-            self.poll_at = now.saturating_add(self.poll_every);
-        }
+    fn wake(&mut self, now: u64) -> Readiness {
         let expired = self
             .apic
             .next_deadline()
@@ -59,33 +66,41 @@ impl Vcpu {
         if expired {
             self.wake_at = self.wake_at.max(now.saturating_add(MIN_PERIOD));
         }
-        !poll
+        if now >= self.leave_at {
+            Readiness::TimeIsOver
+        } else {
+            Readiness::Enter
+        }
+    }
+
+    /// Host TSC at which the vCPU's timer is due, from what it is at `now`.
+    #[must_use]
+    pub fn next_timer(&self, now: u64) -> Option<u64> {
+        let deadline = self.apic.next_deadline()?;
+        Some(now.saturating_add(deadline.saturating_sub(self.guest_tsc(now))))
     }
 
     /// Recomputes when something is due next.
     pub(super) fn rearm(&mut self, now: u64) {
-        let timer = self.apic.next_deadline().map_or(u64::MAX, |deadline| {
-            now.saturating_add(deadline.saturating_sub(self.guest_tsc(now)))
-        });
-        self.wake_at = timer.min(self.poll_at);
+        let timer = self.next_timer(now).unwrap_or(u64::MAX);
+        self.wake_at = timer.min(self.leave_at);
     }
 
-    /// Puts pending events into the next entry and wakes or halts the vCPU accordingly.
+    /// Puts pending events into the next entry and wakes the vCPU where one ends its halt.
     fn attend<C: Cpu>(&mut self, cpu: &mut C) {
         self.attention = false;
+        if self.activity == Activity::WaitForSipi {
+            return;
+        }
         self.deliver_pending(cpu);
-        if self.halted {
-            let woken = event::entry_is_taken(cpu)
+        let woken = self.activity == Activity::Halted
+            && (event::entry_is_taken(cpu)
+                || event::debug_trap_waits(cpu)
                 || (self.hardware_delivery
                     && event::is_open(cpu)
-                    && self.apic.highest_pending().is_some());
-            self.halted = !woken;
-            let activity = if self.halted {
-                ACTIVITY_HLT
-            } else {
-                ACTIVITY_ACTIVE
-            };
-            cpu.write(field::GUEST_ACTIVITY, activity);
+                    && self.apic.highest_pending().is_some()));
+        if woken {
+            self.activity = Activity::Active;
         }
     }
 }

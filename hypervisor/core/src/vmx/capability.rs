@@ -219,16 +219,20 @@ impl Negotiated {
         if msrs.misc & (1 << 6) == 0 {
             return Err(Missing::ActivityHlt);
         }
-        let pin = adjust(msrs.pin, PIN.bits(), PIN_DEFAULT1)
+        let (_, allowed_pin) = halves(msrs.pin);
+        let (_, allowed) = halves(msrs.secondary);
+        let apicv = wishes.apicv && APICV.bits() & !allowed == 0;
+        let posted = Pin::POSTED_INTERRUPTS.intersection(Pin::from_bits_retain(allowed_pin));
+        let wanted_pin = if apicv { PIN.union(posted) } else { PIN };
+        let pin = adjust(msrs.pin, wanted_pin.bits(), PIN_DEFAULT1)
             .map_err(|r| r.name("pin-based", |b| Missing::Pin(Pin::from_bits_retain(b))))?;
         let primary = adjust(msrs.primary, PRIMARY.bits(), PRIMARY_DEFAULT1).map_err(|r| {
             r.name("primary", |b| {
                 Missing::Primary(Primary::from_bits_retain(b))
             })
         })?;
-        let (_, allowed) = halves(msrs.secondary);
         let mut optional = OPTIONAL.intersection(Secondary::from_bits_retain(allowed));
-        if wishes.apicv && APICV.bits() & !allowed == 0 {
+        if apicv {
             optional |= APICV;
         }
         let secondary =
@@ -255,6 +259,12 @@ impl Negotiated {
             cr4_fixed0: msrs.cr4_fixed0,
             cr4_fixed1: msrs.cr4_fixed1,
         })
+    }
+
+    /// Whether the CPU takes interrupts that another CPU posted without an exit.
+    #[must_use]
+    pub const fn posts_interrupts(&self) -> bool {
+        self.pin & Pin::POSTED_INTERRUPTS.bits() != 0
     }
 
     /// Whether the CPU delivers virtual interrupts by itself.

@@ -8,15 +8,19 @@ const EPOCH: i64 = 719_468;
 
 /// A date and a time of day, in the ranges a clock shows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct DateTime {
-    pub(super) year: u16,
+pub struct DateTime {
+    /// 0 to 9999.
+    pub year: u16,
     /// 1 to 12.
-    pub(super) month: u8,
+    pub month: u8,
     /// 1 to 31.
-    pub(super) day: u8,
-    pub(super) hour: u8,
-    pub(super) minute: u8,
-    pub(super) second: u8,
+    pub day: u8,
+    /// 0 to 23.
+    pub hour: u8,
+    /// 0 to 59.
+    pub minute: u8,
+    /// 0 to 59.
+    pub second: u8,
 }
 
 impl DateTime {
@@ -46,7 +50,8 @@ impl DateTime {
     }
 
     /// Seconds since the start of 1970; none where there is no such date or time.
-    pub(super) const fn to_unix(self) -> Option<i64> {
+    #[must_use]
+    pub const fn to_unix(self) -> Option<i64> {
         if self.month < 1 || self.month > 12 || self.year > 9_999 {
             return None;
         }

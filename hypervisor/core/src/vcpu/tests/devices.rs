@@ -4,7 +4,7 @@ use super::machine::*;
 use super::mmio::{load, store};
 use super::ports::{inb, outb};
 use crate::platform::{COM1_BASE, COM1_GSI, IOAPIC_BASE};
-use crate::vcpu::Action;
+use crate::vcpu::{Action, Readiness};
 use crate::vmx::exit::Interruption;
 
 const LEVEL: u32 = 1 << 15;
@@ -53,13 +53,13 @@ fn a_typed_byte_interrupts_when_the_console_was_looked_at() {
     route(&mut machine, 0x34);
     assert_eq!(outb(&mut machine, COM1_BASE + 4, 8), Action::Resume);
     assert_eq!(outb(&mut machine, COM1_BASE + 1, 1), Action::Resume);
-    assert_eq!(machine.exit(reason::HLT), Action::Resume);
-    assert_eq!(machine.activity(), HALTED);
-    assert!(machine.devices.push_input(b'q'));
-    machine.vcpu.lines_changed(&mut machine.devices);
-    assert!(machine.vcpu.prepare_entry(&mut machine.cpu));
+    assert_eq!(machine.exit(reason::HLT), Action::Leave);
+    assert!(machine.is_halted());
+    assert!(machine.push_input(b'q'));
+    machine.route_interrupts();
+    assert_eq!(machine.run_again(), Readiness::Enter);
     assert_eq!(machine.injected(), Some(Interruption::external(0x34)));
-    assert_eq!(machine.activity(), 0);
+    assert!(!machine.is_halted());
 }
 
 #[test]

@@ -12,7 +12,7 @@ impl Machine {
         let flags = cpu.read(field::GUEST_RFLAGS).0;
         let blocking = cpu.read(field::GUEST_INTERRUPTIBILITY);
         let shadow = blocking & (BLOCKED_BY_STI | BLOCKED_BY_MOV_SS) != 0;
-        let halted = cpu.read(field::GUEST_ACTIVITY) == HALTED;
+        let halted = cpu.read(field::GUEST_ACTIVITY) != 0;
         if let Some(event) = self.injected() {
             let refused = self.refused_event(event, flags, blocking, halted);
             if refused.is_some() {

@@ -3,9 +3,10 @@
 
 use super::machine::*;
 use crate::apic::Trigger;
+use crate::bus::{Signal, Signals};
 use crate::insn::GprIndex;
 use crate::platform::{COM1_BASE, IOAPIC_BASE, POWER_SLEEP_CONTROL_PORT, RESET_PORT};
-use crate::vcpu::{Action, Plain};
+use crate::vcpu::{Action, Activity, Cpu, CpuBus, Plain, Readiness};
 use crate::vmx::exit::Interruption;
 use crate::vmx::field::{self, Natural};
 
@@ -80,7 +81,7 @@ fn shuffle_registers(machine: &mut Machine, random: &mut Random) {
 
 /// Guest state that a processor could have left behind.
 fn shuffle_guest(machine: &mut Machine, random: &mut Random) {
-    let halted = machine.activity() == HALTED;
+    let halted = machine.is_halted();
     let cpu = &mut machine.cpu;
     if random.one_in(3) && !halted {
         let interrupts = if random.one_in(2) { RFLAGS_IF } else { 0 };
@@ -149,7 +150,7 @@ fn shuffle_exit(machine: &mut Machine, random: &mut Random, reason: u32) {
     };
     let flags = machine.cpu.read(field::GUEST_RFLAGS).0;
     let shadow = machine.cpu.read(field::GUEST_INTERRUPTIBILITY) & 3;
-    let deliverable = flags & RFLAGS_IF != 0 && shadow == 0 && machine.activity() != HALTED;
+    let deliverable = flags & RFLAGS_IF != 0 && shadow == 0 && !machine.is_halted();
     let interrupted = match random.below(12) {
         0 if deliverable => Interruption::external(random.next() as u8).0,
         1 if deliverable => Interruption::nmi().0,
@@ -222,20 +223,18 @@ fn choose_reason(random: &mut Random) -> u32 {
 }
 
 /// Exits that can happen to a guest that does nothing.
-const WHILE_HALTED: [u32; 5] = [
-    reason::EXTERNAL_INTERRUPT,
-    reason::NMI_WINDOW,
-    reason::PREEMPTION_TIMER,
-    reason::PREEMPTION_TIMER,
-    reason::INTERRUPT_WINDOW,
-];
-
 /// What may end a halt: an interrupt from elsewhere, an NMI, a typed byte.
 fn wake(machine: &mut Machine, random: &mut Random) {
     match random.below(4) {
-        0 => machine.vcpu.nmi_pending = true,
-        1 | 2 => drop(machine.vcpu.apic.raise(random.next() as u8, Trigger::Edge)),
-        _ => machine.vcpu.lines_changed(&mut machine.devices),
+        0 => machine.cpu.signal(0, Signal::Nmi),
+        1 | 2 => {
+            let signal = Signal::Interrupt {
+                vector: random.next() as u8,
+                trigger: random.of(&[Trigger::Edge, Trigger::Level]),
+            };
+            machine.cpu.signal(0, signal);
+        }
+        _ => machine.route_interrupts(),
     }
 }
 
@@ -255,21 +254,28 @@ fn storm(mut fresh: impl FnMut() -> Machine, seed: u64, exits: u32) -> [u32; 4] 
     let mut machine = fresh();
     let [mut resumed, mut injected, mut halted, mut stopped] = [0; 4];
     for _ in 0..exits {
-        let halted_for_good = machine.activity() == HALTED && random.one_in(16);
+        let waits = machine.vcpu.activity() != Activity::Active;
+        let halted_for_good = waits && random.one_in(16);
         let apic_off = machine.apic_is_off() && random.one_in(64);
-        let ended = machine.activity() != HALTED
-            && random.one_in(500)
-            && !switch_apic_off(&mut machine, &mut random);
+        let ended = !waits && random.one_in(500) && !switch_apic_off(&mut machine, &mut random);
         if halted_for_good || apic_off || ended {
             // Some sleep for good: NMIs are blocked and interrupts disabled. Nor does an APIC that is off come back.
             machine = fresh();
         }
-        let reason = if machine.activity() == HALTED {
+        if machine.vcpu.activity() != Activity::Active {
             wake(&mut machine, &mut random);
-            random.of(&WHILE_HALTED)
-        } else {
-            choose_reason(&mut random)
-        };
+            if machine.vcpu.activity() == Activity::WaitForSipi {
+                machine.cpu.signal(0, Signal::Startup(random.next() as u8));
+            }
+            machine.cpu.tsc = machine.cpu.tsc.wrapping_add(random.below(20_000));
+            if machine.run_again() != Readiness::Enter {
+                continue;
+            }
+        }
+        if random.one_in(1000) {
+            machine.cpu.signal(0, Signal::Init);
+        }
+        let reason = choose_reason(&mut random);
         shuffle_guest(&mut machine, &mut random);
         shuffle_registers(&mut machine, &mut random);
         shuffle_exit(&mut machine, &mut random, reason);
@@ -279,11 +285,18 @@ fn storm(mut fresh: impl FnMut() -> Machine, seed: u64, exits: u32) -> [u32; 4] 
             _ => machine.cpu.tsc.wrapping_add(random.below(20_000)),
         };
         match exit(&mut machine, reason) {
-            Action::Resume | Action::Poll => {
+            Action::Resume
+            | Action::Leave
+            | Action::HostNmi
+            | Action::Poll
+            | Action::Transmit(_) => {
                 resumed += 1;
                 injected += u32::from(machine.injected().is_some());
-                halted += u32::from(machine.activity() == HALTED);
-                assert_eq!(machine.refusal(), None, "after exit reason {reason}");
+                let waits = machine.vcpu.activity() != Activity::Active;
+                halted += u32::from(waits);
+                if !waits {
+                    assert_eq!(machine.refusal(), None, "after exit reason {reason}");
+                }
             }
             Action::Stop(_) | Action::HostMachineCheck => {
                 stopped += 1;
@@ -308,15 +321,20 @@ fn exit(machine: &mut Machine, reason: u32) -> Action {
     } = machine;
     let action = match vcpu.handle_plain(cpu, gprs, noted, start) {
         Plain::Done => Action::Resume,
-        Plain::Due if vcpu.prepare_entry(cpu) => Action::Resume,
-        Plain::Due => Action::Poll,
+        Plain::Due => match vcpu.prepare_entry(cpu) {
+            Readiness::Enter => Action::Resume,
+            _ => Action::Leave,
+        },
         Plain::Other => vcpu.handle_exit(cpu, gprs, devices, noted, start),
     };
     if action == Action::Poll {
-        let _ = devices.take_output(&mut [0; 64]);
-        let _ = devices.push_input(b'x');
-        vcpu.lines_changed(devices);
-        while !vcpu.prepare_entry(cpu) {}
+        let _ = devices.take_output(&mut [0; 64], &mut CpuBus(cpu));
+        let _ = devices.push_input(b'x', &mut CpuBus(cpu));
+        devices.route_interrupts(&mut CpuBus(cpu));
+        if let Some(mail) = cpu.take_own_mail() {
+            vcpu.receive(cpu, gprs, mail);
+        }
+        let _ = vcpu.prepare_entry(cpu);
     }
     action
 }

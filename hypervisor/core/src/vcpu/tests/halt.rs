@@ -3,9 +3,9 @@
 use super::devices::route;
 use super::machine::*;
 use super::ports::outb;
-use crate::fault::StopReason;
+use crate::bus::{Signal, Signals};
 use crate::platform::COM1_BASE;
-use crate::vcpu::Action;
+use crate::vcpu::{Action, Readiness};
 use crate::vmx::exit::Interruption;
 use crate::vmx::field;
 
@@ -33,8 +33,8 @@ fn hlt_with_nothing_pending_halts_and_is_skipped() {
     let mut machine = Machine::new();
     let rip = machine.rip();
     machine.block(BLOCKED_BY_STI);
-    assert_eq!(machine.exit(reason::HLT), Action::Resume);
-    assert_eq!(machine.activity(), HALTED);
+    assert_eq!(machine.exit(reason::HLT), Action::Leave);
+    assert!(machine.is_halted());
     assert_eq!(machine.rip(), rip + 2);
     assert_eq!(machine.cpu.read(field::GUEST_INTERRUPTIBILITY), 0);
 }
@@ -48,93 +48,89 @@ fn hlt_after_sti_takes_the_pending_interrupt_and_never_halts() {
     machine.block(BLOCKED_BY_STI);
     assert_eq!(machine.exit(reason::HLT), Action::Resume);
     assert_eq!(machine.injected(), Some(Interruption::external(0x41)));
-    assert_eq!(machine.activity(), 0);
+    assert!(!machine.is_halted());
 }
 
 #[test]
-fn hlt_with_interrupts_off_waits_only_for_an_nmi() {
-    for mut machine in [Machine::new(), Machine::with_hardware_delivery()] {
-        machine.set_flags(0);
-        assert_eq!(
-            machine.exit(reason::HLT),
-            Action::Stop(StopReason::HaltedForGood)
-        );
-    }
+fn a_guest_halted_with_interrupts_off_is_deaf_to_all_but_an_nmi() {
     for mut machine in [Machine::new(), Machine::with_hardware_delivery()] {
         machine.set_flags(0);
         machine.vcpu.apic.raise(0x41, crate::apic::Trigger::Edge);
-        machine.vcpu.nmi_pending = true;
-        machine.block(BLOCKED_BY_NMI);
-        assert_eq!(machine.exit(reason::HLT), Action::Resume);
-        assert_eq!(machine.activity(), HALTED, "the interrupt is not taken");
-        assert_eq!(machine.injected(), None);
-        machine.block(0);
-        assert_eq!(machine.exit(reason::NMI_WINDOW), Action::Resume);
+        assert_eq!(machine.exit(reason::HLT), Action::Leave);
+        assert!(machine.vcpu.is_deaf(&machine.cpu));
+        assert_eq!(
+            machine.run_again(),
+            Readiness::Waiting,
+            "the interrupt is not taken"
+        );
+        machine.cpu.signal(0, Signal::Nmi);
+        assert_eq!(machine.run_again(), Readiness::Enter);
         assert_eq!(machine.injected(), Some(Interruption::nmi()));
-        assert_eq!(machine.activity(), 0);
+        assert!(!machine.is_halted());
     }
 }
 
 #[test]
-fn hlt_with_interrupts_off_waits_for_a_device_whose_line_is_an_nmi() {
+fn a_guest_halted_in_its_nmi_handler_is_deaf_to_a_further_one() {
+    let mut machine = Machine::new();
+    machine.set_flags(0);
+    machine.block(BLOCKED_BY_NMI);
+    machine.vcpu.nmi_pending = true;
+    assert_eq!(machine.exit(reason::HLT), Action::Leave);
+    assert!(machine.vcpu.is_deaf(&machine.cpu));
+    assert_eq!(machine.run_again(), Readiness::Waiting);
+    machine.set_flags(RFLAGS_IF);
+    assert!(!machine.vcpu.is_deaf(&machine.cpu));
+}
+
+#[test]
+fn a_device_whose_line_is_an_nmi_wakes_what_is_deaf_otherwise() {
     let nmi = 4 << 8;
     let masked = 1 << 16;
-    for (entry, expected) in [
-        (nmi, Action::Resume),
-        (nmi | masked, Action::Stop(StopReason::HaltedForGood)),
-        (0x34, Action::Stop(StopReason::HaltedForGood)),
-    ] {
+    for (entry, expected) in [(nmi, true), (nmi | masked, false), (0x34, false)] {
         let mut machine = Machine::new();
         route(&mut machine, entry);
         assert_eq!(outb(&mut machine, COM1_BASE + 4, 8), Action::Resume);
         assert_eq!(outb(&mut machine, COM1_BASE + 1, 1), Action::Resume);
         machine.set_flags(0);
-        assert_eq!(machine.exit(reason::HLT), expected, "{entry:#x}");
-        if expected == Action::Resume {
-            assert_eq!(machine.activity(), HALTED);
-            assert!(machine.devices.push_input(b'q'));
-            machine.vcpu.lines_changed(&mut machine.devices);
-            assert!(machine.vcpu.prepare_entry(&mut machine.cpu));
-            assert_eq!(machine.injected(), Some(Interruption::nmi()));
-            assert_eq!(machine.activity(), 0);
-        }
+        assert_eq!(machine.exit(reason::HLT), Action::Leave);
+        assert_eq!(machine.devices.can_send_nmi(1), expected, "{entry:#x}");
+        assert!(machine.push_input(b'q'));
+        machine.route_interrupts();
+        let woken = machine.run_again() == Readiness::Enter;
+        assert_eq!(woken, expected, "{entry:#x}");
+        let nmi = Some(Interruption::nmi());
+        assert_eq!(machine.injected(), nmi.filter(|_| expected));
     }
 }
 
 #[test]
-fn a_halted_guest_sleeps_through_exits_that_bring_nothing() {
+fn a_halted_guest_sleeps_through_times_that_bring_nothing() {
     let mut machine = Machine::new();
-    assert_eq!(machine.exit(reason::HLT), Action::Resume);
-    machine.cpu.set(
-        field::EXIT_INTERRUPTION_INFO,
-        Interruption::external(0xf0).0,
-    );
-    for reason in [
-        reason::PREEMPTION_TIMER,
-        reason::EXTERNAL_INTERRUPT,
-        reason::PREEMPTION_TIMER,
-    ] {
+    assert_eq!(machine.exit(reason::HLT), Action::Leave);
+    machine.vcpu.end(machine.cpu.tsc);
+    for _ in 0..3 {
         machine.cpu.tsc += 1000;
-        assert_eq!(machine.exit(reason), Action::Resume);
-        assert_eq!(machine.activity(), HALTED);
+        assert_eq!(machine.run_again(), Readiness::Waiting);
     }
-    assert!(machine.vcpu.counters.idle_ticks() >= 2000);
+    assert_eq!(machine.vcpu.counters.idle_ticks(), 3000);
+    assert_eq!(machine.vcpu.counters.steal_ticks(), 0);
 }
 
 #[test]
 fn a_deadline_wakes_a_halted_guest() {
     let mut machine = Machine::new();
     arm(&mut machine, 0xec, 64_000);
-    assert_eq!(machine.exit(reason::HLT), Action::Resume);
-    assert_eq!(machine.activity(), HALTED);
-    assert_eq!(timer_ticks(&machine), 64_000 >> TIMER_SHIFT);
+    assert_eq!(machine.exit(reason::HLT), Action::Leave);
+    assert!(machine.is_halted());
+    let due = machine.cpu.tsc + 64_000;
+    assert_eq!(machine.vcpu.next_timer(machine.cpu.tsc), Some(due));
     machine.cpu.tsc += 63_999;
-    assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Resume);
-    assert_eq!(machine.activity(), HALTED, "one tick early");
+    assert_eq!(machine.run_again(), Readiness::Waiting, "one tick early");
     machine.cpu.tsc += 1;
-    assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Resume);
+    assert_eq!(machine.run_again(), Readiness::Enter);
     assert_eq!(machine.injected(), Some(Interruption::external(0xec)));
-    assert_eq!(machine.activity(), 0);
+    assert!(!machine.is_halted());
     assert_eq!(machine.rdmsr(DEADLINE), 0, "a deadline is met once");
 }
 
@@ -237,13 +233,13 @@ fn moving_the_tsc_past_a_deadline_fires_it() {
 }
 
 #[test]
-fn a_look_at_the_console_is_asked_for_when_due() {
+fn the_cpu_is_given_back_when_the_time_is_over() {
     let mut machine = Machine::new();
-    machine.vcpu.poll_every = 5_000;
-    machine.cpu.tsc = machine.vcpu.poll_at;
-    assert_eq!(machine.exit(reason::CPUID), Action::Poll);
-    assert!(machine.vcpu.prepare_entry(&mut machine.cpu));
+    let now = machine.cpu.tsc;
+    machine.vcpu.begin(now, now + 5_000);
+    assert_eq!(machine.exit(reason::CPUID), Action::Resume);
     assert_eq!(timer_ticks(&machine), 5_000 >> TIMER_SHIFT);
     machine.cpu.tsc += 5_000;
-    assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Poll);
+    assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Leave);
+    assert_eq!(machine.exit(reason::CPUID), Action::Leave);
 }

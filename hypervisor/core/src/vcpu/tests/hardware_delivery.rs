@@ -4,9 +4,10 @@ use super::devices::{assert_line, pin, route};
 use super::machine::*;
 use super::ports::inb;
 use crate::apic::Reg;
+use crate::bus::{Signal, Signals};
 use crate::fault::StopReason;
 use crate::platform::COM1_BASE;
-use crate::vcpu::Action;
+use crate::vcpu::{Action, Readiness};
 use crate::vmx::exit::Interruption;
 use crate::vmx::field;
 
@@ -131,11 +132,17 @@ fn an_end_that_exits_is_done_already() {
 #[test]
 fn a_request_wakes_a_halted_guest_that_can_take_it() {
     let mut machine = Machine::with_hardware_delivery();
-    assert_eq!(machine.exit(reason::HLT), Action::Resume);
-    assert_eq!(machine.activity(), HALTED);
-    machine.vcpu.apic.raise(0x41, crate::apic::Trigger::Edge);
-    assert_eq!(machine.exit(reason::PREEMPTION_TIMER), Action::Resume);
-    assert_eq!(machine.activity(), 0);
+    assert_eq!(machine.exit(reason::HLT), Action::Leave);
+    assert!(machine.is_halted());
+    machine.cpu.signal(
+        0,
+        Signal::Interrupt {
+            vector: 0x41,
+            trigger: crate::apic::Trigger::Edge,
+        },
+    );
+    assert_eq!(machine.run_again(), Readiness::Enter);
+    assert!(!machine.is_halted());
     assert_eq!(status(&machine), 0x41);
 }
 
@@ -144,8 +151,8 @@ fn a_request_below_the_task_priority_does_not_wake() {
     let mut machine = Machine::with_hardware_delivery();
     machine.vcpu.apic.set_task_priority(0x50);
     machine.vcpu.apic.raise(0x41, crate::apic::Trigger::Edge);
-    assert_eq!(machine.exit(reason::HLT), Action::Resume);
-    assert_eq!(machine.activity(), HALTED);
+    assert_eq!(machine.exit(reason::HLT), Action::Leave);
+    assert!(machine.is_halted());
     assert_eq!(status(&machine), 0x41);
 }
 

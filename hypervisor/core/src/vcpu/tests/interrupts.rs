@@ -1,7 +1,7 @@
 //! Maskable interrupts and NMIs delivered by software: injection, windows, priorities, events that an exit interrupted.
 
 use super::machine::*;
-use crate::vcpu::Action;
+use crate::vcpu::{Action, Readiness};
 use crate::vmx::exit::Interruption;
 use crate::vmx::field;
 
@@ -158,6 +158,42 @@ fn ipis_for_nobody_do_nothing() {
     assert_eq!(machine.injected(), Some(Interruption::external(0x41)));
 }
 
+/// Which of the further vCPUs got mail.
+fn reached(machine: &Machine) -> Vec<usize> {
+    let boxes = machine.cpu.mailboxes.iter().enumerate().skip(1);
+    boxes
+        .filter(|(_, mailbox)| {
+            let waits = mailbox.is_waiting();
+            let _ = mailbox.take();
+            waits
+        })
+        .map(|(id, _)| id)
+        .collect()
+}
+
+#[test]
+fn ipis_reach_exactly_the_vcpus_that_the_destination_names() {
+    let mut machine = Machine::new();
+    let logical = 1 << 11;
+    let everyone_else = 3 << 18;
+    let lowest = 1 << 8;
+    for (icr, expected) in [
+        (2 << 32 | 0x41, vec![2]),
+        (4 << 32 | 0x41, vec![]),
+        (0xffff_fffe << 32 | 0x41, vec![]),
+        (0xffff_ffff << 32 | 0x41, vec![1, 2, 3]),
+        (everyone_else | 0x41, vec![1, 2, 3]),
+        (0b1010 << 32 | logical | 0x41, vec![1, 3]),
+        (0b1010 << 32 | logical | lowest | 0x41, vec![1]),
+        ((1 << 16 | 0b1111) << 32 | logical | 0x41, vec![]),
+        (everyone_else | 5 << 8 | 1 << 14, vec![1, 2, 3]),
+        (3 << 32 | 6 << 8 | 0x9a, vec![3]),
+    ] {
+        let _ = machine.wrmsr(0x830, icr);
+        assert_eq!(reached(&machine), expected, "{icr:#x}");
+    }
+}
+
 #[test]
 fn an_interrupted_delivery_happens_again_before_the_access() {
     for (event, code, length) in [
@@ -230,7 +266,8 @@ fn a_host_interrupt_is_ended_and_costs_the_guest_nothing() {
         field::EXIT_INTERRUPTION_INFO,
         Interruption::external(0xf0).0,
     );
-    assert_eq!(machine.exit(reason::EXTERNAL_INTERRUPT), Action::Resume);
+    assert_eq!(machine.exit(reason::EXTERNAL_INTERRUPT), Action::Leave);
     assert_eq!(machine.cpu.host_interrupts_ended, 1);
+    assert_eq!(machine.run_again(), Readiness::Enter);
     assert_eq!((machine.rip(), machine.injected()), (rip, None));
 }

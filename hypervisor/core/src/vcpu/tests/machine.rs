@@ -2,11 +2,13 @@
 
 use crate::addr::Gpa;
 use crate::apic::LocalApic;
+use crate::bus::{Signal, Signals};
 use crate::cpuid::{CpuidConfig, CpuidResult, CpuidTable, VmxInstructions};
+use crate::device::board::{Devices, Setup};
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
-use crate::vcpu::devices::Devices;
-use crate::vcpu::{Action, Cpu, Vcpu, VcpuSetup};
+use crate::vcpu::mail::{Mail, Mailbox};
+use crate::vcpu::{Action, Activity, Cpu, CpuBus, DeviceAccess, Readiness, Vcpu, VcpuSetup};
 use crate::vmx::capability::{CapabilityMsrs, Negotiated, Wishes};
 use crate::vmx::exit::Interruption;
 pub use crate::vmx::field::VmcsAccess;
@@ -53,7 +55,7 @@ pub const RFLAGS_RF: u64 = 1 << 16;
 pub const BLOCKED_BY_STI: u32 = 1;
 pub const BLOCKED_BY_MOV_SS: u32 = 2;
 pub const BLOCKED_BY_NMI: u32 = 8;
-pub const HALTED: u32 = 1;
+
 pub const INTERRUPT_WINDOW: u32 = 1 << 2;
 pub const NMI_WINDOW: u32 = 1 << 22;
 pub const DEBUG_BS: u64 = 1 << 14;
@@ -84,6 +86,8 @@ pub struct FakeCpu {
     pub dr6: u64,
     pub translations_forgotten: u32,
     pub host_interrupts_ended: u32,
+    /// The letter-boxes of all vCPUs; the one under test has the first.
+    pub mailboxes: Vec<Mailbox>,
 }
 
 impl FakeCpu {
@@ -107,7 +111,29 @@ impl VmcsAccess for FakeCpu {
     }
 }
 
+impl Signals for FakeCpu {
+    fn vcpus(&self) -> u32 {
+        self.mailboxes.len() as u32
+    }
+
+    fn signal(&mut self, to: u32, signal: Signal) {
+        let _ = self.mailboxes[to as usize].post(signal);
+    }
+}
+
+impl DeviceAccess for Devices {
+    fn with<T>(&mut self, work: impl FnOnce(&mut Devices) -> T) -> T {
+        work(self)
+    }
+}
+
 impl Cpu for FakeCpu {
+    fn take_own_mail(&mut self) -> Option<Mail> {
+        self.mailboxes[0]
+            .is_waiting()
+            .then(|| self.mailboxes[0].take())
+    }
+
     fn tsc(&self) -> u64 {
         self.tsc
     }
@@ -182,7 +208,6 @@ impl Machine {
             cpuid: CpuidTable::build(&mut host_cpuid, &config),
             msrs: MsrState::new(46, 0x1234),
             controls,
-            poll_every: 1 << 60,
             tsc_offset: TSC_OFFSET,
         });
         let mut machine = Self {
@@ -195,17 +220,28 @@ impl Machine {
                 dr6: 0,
                 translations_forgotten: 0,
                 host_interrupts_ended: 0,
+                mailboxes: (0..4).map(|_| Mailbox::default()).collect(),
             },
             gprs: Gprs::default(),
-            devices: Devices::new(),
+            devices: Devices::new(Setup {
+                models: Vec::new(),
+                console: crate::manifest::VmConsole::Serial,
+                unix_seconds: 0,
+                now: 0,
+                tsc_khz: 2_400_000,
+                watchdog_fired: false,
+            })
+            .unwrap(),
             vcpu,
             apicv,
         };
         machine.start_guest();
         machine.cpu.set(field::PRIMARY_CONTROLS, controls.primary);
-        // The first look at the console is due at once, the next one never.
-        assert!(!machine.vcpu.prepare_entry(&mut machine.cpu));
-        assert!(machine.vcpu.prepare_entry(&mut machine.cpu));
+        machine.vcpu.begin(machine.cpu.tsc, 1 << 60);
+        assert_eq!(
+            machine.vcpu.prepare_entry(&mut machine.cpu),
+            Readiness::Enter
+        );
         // Linux does this first: vectors go nowhere before it.
         assert_eq!(machine.wrmsr(0x80f, 0x1ff), Action::Resume);
         machine
@@ -245,7 +281,7 @@ impl Machine {
     /// The processor leaves the guest for `reason`, and the entry that follows is one it would accept.
     pub fn exit(&mut self, reason: u32) -> Action {
         let action = self.exit_unchecked(reason);
-        if matches!(action, Action::Resume | Action::Poll) {
+        if matches!(action, Action::Resume | Action::Poll | Action::Leave) {
             assert_eq!(self.refusal(), None, "entry after exit reason {reason}");
         }
         action
@@ -303,8 +339,39 @@ impl Machine {
         self.cpu.read(field::GUEST_RIP).0
     }
 
-    pub fn activity(&self) -> u32 {
-        self.cpu.read(field::GUEST_ACTIVITY)
+    /// Whether the vCPU waits for an interrupt.
+    pub fn is_halted(&self) -> bool {
+        self.vcpu.activity() == Activity::Halted
+    }
+
+    /// The vCPU's CPU has time for it: what waited for it arrives.
+    pub fn run_again(&mut self) -> Readiness {
+        self.vcpu.begin(self.cpu.tsc, 1 << 60);
+        if let Some(mail) = self.cpu.take_own_mail() {
+            self.vcpu.receive(&mut self.cpu, &mut self.gprs, mail);
+        }
+        let readiness = self.vcpu.prepare_entry(&mut self.cpu);
+        if readiness == Readiness::Enter {
+            assert_eq!(self.refusal(), None);
+        } else {
+            self.vcpu.end(self.cpu.tsc);
+        }
+        readiness
+    }
+
+    /// A device's line changed.
+    pub fn route_interrupts(&mut self) {
+        self.devices.route_interrupts(&mut CpuBus(&mut self.cpu));
+    }
+
+    /// Types a byte; false where the guest has no room.
+    pub fn push_input(&mut self, byte: u8) -> bool {
+        self.devices.push_input(byte, &mut CpuBus(&mut self.cpu))
+    }
+
+    /// Takes what the guest wrote to its console.
+    pub fn take_output(&mut self, into: &mut [u8]) -> usize {
+        self.devices.take_output(into, &mut CpuBus(&mut self.cpu))
     }
 
     /// Whether the guest switched its local APIC off.

@@ -14,4 +14,5 @@ mod mmio;
 mod modes;
 mod plain;
 mod ports;
+mod startup;
 mod strings;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::machine::*;
 use crate::insn::Gprs;
-use crate::vcpu::{Action, Plain};
+use crate::vcpu::{Action, Plain, Readiness};
 use crate::vmx::field;
 
 /// Leaves, MSRs and hypercall numbers that mean something, among any others.
@@ -76,13 +76,13 @@ proptest! {
                 prop_assert_eq!(state(&short), untouched);
                 return Ok(());
             }
-            Plain::Due => !short.vcpu.prepare_entry(&mut short.cpu),
+            Plain::Due => short.vcpu.prepare_entry(&mut short.cpu) != Readiness::Enter,
             Plain::Done => false,
         };
 
         let mut long = build();
         let action = long.exit(reason);
-        prop_assert_eq!(action, if due { Action::Poll } else { Action::Resume });
+        prop_assert_eq!(action, if due { Action::Leave } else { Action::Resume });
         prop_assert_eq!(state(&short), state(&long));
         prop_assert_eq!(short.vcpu.counters.root_ticks(), long.vcpu.counters.root_ticks());
     }

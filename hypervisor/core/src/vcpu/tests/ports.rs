@@ -60,7 +60,7 @@ fn the_uart_keeps_its_scratch_byte_and_sends_what_is_written() {
         assert_eq!(outb(&mut machine, COM1_BASE, byte), Action::Resume);
     }
     let mut sent = [0; 8];
-    assert_eq!(machine.devices.take_output(&mut sent), 2);
+    assert_eq!(machine.take_output(&mut sent), 2);
     assert_eq!(&sent[..2], b"ok");
 }
 
@@ -76,7 +76,7 @@ fn a_wide_access_reaches_each_byte_port_it_covers() {
         Action::Resume
     );
     let mut sent = [0; 8];
-    assert_eq!(machine.devices.take_output(&mut sent), 1);
+    assert_eq!(machine.take_output(&mut sent), 1);
     assert_eq!(sent[0], b'x');
     assert_eq!(outb(&mut machine, COM1_BASE + 7, 0x12), Action::Resume);
     assert_eq!(

@@ -28,7 +28,7 @@ fn string(machine: &mut Machine, qualification: u64, at: u64, address_size: u32)
 
 fn sent(machine: &mut Machine) -> Vec<u8> {
     let mut bytes = [0; 64];
-    let count = machine.devices.take_output(&mut bytes);
+    let count = machine.take_output(&mut bytes);
     bytes[..count].to_vec()
 }
 
@@ -159,14 +159,14 @@ fn a_page_fault_in_the_middle_keeps_what_was_done_and_loses_no_byte() {
     let mut machine = Machine::new();
     machine.gprs.set(RDI, MAPPED + 0xfff);
     machine.gprs.set(RCX, 2);
-    assert!(machine.devices.push_input(b'a'));
+    assert!(machine.push_input(b'a'));
     let ins = access(COM1_BASE, 1) | INS | REP;
     assert_eq!(
         string(&mut machine, ins, MAPPED + 0xfff, ADDRESS_64),
         Action::Resume
     );
     assert_eq!(machine.cpu.ram[PAGE + 0xfff], b'a');
-    assert!(machine.devices.push_input(b'b'));
+    assert!(machine.push_input(b'b'));
     let rip = machine.rip();
     assert_eq!(
         string(&mut machine, ins, MAPPED + 0x1000, ADDRESS_64),

@@ -1,0 +1,137 @@
+//! Physical CPUs: what each has of its own, and the one way to it.
+//!
+//! [`this`] gives the CPU that runs the caller its [`Pcpu`], through the GS base that VM exits restore. What is not atomic
+//! or behind a lock in there is written once, before the CPU runs VMs. [`start`] brings further CPUs up, [`call`] has all of
+//! them do something and waits until they did.
+
+pub mod call;
+pub mod start;
+
+use crate::arch::cpu::{self, wrmsr};
+use crate::arch::descriptor::HostDescriptors;
+use crate::arch::lapic;
+use crate::memory::window::CpuWindow;
+use crate::vm::run::Running;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use call::Requests;
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use spin::{Mutex, Once};
+
+const IA32_GS_BASE: u32 = 0xc000_0101;
+
+/// One physical CPU. The first field is where GS points: its own address.
+#[repr(C)]
+pub struct Pcpu {
+    this: AtomicU64,
+    /// Its number: 0 is the boot CPU.
+    pub index: usize,
+    /// Its x2APIC identifier.
+    pub apic_id: u32,
+    /// Top of the stack on which its VM exits are handled.
+    pub exit_stack: u64,
+    /// Its window.
+    pub window: Mutex<CpuWindow>,
+    /// vCPUs that it is to run from now on.
+    pub inbox: Mutex<Vec<Box<Running>>>,
+    /// What other CPUs want of it.
+    pub requests: Requests,
+    /// Its tables, once it has them.
+    pub descriptors: Once<HostDescriptors>,
+    /// It runs VMs, or would.
+    pub online: AtomicBool,
+    /// Something happened that its scheduler has to see before a vCPU goes on.
+    pub look: AtomicBool,
+    /// Ticks without a vCPU to run.
+    pub idle_ticks: AtomicU64,
+    /// How often a vCPU of another VM than the one before it was given the CPU.
+    pub vm_switches: AtomicU64,
+}
+
+static PCPUS: Once<Vec<Box<Pcpu>>> = Once::new();
+
+impl Pcpu {
+    /// CPU number `index`, not running yet.
+    #[must_use]
+    pub fn new(index: usize, apic_id: u32, exit_stack: u64, window: CpuWindow) -> Box<Self> {
+        let cpu = Box::new(Self {
+            this: AtomicU64::new(0),
+            index,
+            apic_id,
+            exit_stack,
+            window: Mutex::new(window),
+            inbox: Mutex::new(Vec::with_capacity(bulkhead_core::manifest::MAX_VMS)),
+            requests: Requests::new(),
+            descriptors: Once::new(),
+            online: AtomicBool::new(false),
+            look: AtomicBool::new(false),
+            idle_ticks: AtomicU64::new(0),
+            vm_switches: AtomicU64::new(0),
+        });
+        cpu.this
+            .store(core::ptr::from_ref(&*cpu) as u64, Ordering::Relaxed);
+        cpu
+    }
+
+    /// Has the CPU look at its letter-boxes soon, wherever it is.
+    pub fn kick(&self) {
+        self.look.store(true, Ordering::SeqCst);
+        if self.index != this().index {
+            lapic::send(self.apic_id, lapic::KICK_VECTOR);
+        }
+    }
+}
+
+/// Makes `cpus` the machine's CPUs.
+pub fn install(cpus: Vec<Box<Pcpu>>) {
+    PCPUS.call_once(|| cpus);
+}
+
+/// Every CPU, started or not.
+#[must_use]
+pub fn all() -> &'static [Box<Pcpu>] {
+    PCPUS.get().map_or(&[], Vec::as_slice)
+}
+
+/// Makes [`this`] on this CPU give `cpu`.
+#[allow(unsafe_code, reason = "sets the GS base")]
+pub fn become_cpu(cpu: &'static Pcpu) {
+    // SAFETY: every processor with long mode has this register; nothing else of the hypervisor's uses GS.
+    unsafe { wrmsr(IA32_GS_BASE, core::ptr::from_ref(cpu) as u64) };
+}
+
+/// The address [`this`] finds, for the host half of a VMCS.
+#[must_use]
+pub fn gs_base() -> u64 {
+    this().this.load(Ordering::Relaxed)
+}
+
+/// The CPU that runs the caller.
+#[inline(always)]
+#[must_use]
+#[allow(unsafe_code, reason = "follows the GS base")]
+pub fn this() -> &'static Pcpu {
+    let address: *const Pcpu;
+    // SAFETY: `become_cpu` pointed GS at a `Pcpu`, whose first field is its own address, before anything calls this; VM
+    // exits restore it.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) address, options(nostack, preserves_flags, readonly, pure));
+    }
+    // SAFETY: as above; the CPUs are never freed.
+    unsafe { &*address }
+}
+
+/// Waits until something happens, or host TSC `until`. Interrupts are taken meanwhile, and only here.
+pub fn idle(until: Option<u64>) {
+    let begin = cpu::rdtsc();
+    if let Some(until) = until {
+        lapic::set_deadline(until);
+    }
+    if !this().look.load(Ordering::SeqCst) {
+        cpu::wait_for_interrupt();
+    }
+    lapic::set_deadline(0);
+    let idle = cpu::rdtsc().wrapping_sub(begin);
+    this().idle_ticks.fetch_add(idle, Ordering::Relaxed);
+}

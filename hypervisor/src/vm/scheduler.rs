@@ -1,0 +1,252 @@
+//! What each CPU does for ever: take the vCPUs that are given to it, choose one, run it until it gives the CPU back.
+//!
+//! Which one, and for how long, is `bulkhead_core::sched`'s. A vCPU stays on its CPU from the start of its VM to the end.
+
+use super::run::{Left, Running};
+use super::shared::Wanted;
+use super::{control, machine};
+use crate::arch::cpu::rdtsc;
+use crate::arch::exception::HOST_NMIS;
+use crate::pcpu::{self, Pcpu, call};
+use crate::vmx::enter::{self, RunFrame};
+use crate::vmx::instruction;
+use crate::vmx::vmcs;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use bulkhead_core::fault::StopReason;
+use bulkhead_core::ledger::VmId;
+use bulkhead_core::sched::{CpuScheduler, Decision, EntityId, GroupId};
+use bulkhead_core::vcpu::{Activity, Readiness};
+use core::sync::atomic::Ordering;
+
+/// vCPUs that one CPU can have.
+const MAX_LOCAL: usize = 256;
+
+/// One CPU's vCPUs.
+struct Local {
+    own: &'static Pcpu,
+    scheduler: CpuScheduler,
+    slots: Vec<Option<Slot>>,
+    /// Whose registers the processor holds.
+    loaded: Option<usize>,
+    /// The VM whose vCPU ran last.
+    last_vm: Option<VmId>,
+}
+
+struct Slot {
+    running: Box<Running>,
+    /// Kept from running by the operator.
+    parked: bool,
+}
+
+/// Runs vCPUs on this CPU for ever. The boot CPU also has `control` look after the VMs.
+pub fn run_cpu(mut control: Option<control::Control>) -> ! {
+    let own = pcpu::this();
+    let mut local = Local {
+        own,
+        scheduler: CpuScheduler::new(machine().tsc_khz),
+        slots: Vec::with_capacity(MAX_LOCAL),
+        loaded: None,
+        last_vm: None,
+    };
+    own.online.store(true, Ordering::SeqCst);
+    loop {
+        own.look.store(false, Ordering::SeqCst);
+        call::serve(own);
+        local.accept();
+        local.look_around();
+        let mut now = rdtsc();
+        let duty = control.as_mut().map(|control| control.step(now));
+        if duty.is_some() {
+            now = rdtsc();
+        }
+        let until = |until: u64| duty.map_or(until, |duty| duty.min(until));
+        match local.scheduler.pick(now) {
+            Decision::Run { entity, until: end } => local.run(entity, until(end)),
+            Decision::Idle { until: end } => {
+                let end = end.map_or(duty, |end| Some(until(end)));
+                if end.is_none_or(|end| end > now) {
+                    pcpu::idle(end);
+                }
+            }
+        }
+    }
+}
+
+impl Local {
+    /// Takes the vCPUs that were put into the inbox.
+    fn accept(&mut self) {
+        loop {
+            let Some(running) = self.own.inbox.lock().pop() else {
+                return;
+            };
+            let free = self.slots.iter().position(Option::is_none);
+            let index = free.unwrap_or_else(|| {
+                self.slots.push(None);
+                self.slots.len() - 1
+            });
+            let group = GroupId(running.host.vm.id.0);
+            let share = running.host.vm.share;
+            if self
+                .scheduler
+                .add(EntityId(index as u16), group, share, rdtsc())
+                .is_err()
+            {
+                unreachable!("slot {index} is free, and its vCPU is scheduled");
+            }
+            if let Some(slot) = self.slots.get_mut(index) {
+                *slot = Some(Slot {
+                    running,
+                    parked: false,
+                });
+            }
+        }
+    }
+
+    /// Follows what the VMs' owners want, and wakes vCPUs that something waits for.
+    fn look_around(&mut self) {
+        for index in 0..self.slots.len() {
+            let Some(Some(slot)) = self.slots.get_mut(index) else {
+                continue;
+            };
+            let entity = EntityId(index as u16);
+            match slot.running.host.vm.wanted() {
+                Wanted::Run => {
+                    let unparked = core::mem::take(&mut slot.parked);
+                    if unparked || slot.running.mail_waits() {
+                        self.scheduler.wake(entity);
+                    }
+                }
+                Wanted::Parked => {
+                    if !core::mem::replace(&mut slot.parked, true) {
+                        self.scheduler.block(entity, None);
+                    }
+                }
+                Wanted::Nothing => self.give_back(index),
+            }
+        }
+    }
+
+    /// Gives a vCPU back to its VM's owner.
+    fn give_back(&mut self, index: usize) {
+        let Some(Some(slot)) = self.slots.get_mut(index).map(Option::take) else {
+            return;
+        };
+        self.scheduler.remove(EntityId(index as u16));
+        if self.loaded == Some(index) {
+            self.loaded = None;
+        }
+        let running = slot.running;
+        // SAFETY: the frame is a VMCS of this vCPU's.
+        #[allow(unsafe_code, reason = "the VMCS is raw memory")]
+        if let Err(failed) = unsafe { instruction::vmclear(running.vmcs) } {
+            panic!("{failed}, of a VMCS that was in use");
+        }
+        let vm = alloc::sync::Arc::clone(&running.host.vm);
+        vm.returned.lock().push(running);
+        if let Some(boot) = pcpu::all().first() {
+            boot.kick();
+        }
+    }
+
+    /// Has the processor hold the registers and the VMCS of the vCPU at `index`.
+    fn switch_to(&mut self, index: usize) {
+        if self.loaded == Some(index) {
+            return;
+        }
+        if let Some(Some(before)) = self.loaded.and_then(|before| self.slots.get_mut(before)) {
+            before.running.switched.save();
+        }
+        self.loaded = Some(index);
+        let Some(Some(Slot { running, .. })) = self.slots.get_mut(index) else {
+            return;
+        };
+        let vm = running.host.vm.id;
+        if self.last_vm.replace(vm).is_some_and(|last| last != vm) {
+            self.own.vm_switches.fetch_add(1, Ordering::Relaxed);
+        }
+        let loaded = match running.entry.take() {
+            Some(entry) => {
+                running.launched = false;
+                vmcs::fill(running, &entry)
+            }
+            // SAFETY: the frame is a VMCS of this vCPU's, filled on this CPU.
+            #[allow(unsafe_code, reason = "the VMCS is raw memory")]
+            None => unsafe { instruction::vmptrld(running.vmcs) },
+        };
+        if let Err(failed) = loaded {
+            panic!("{failed}, of a VMCS that was set up for it");
+        }
+        running.switched.load(running.vcpu.xcr0());
+    }
+
+    /// Runs a vCPU until it gives the CPU back, at `until` at the latest.
+    fn run(&mut self, entity: EntityId, until: u64) {
+        let index = usize::from(entity.0);
+        self.switch_to(index);
+        let own = self.own;
+        let Some(Some(Slot { running, .. })) = self.slots.get_mut(index) else {
+            return;
+        };
+        let begin = rdtsc();
+        running.vcpu.begin(begin, until);
+        running.set_running(true);
+        let me = running.host.me;
+        running.host.vm.set_deaf(me, false);
+        running.take_mail();
+        running.left = Left::GaveBack;
+        let ready = running.vcpu.prepare_entry(&mut running.host) == Readiness::Enter;
+        if ready && !own.look.load(Ordering::SeqCst) {
+            enter(running, own.exit_stack);
+        }
+        running.set_running(false);
+        let end = rdtsc();
+        running.vcpu.end(end);
+        self.scheduler.charge(entity, end.wrapping_sub(begin));
+        match running.left {
+            Left::GaveBack => {}
+            Left::HostNmi => {
+                HOST_NMIS.fetch_add(1, Ordering::Relaxed);
+                crate::panic::stop_if_reported();
+            }
+            Left::Stopped(reason) => {
+                running.end_vm(reason);
+                return;
+            }
+            Left::MachineCheck => panic!(
+                "a machine check arrived while VM \"{}\" ran; the machine is not to be trusted",
+                running.host.vm.name
+            ),
+        }
+        if running.vcpu.activity() != Activity::Active {
+            if running.halted_for_good() {
+                running.end_vm(StopReason::HaltedForGood);
+            } else if !running.mail_waits() {
+                self.scheduler.block(entity, running.vcpu.next_timer(end));
+            }
+        }
+    }
+}
+
+/// Into the guest, and out again.
+fn enter(running: &mut Running, exit_stack: u64) {
+    let frame = enter::frame_at(exit_stack);
+    let context: *mut Running = running;
+    let first = RunFrame::new(running.gprs, context);
+    // SAFETY: the exit stack is this CPU's, and not in use: no guest runs here.
+    #[allow(unsafe_code, reason = "the frame lies on a raw stack")]
+    unsafe {
+        frame.write(first)
+    };
+    let launched = core::mem::replace(&mut running.launched, true);
+    // SAFETY: the frame is the one `vmcs::fill` named on this CPU, and `running` is not touched until `run` returns.
+    #[allow(unsafe_code, reason = "enters the guest")]
+    let entered = unsafe { enter::run(frame, launched) };
+    // SAFETY: the handler is done with the frame, which nothing has overwritten since.
+    #[allow(unsafe_code, reason = "the frame lies on a raw stack")]
+    let gprs = unsafe { (*frame).gpr };
+    running.gprs = gprs;
+    if entered.is_err() {
+        running.left = Left::Stopped(StopReason::EntryRefused(instruction::entry_failure().error));
+    }
+}

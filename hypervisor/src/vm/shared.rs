@@ -1,0 +1,245 @@
+//! What all CPUs know of one VM: its memory, its devices, and the way to each of its vCPUs.
+//!
+//! A vCPU's own state is not here: it belongs to the CPU that runs it. [`VmShared`] lives as long as the machine.
+
+use crate::arch::lapic;
+use crate::memory::guest::GuestSpace;
+use crate::pcpu::{self, Pcpu};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use bulkhead_core::addr::{Gpa, Gva};
+use bulkhead_core::bus::{GuestRam, Signal, Signals};
+use bulkhead_core::device::board::Devices;
+use bulkhead_core::ept::Ept;
+use bulkhead_core::ledger::VmId;
+use bulkhead_core::lifecycle::End;
+use bulkhead_core::manifest::VmName;
+use bulkhead_core::sched::Share;
+use bulkhead_core::vcpu::DeviceAccess;
+use bulkhead_core::vcpu::mail::Mailbox;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use spin::Mutex;
+
+use super::run::Running;
+
+/// What the CPUs do with a VM's vCPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Wanted {
+    /// Give them back.
+    Nothing = 0,
+    /// Keep them, and let them wait.
+    Parked = 1,
+    /// Run them.
+    Run = 2,
+}
+
+/// How a VM's run ended, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Ending {
+    /// Why.
+    pub end: End,
+    /// The guest's instruction pointer, where a guest's deed ended it.
+    pub rip: Option<Gva>,
+}
+
+/// The way to one vCPU.
+pub struct VcpuPort {
+    /// What waits for it.
+    pub mailbox: Mailbox,
+    /// The CPU that it was placed on.
+    pub pcpu: AtomicUsize,
+    /// It is in the guest, or about to be.
+    pub running: AtomicBool,
+}
+
+/// One VM, as every CPU sees it.
+pub struct VmShared {
+    /// Its number.
+    pub id: VmId,
+    /// Its name.
+    pub name: VmName,
+    /// Bytes of RAM.
+    pub size: u64,
+    /// Its `base` view.
+    pub ept: Ept,
+    /// Its devices.
+    pub devices: Mutex<Devices>,
+    /// Its vCPUs.
+    pub vcpus: Vec<VcpuPort>,
+    /// Its part of each CPU that it runs on.
+    pub share: Share,
+    /// vCPUs that its CPUs gave back.
+    pub returned: Mutex<Vec<Box<Running>>>,
+    /// How its run ended, the first reason.
+    pub ending: Mutex<Option<Ending>>,
+    /// vCPUs that nothing but another vCPU can wake, one bit each.
+    deaf: AtomicU64,
+    wanted: AtomicU8,
+}
+
+impl VmShared {
+    /// A VM none of whose vCPUs run.
+    #[must_use]
+    pub fn new(
+        id: VmId,
+        name: VmName,
+        size: u64,
+        ept: Ept,
+        devices: Devices,
+        placement: &[usize],
+        share: Share,
+    ) -> Self {
+        Self {
+            id,
+            name,
+            size,
+            ept,
+            devices: Mutex::new(devices),
+            vcpus: placement
+                .iter()
+                .map(|cpu| VcpuPort {
+                    mailbox: Mailbox::default(),
+                    pcpu: AtomicUsize::new(*cpu),
+                    running: AtomicBool::new(false),
+                })
+                .collect(),
+            share,
+            returned: Mutex::new(Vec::with_capacity(placement.len())),
+            ending: Mutex::new(None),
+            deaf: AtomicU64::new(0),
+            wanted: AtomicU8::new(Wanted::Nothing as u8),
+        }
+    }
+
+    /// What its CPUs are to do.
+    #[inline]
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        match self.wanted.load(Ordering::SeqCst) {
+            2 => Wanted::Run,
+            1 => Wanted::Parked,
+            _ => Wanted::Nothing,
+        }
+    }
+
+    /// Changes that, and has the CPUs see it.
+    pub fn want(&self, wanted: Wanted) {
+        self.wanted.store(wanted as u8, Ordering::SeqCst);
+        for port in &self.vcpus {
+            if let Some(cpu) = port.cpu() {
+                cpu.kick();
+            }
+        }
+    }
+
+    /// Ends the VM's run, unless something else did before.
+    pub fn end(&self, ending: Ending) {
+        self.ending.lock().get_or_insert(ending);
+        self.want(Wanted::Nothing);
+    }
+
+    /// Its memory.
+    #[must_use]
+    pub const fn space(&self) -> GuestSpace<'_> {
+        GuestSpace {
+            vm: self.id,
+            ept: &self.ept,
+            size: self.size,
+        }
+    }
+
+    /// Leaves `signal` for vCPU `to`, and has its CPU see it where that is needed; true where it is the caller's
+    /// vCPU, `me`, which has to look for itself.
+    pub fn post(&self, to: u32, signal: Signal, me: Option<u32>) -> bool {
+        let Some(port) = self.vcpus.get(to as usize) else {
+            return false;
+        };
+        let notify = port.mailbox.post(signal);
+        if me == Some(to) {
+            return true;
+        }
+        if notify && let Some(cpu) = port.cpu() {
+            self.notify(port, cpu);
+        }
+        false
+    }
+
+    fn notify(&self, port: &VcpuPort, cpu: &Pcpu) {
+        let in_guest = cpu.index != pcpu::this().index && port.running.load(Ordering::SeqCst);
+        let by_processor = super::machine().features.vmx.posts_interrupts();
+        if in_guest && by_processor && !port.mailbox.needs_software() {
+            lapic::send(cpu.apic_id, lapic::POSTED_VECTOR);
+        } else {
+            cpu.kick();
+        }
+    }
+
+    /// Notes that vCPU `id` is deaf, or no longer; true where all are: nothing can wake the VM.
+    pub fn set_deaf(&self, id: u32, is_deaf: bool) -> bool {
+        let bit = 1_u64.checked_shl(id).unwrap_or(0);
+        let all = u64::MAX >> (64 - self.vcpus.len().clamp(1, 64));
+        if !is_deaf {
+            self.deaf.fetch_and(!bit, Ordering::SeqCst);
+            return false;
+        }
+        let deaf = self.deaf.fetch_or(bit, Ordering::SeqCst) | bit;
+        deaf == all && !self.mail_waits()
+    }
+
+    fn mail_waits(&self) -> bool {
+        self.vcpus.iter().any(|port| port.mailbox.is_waiting())
+    }
+
+    /// Puts everything but memory into the state before the first run.
+    pub fn reset(&self, devices: Devices) {
+        *self.devices.lock() = devices;
+        for port in &self.vcpus {
+            let _ = port.mailbox.take();
+            port.running.store(false, Ordering::SeqCst);
+        }
+        self.deaf.store(0, Ordering::SeqCst);
+        *self.ending.lock() = None;
+    }
+}
+
+impl VcpuPort {
+    fn cpu(&self) -> Option<&'static Pcpu> {
+        pcpu::all()
+            .get(self.pcpu.load(Ordering::Relaxed))
+            .map(|cpu| &**cpu)
+    }
+}
+
+/// What device models of a VM reach when none of its vCPUs is at an exit.
+pub struct VmBus<'a>(pub &'a VmShared);
+
+impl GuestRam for VmBus<'_> {
+    fn read(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool {
+        self.0.space().read(gpa, bytes).is_ok()
+    }
+
+    fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
+        self.0.space().write_bytes(gpa, bytes).is_ok()
+    }
+}
+
+impl Signals for VmBus<'_> {
+    fn vcpus(&self) -> u32 {
+        self.0.vcpus.len() as u32
+    }
+
+    fn signal(&mut self, to: u32, signal: Signal) {
+        let _ = self.0.post(to, signal, None);
+    }
+}
+
+/// The VM's devices, behind their lock.
+pub struct Locked<'a>(pub &'a Mutex<Devices>);
+
+impl DeviceAccess for Locked<'_> {
+    #[inline(always)]
+    fn with<T>(&mut self, work: impl FnOnce(&mut Devices) -> T) -> T {
+        work(&mut self.0.lock())
+    }
+}
