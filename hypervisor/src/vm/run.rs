@@ -1,17 +1,19 @@
 //! The steady state: what runs between an exit and the next entry.
 
 use super::host::Host;
-use super::shared::{Ending, Locked, VmBus};
+use super::shared::{Ending, Locked};
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
 use crate::console;
 use crate::pcpu;
 use crate::vmx::enter::RunFrame;
+use alloc::sync::Arc;
 use bulkhead_core::addr::{Gva, Hpa};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::insn::Gprs;
 use bulkhead_core::lifecycle::End;
 use bulkhead_core::vcpu::{Action, Cpu, Plain, Readiness, Vcpu};
+use bulkhead_core::vmx::exit;
 use core::sync::atomic::Ordering;
 use guest_loader::EntryState;
 
@@ -58,6 +60,7 @@ pub extern "sysv64" fn handle_exit(frame: &mut RunFrame) -> bool {
     match vcpu.handle_plain(host, &mut frame.gpr, reason, start) {
         Plain::Done => true,
         Plain::Due => prepare(frame),
+        Plain::Other if reason == exit::IO => handle_port(frame, start),
         Plain::Other => handle_other(frame, reason, start),
     }
 }
@@ -75,18 +78,52 @@ extern "sysv64" fn prepare(frame: &mut RunFrame) -> bool {
 
 #[inline(never)]
 #[allow(unsafe_code, reason = "the context arrives through assembly")]
+extern "sysv64" fn handle_port(frame: &mut RunFrame, start: u64) -> bool {
+    // SAFETY: as in `handle_exit`, which ends with this call.
+    let running = unsafe { &mut *frame.context };
+    let mut devices = devices_of(running);
+    let Running { vcpu, host, .. } = running;
+    match vcpu.handle_port(host, &mut frame.gpr, &mut devices, start) {
+        Some(Action::Resume) => true,
+        Some(action) => carry_out(frame, action),
+        None => handle_other(frame, exit::IO, start),
+    }
+}
+
+/// The devices of the VM, apart from the vCPU.
+#[inline(always)]
+#[allow(unsafe_code, reason = "the VM outlives the borrow of the vCPU")]
+fn devices_of<'a>(running: &Running) -> Locked<'a> {
+    let vm = Arc::as_ptr(&running.host.vm);
+    // SAFETY: `running` keeps the VM alive for the rest of the exit, and only shared references to it exist.
+    Locked(unsafe { &(*vm).devices })
+}
+
+#[inline(never)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
 extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -> bool {
     // SAFETY: as in `handle_exit`, which ends with this call.
     let running = unsafe { &mut *frame.context };
-    let vm = alloc::sync::Arc::as_ptr(&running.host.vm);
-    // SAFETY: `running` keeps the VM alive, and only shared references to it exist.
-    let mut devices = Locked(unsafe { &(*vm).devices });
+    let mut devices = devices_of(running);
+    let Running { vcpu, host, .. } = running;
+    match vcpu.handle_exit(host, &mut frame.gpr, &mut devices, reason, start) {
+        Action::Resume => true,
+        action => carry_out(frame, action),
+    }
+}
+
+/// Does what the core left to the shell; true to enter the guest again.
+#[inline(never)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
+fn carry_out(frame: &mut RunFrame, action: Action) -> bool {
+    // SAFETY: as in `handle_exit`.
+    let running = unsafe { &mut *frame.context };
     let Running {
         vcpu, host, left, ..
     } = running;
     *left = Left::GaveBack;
-    match vcpu.handle_exit(host, &mut frame.gpr, &mut devices, reason, start) {
-        Action::Resume => !pcpu::this().look.load(Ordering::Relaxed),
+    match action {
+        Action::Resume => true,
         Action::Leave => false,
         Action::Poll => {
             console::exchange(&host.vm);
@@ -113,13 +150,18 @@ extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -
 
 /// Prepares the entry after a device did something on the vCPU's behalf.
 fn finish(vcpu: &mut Vcpu, host: &mut Host, gprs: &mut Gprs) -> bool {
+    let mut leave = pcpu::this().look.load(Ordering::Relaxed);
+    if let Some(signalled) = host.take_signalled() {
+        leave |= signalled.leave;
+    }
+    // Outside the exit's handler a signal for the vCPU itself is not told from others.
     if let Some(port) = host.vm.vcpus.get(host.me as usize)
         && port.mailbox.is_waiting()
     {
         let mail = port.mailbox.take();
         vcpu.receive(host, gprs, mail);
     }
-    vcpu.prepare_entry(host) == Readiness::Enter && !pcpu::this().look.load(Ordering::Relaxed)
+    vcpu.prepare_entry(host) == Readiness::Enter && !leave
 }
 
 impl Running {
@@ -157,7 +199,7 @@ impl Running {
             vcpu.receive(host, gprs, mail);
         }
         // What came from the vCPU itself was in the same box.
-        let _ = host.take_own_mail();
+        let _ = host.take_signalled();
     }
 
     /// Whether something waits for it.
@@ -173,10 +215,4 @@ impl Running {
             port.running.store(running, Ordering::SeqCst);
         }
     }
-}
-
-/// The bus of `running`'s VM for work outside an exit.
-#[must_use]
-pub fn bus(running: &Running) -> VmBus<'_> {
-    VmBus(&running.host.vm)
 }

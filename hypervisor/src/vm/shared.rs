@@ -149,24 +149,25 @@ impl VmShared {
         }
     }
 
-    /// Leaves `signal` for vCPU `to`, and has its CPU see it where that is needed; true where it is the caller's
-    /// vCPU, `me`, which has to look for itself.
-    pub fn post(&self, to: u32, signal: Signal, me: Option<u32>) -> bool {
+    /// Leaves `signal` for vCPU `to`, and has its CPU see it where that is needed; true where that CPU is the caller's,
+    /// which has to look for itself.
+    pub fn post(&self, to: u32, signal: Signal) -> bool {
         let Some(port) = self.vcpus.get(to as usize) else {
             return false;
         };
         let notify = port.mailbox.post(signal);
-        if me == Some(to) {
+        let Some(cpu) = port.cpu() else { return false };
+        if cpu.index == pcpu::this().index {
             return true;
         }
-        if notify && let Some(cpu) = port.cpu() {
+        if notify {
             self.notify(port, cpu);
         }
         false
     }
 
     fn notify(&self, port: &VcpuPort, cpu: &Pcpu) {
-        let in_guest = cpu.index != pcpu::this().index && port.running.load(Ordering::SeqCst);
+        let in_guest = port.running.load(Ordering::SeqCst);
         let by_processor = super::machine().features.vmx.posts_interrupts();
         if in_guest && by_processor && !port.mailbox.needs_software() {
             lapic::send(cpu.apic_id, lapic::POSTED_VECTOR);
@@ -230,7 +231,9 @@ impl Signals for VmBus<'_> {
     }
 
     fn signal(&mut self, to: u32, signal: Signal) {
-        let _ = self.0.post(to, signal, None);
+        if self.0.post(to, signal) {
+            pcpu::this().look.store(true, Ordering::Relaxed);
+        }
     }
 }
 
