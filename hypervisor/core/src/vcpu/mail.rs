@@ -154,15 +154,18 @@ fn take(vectors: &[AtomicU64; 4]) -> Vectors {
 
 /// The vectors whose bits are set, lowest first.
 fn each(vectors: Vectors) -> impl Iterator<Item = u8> {
-    vectors.into_iter().zip(0_u8..).flat_map(|(mut word, index)| {
-        core::iter::from_fn(move || {
-            let bit = word.trailing_zeros() as u8;
-            (word != 0).then(|| {
-                word &= word - 1;
-                index << 6 | bit
+    vectors
+        .into_iter()
+        .zip(0_u8..)
+        .flat_map(|(mut word, index)| {
+            core::iter::from_fn(move || {
+                let bit = word.trailing_zeros() as u8;
+                (word != 0).then(|| {
+                    word &= word - 1;
+                    index << 6 | bit
+                })
             })
         })
-    })
 }
 
 impl Vcpu {

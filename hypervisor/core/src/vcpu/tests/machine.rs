@@ -8,7 +8,9 @@ use crate::device::board::{Devices, Setup};
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
 use crate::vcpu::mail::Mailbox;
-use crate::vcpu::{Action, Activity, Cpu, CpuBus, DeviceAccess, Readiness, Signalled, Vcpu, VcpuSetup};
+use crate::vcpu::{
+    Action, Activity, Cpu, CpuBus, DeviceAccess, Readiness, Signalled, Vcpu, VcpuSetup,
+};
 use crate::vmx::capability::{CapabilityMsrs, Negotiated, Wishes};
 use crate::vmx::exit::Interruption;
 pub use crate::vmx::field::VmcsAccess;
@@ -348,7 +350,11 @@ impl Machine {
     /// The vCPU's CPU has time for it: what waited for it arrives.
     pub fn run_again(&mut self) -> Readiness {
         self.vcpu.begin(self.cpu.tsc, 1 << 60);
-        if let Some(mail) = self.cpu.take_signalled().and_then(|signalled| signalled.mail) {
+        if let Some(mail) = self
+            .cpu
+            .take_signalled()
+            .and_then(|signalled| signalled.mail)
+        {
             self.vcpu.receive(&mut self.cpu, &mut self.gprs, mail);
         }
         let readiness = self.vcpu.prepare_entry(&mut self.cpu);
