@@ -98,7 +98,11 @@ impl Control {
         for vm in &mut self.vms {
             busy |= vm.step(now);
         }
-        if self.vms.iter().all(|vm| vm.life.state() == State::Stopped && !vm.out) {
+        if self
+            .vms
+            .iter()
+            .all(|vm| vm.life.state() == State::Stopped && !vm.out)
+        {
             self.switch_off();
         }
         if busy { now } else { self.next_look }
@@ -128,7 +132,8 @@ impl Controlled {
         if self.out && self.vm.shared.returned.lock().len() == self.vm.shared.vcpus.len() {
             self.ended(now);
         }
-        if self.life.state() == State::Running && self.vm.shared.devices.lock().watchdog_expired(now)
+        if self.life.state() == State::Running
+            && self.vm.shared.devices.lock().watchdog_expired(now)
         {
             self.vm.shared.end(Ending {
                 end: End::Watchdog,
@@ -240,6 +245,7 @@ impl Controlled {
             rip: None,
         });
         console::drain(&self.vm.shared);
+        self.vm.disconnect();
         self.report(&vcpus, ending);
         drop(vcpus);
         self.last = Some(ending.end);
@@ -278,6 +284,7 @@ impl Controlled {
             }
             _ => log::info!("VM \"{vm}\": {end}"),
         }
+        self.vm.report_devices();
         let mut sum = Counters::default();
         for running in vcpus {
             sum.merge(&running.vcpu.counters);
