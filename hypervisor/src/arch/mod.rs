@@ -10,5 +10,6 @@ pub mod cpu;
 pub mod descriptor;
 pub mod exception;
 pub mod lapic;
+pub mod machine_check;
 pub mod power;
 pub mod startup;

@@ -111,7 +111,11 @@ pub fn reserve(heap_block: (u64, u64), cpus: usize, vcpus: u32) -> uefi::Result<
     };
     let mut tops = Vec::with_capacity(cpus);
     for cpu in 0..cpus {
-        let main = if cpu == 0 { MAIN_STACK } else { SCHEDULER_STACK };
+        let main = if cpu == 0 {
+            MAIN_STACK
+        } else {
+            SCHEDULER_STACK
+        };
         tops.push(Stacks {
             main: stack(main)?,
             exit: stack(EXIT_STACK)?,
@@ -157,10 +161,6 @@ fn take_below(frames: FrameCount, limit: u64) -> uefi::Result<FrameRun> {
 }
 
 fn allocate(place: AllocateType, frames: FrameCount) -> uefi::Result<FrameRun> {
-    let start = boot::allocate_pages(
-        place,
-        MemoryType::LOADER_DATA,
-        frames.0 as usize,
-    )?;
+    let start = boot::allocate_pages(place, MemoryType::LOADER_DATA, frames.0 as usize)?;
     Ok(frames_of(start.as_ptr() as u64, frames.0 * FRAME_SIZE))
 }

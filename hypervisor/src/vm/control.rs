@@ -10,10 +10,13 @@ use crate::arch::cpu::{self, rdtsc};
 use crate::arch::power::PowerOff;
 use crate::console::{self, CONSOLE, EVENTS};
 use crate::memory::guest::GuestSpace;
+use crate::pcpu::call;
+use crate::vmx::operation;
 use crate::{events, memory, vm};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount};
+use bulkhead_core::call::Requests;
 use bulkhead_core::events::{Counters as CounterEvent, Event, Ticks};
 use bulkhead_core::ledger::{FrameRun, SCRUB_FRAMES};
 use bulkhead_core::lifecycle::{Action, End, Lifecycle, State};
@@ -98,7 +101,11 @@ impl Control {
         for vm in &mut self.vms {
             busy |= vm.step(now);
         }
-        if self.vms.iter().all(|vm| vm.life.state() == State::Stopped && !vm.out) {
+        if self
+            .vms
+            .iter()
+            .all(|vm| vm.life.state() == State::Stopped && !vm.out)
+        {
             self.switch_off();
         }
         if busy { now } else { self.next_look }
@@ -112,6 +119,10 @@ impl Control {
         });
         CONSOLE.lock().serial.flush();
         EVENTS.lock().flush();
+        if let Err(silent) = call::elsewhere(Requests::LEAVE) {
+            log::warn!("{silent}");
+        }
+        operation::turn_off();
         self.power.now();
         cpu::stop()
     }
@@ -128,7 +139,8 @@ impl Controlled {
         if self.out && self.vm.shared.returned.lock().len() == self.vm.shared.vcpus.len() {
             self.ended(now);
         }
-        if self.life.state() == State::Running && self.vm.shared.devices.lock().watchdog_expired(now)
+        if self.life.state() == State::Running
+            && self.vm.shared.devices.lock().watchdog_expired(now)
         {
             self.vm.shared.end(Ending {
                 end: End::Watchdog,
