@@ -153,18 +153,16 @@ pub fn admit(gathered: &Gathered) {
     let mut told = None;
     for cpu in online() {
         let plan = cpu.barrier.plan();
-        if plan == told {
-            continue;
-        }
-        if let Some(plan) = plan {
+        // Most machines have one kind of CPU, and one plan.
+        if let Some(plan) = plan.filter(|plan| told != Some(*plan)) {
             let level = if plan.gaps().is_empty() {
                 log::Level::Info
             } else {
                 log::Level::Warn
             };
-            log::log!(level, "CPU {} on, {plan}", cpu.index);
+            log::log!(level, "from CPU {} on, {plan}", cpu.index);
         }
-        told = plan;
+        told = plan.or(told);
     }
 }
 
