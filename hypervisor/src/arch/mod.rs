@@ -12,4 +12,5 @@ pub mod exception;
 pub mod lapic;
 pub mod machine_check;
 pub mod power;
+pub mod random;
 pub mod startup;

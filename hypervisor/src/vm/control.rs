@@ -252,6 +252,7 @@ impl Controlled {
             rip: None,
         });
         console::drain(&self.vm.shared);
+        self.vm.disconnect();
         self.report(&vcpus, ending);
         drop(vcpus);
         self.last = Some(ending.end);
@@ -290,6 +291,7 @@ impl Controlled {
             }
             _ => log::info!("VM \"{vm}\": {end}"),
         }
+        self.vm.report_devices();
         let mut sum = Counters::default();
         for running in vcpus {
             sum.merge(&running.vcpu.counters);
