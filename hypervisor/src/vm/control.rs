@@ -10,10 +10,13 @@ use crate::arch::cpu::{self, rdtsc};
 use crate::arch::power::PowerOff;
 use crate::console::{self, CONSOLE, EVENTS};
 use crate::memory::guest::GuestSpace;
+use crate::pcpu::call;
+use crate::vmx::operation;
 use crate::{events, memory, vm};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount};
+use bulkhead_core::call::Requests;
 use bulkhead_core::events::{Counters as CounterEvent, Event, Ticks};
 use bulkhead_core::ledger::{FrameRun, SCRUB_FRAMES};
 use bulkhead_core::lifecycle::{Action, End, Lifecycle, State};
@@ -116,6 +119,10 @@ impl Control {
         });
         CONSOLE.lock().serial.flush();
         EVENTS.lock().flush();
+        if let Err(silent) = call::elsewhere(Requests::LEAVE) {
+            log::warn!("{silent}");
+        }
+        operation::turn_off();
         self.power.now();
         cpu::stop()
     }

@@ -6,6 +6,7 @@ use crate::arch::lapic;
 use crate::memory::guest::GuestSpace;
 use crate::pcpu::{self, Pcpu};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
@@ -18,7 +19,7 @@ use bulkhead_core::sched::Share;
 use bulkhead_core::vcpu::DeviceAccess;
 use bulkhead_core::vcpu::mail::Mailbox;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 use super::network::Unsent;
 use super::run::Running;
@@ -33,6 +34,19 @@ pub enum Wanted {
     Parked = 1,
     /// Run them.
     Run = 2,
+}
+
+static ALL: Once<Vec<Arc<VmShared>>> = Once::new();
+
+/// Makes `vms`, in the order of their numbers, what [`by_id`] gives.
+pub fn install(vms: Vec<Arc<VmShared>>) {
+    ALL.call_once(|| vms);
+}
+
+/// The VM with this number.
+#[must_use]
+pub fn by_id(id: VmId) -> Option<&'static VmShared> {
+    ALL.get()?.get(usize::from(id.0)).map(|vm| &**vm)
 }
 
 /// How a VM's run ended, and where.
@@ -211,9 +225,7 @@ impl VmShared {
 
 impl VcpuPort {
     fn cpu(&self) -> Option<&'static Pcpu> {
-        pcpu::all()
-            .get(self.pcpu.load(Ordering::Relaxed))
-            .map(|cpu| &**cpu)
+        pcpu::all().get(self.pcpu.load(Ordering::Relaxed))
     }
 }
 
