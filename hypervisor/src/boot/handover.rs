@@ -3,7 +3,7 @@
 use super::facts::Facts;
 use super::payload::{Loaded, VmFiles};
 use crate::arch::{cpu, descriptor, lapic, startup};
-use crate::console::{self, CONSOLE, EVENTS};
+use crate::console::{CONSOLE, EVENTS};
 use crate::memory::reserve::{self, Reserved};
 use crate::memory::window::CpuWindow;
 use crate::memory::{self, Memory, Surroundings, frames_of, heap};
@@ -194,7 +194,6 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
         Ok(vms) => {
             CONSOLE.lock().serial.go_asynchronous();
             EVENTS.lock().go_asynchronous();
-            console::attend(&vms);
             let mut control = Control::new(vms, facts.power);
             control.start();
             scheduler::run_cpu(Some(control))

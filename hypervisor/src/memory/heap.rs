@@ -70,6 +70,13 @@ pub fn start() -> uefi::Result<(u64, u64)> {
     Ok((start.as_ptr() as u64, HEAP_BYTES as u64))
 }
 
+/// Bytes of the lasting heap in use, and free.
+#[must_use]
+pub fn usage() -> (u64, u64) {
+    let heap = HEAPS.lasting.lock();
+    (heap.used() as u64, heap.free() as u64)
+}
+
 fn block(bytes: usize) -> uefi::Result<NonNull<u8>> {
     boot::allocate_pages(
         AllocateType::AnyPages,

@@ -18,6 +18,8 @@ pub struct Host {
     pub vm: Arc<VmShared>,
     /// The vCPU's number.
     pub me: u32,
+    /// Its exits are logged.
+    pub traced: bool,
     /// The vCPU signalled itself, or its devices did.
     own_mail: bool,
 }
@@ -29,6 +31,7 @@ impl Host {
         Self {
             vm,
             me,
+            traced: false,
             own_mail: false,
         }
     }
