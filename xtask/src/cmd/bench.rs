@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what each exit costs in ticks, beside what peers cost on the same emulator.
 //!
 //! A bare-metal guest measures itself by its TSC on machines of one CPU, where Bochs counts instructions: the figures are the same
-//! run after run. [`machine`] has the machines, [`peers`] what to compare with. A last run boots the demo and reads from the
+//! run after run. `machine` has the machines, `peers` what to compare with. A last run boots the demo and reads from the
 //! counters how much of Linux' boot was spent in the hypervisor.
 
 mod machine;

@@ -2,6 +2,7 @@
 # Makes the freshly installed tree $1 into the system of debian-12.img: a guest that boots fast to a login prompt.
 # Called by mmdebstrap as its last step, outside the tree. $MODULES is the directory of the modules of kernel $RELEASE.
 set -eu
+umask 022
 root=$1
 
 # The kernel comes from outside; so do its modules.
@@ -9,11 +10,12 @@ mkdir -p "$root/usr/lib/modules"
 cp -R "$MODULES" "$root/usr/lib/modules/$RELEASE"
 chroot "$root" depmod "$RELEASE"
 
-# Who the machine is. An empty machine-id is filled in at boot, so that two guests of one image differ.
+# Who the machine is; mmdebstrap copied these two from the machine it runs on. An empty machine-id is filled in at
+# boot, so that two guests of one image differ.
+rm -f "$root/etc/hostname" "$root/etc/resolv.conf"
 echo bulkhead > "$root/etc/hostname"
 printf '127.0.0.1 localhost\n127.0.1.1 bulkhead\n::1 localhost\n' > "$root/etc/hosts"
 : > "$root/etc/machine-id"
-rm -f "$root/etc/resolv.conf"
 chroot "$root" passwd --quiet --delete root
 
 # The RAM disk mounts the root file system and sets up the network before systemd starts.

@@ -1,6 +1,6 @@
 //! Initial RAM disks with busybox as their user space. Both end in a root shell on the console.
 //!
-//! [`plain`] mounts the kernel's file systems and that is all: it works with every kernel. [`virtio`] is made for one
+//! `plain` mounts the kernel's file systems and that is all: it works with every kernel. `virtio` is made for one
 //! kernel, whose modules it loads: with it a guest uses its disks and its network.
 
 mod cpio;

@@ -13,6 +13,10 @@ mod storms;
 
 use core::arch::asm;
 
+use bulkhead_core::platform::{
+    WATCHDOG_CONTROL_PORT, WATCHDOG_COUNTDOWN_PORT, WATCHDOG_FIRED, WATCHDOG_MIN_MS, WATCHDOG_RUN,
+    WATCHDOG_STATUS_PORT,
+};
 use test_guests::params::Params;
 use test_guests::{cpu, guest, power, println, timer, trap};
 
@@ -32,6 +36,7 @@ const CASES: &[(&str, CaseFn)] = &[
     ("reset", |_| power::reset()),
     ("power-off", |_| power::off()),
     ("outside-memory", |_| outside_memory()),
+    ("watchdog", |_| watchdog()),
     ("exit-storm", |_| storms::exits()),
     ("timer-storm", |_| storms::timer()),
     ("ipi-storm", storms::interrupts),
@@ -64,6 +69,16 @@ fn triple_fault() {
 fn interrupts_off() {
     // SAFETY: loops for good.
     unsafe { asm!("cli", "2: jmp 2b", options(nomem, nostack)) };
+}
+
+/// Starts the watchdog and hangs. Prints `fault: the watchdog ended the last life` where it did.
+fn watchdog() {
+    if cpu::inb(WATCHDOG_STATUS_PORT) & WATCHDOG_FIRED != 0 {
+        println!("fault: the watchdog ended the last life");
+    }
+    cpu::outl(WATCHDOG_COUNTDOWN_PORT, WATCHDOG_MIN_MS);
+    cpu::outb(WATCHDOG_CONTROL_PORT, WATCHDOG_RUN);
+    interrupts_off();
 }
 
 /// A read where there is neither memory nor a device.
