@@ -31,22 +31,22 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 #[entry]
 fn main() -> Status {
-    let Ok(heap) = memory::heap::start() else {
+    if memory::heap::start().is_err() {
         return Status::OUT_OF_RESOURCES;
-    };
+    }
     CONSOLE.lock().start(boot::facts::screen());
     events::start();
     console::install_logger();
     log::info!("Bulkhead {VERSION}, a Type-1 hypervisor");
     events::send(&Event::Boot { version: VERSION });
-    match prepare(heap) {
+    match prepare() {
         Ok(handover) => boot::handover::leave_firmware(handover),
         Err(error) => refuse(error.as_ref()),
     }
 }
 
 /// Everything that needs the firmware: files, the plan, the feature gate, memory.
-fn prepare(heap: (u64, u64)) -> Result<Handover, alloc::boxed::Box<dyn Error>> {
+fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
     let mut source = boot::source::Source::of_image()?;
     log::info!(
         "reading {} from {}",
@@ -78,7 +78,8 @@ fn prepare(heap: (u64, u64)) -> Result<Handover, alloc::boxed::Box<dyn Error>> {
         there(facts.has_dmar)
     );
     let vcpus = loaded.plan.vms.iter().map(|vm| vm.vcpus).sum();
-    let reserved = memory::reserve::reserve(heap, facts.cpus.len(), vcpus)?;
+    memory::heap::extend(vm::models::heap_needed(&loaded))?;
+    let reserved = memory::reserve::reserve(facts.cpus.len(), vcpus)?;
     Ok(Handover {
         loaded,
         wishes,

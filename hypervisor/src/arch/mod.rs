@@ -11,4 +11,5 @@ pub mod descriptor;
 pub mod exception;
 pub mod lapic;
 pub mod power;
+pub mod random;
 pub mod startup;

@@ -10,7 +10,7 @@ use crate::memory::{self, Memory, Surroundings, frames_of, heap};
 use crate::pcpu::start::Seed;
 use crate::pcpu::{self, Pcpu};
 use crate::vm::control::Control;
-use crate::vm::{self, Machine, Vm, VmError, scheduler};
+use crate::vm::{self, Machine, Vm, VmError, network, scheduler};
 use crate::vmx::operation::{self, Features};
 use crate::{events, fail, panic, refuse};
 use alloc::boxed::Box;
@@ -21,6 +21,7 @@ use bulkhead_core::hostpt::{Access, Window};
 use bulkhead_core::ledger::{FrameRun, OwnerClass, VmId};
 use bulkhead_core::manifest::{MachineFacts, SelfTest};
 use bulkhead_core::placement::{Demand, Placement};
+use bulkhead_core::switch::PortConfig;
 use bulkhead_core::table::PageSize;
 use bulkhead_core::topology::IdLayout;
 use bulkhead_core::vmx::capability::Wishes;
@@ -296,6 +297,7 @@ fn describe_vmx(features: &Features) {
 /// Makes the plan's VMs.
 fn create_vms(loaded: Loaded, placement: &Placement) -> Result<Vec<Vm>, VmError> {
     let Loaded { plan, files } = loaded;
+    let ports = PortConfig::of_plan(&plan);
     let mut vms = Vec::with_capacity(plan.vms.len());
     for (index, (plan, files)) in plan.vms.into_iter().zip(files).enumerate() {
         let cpus: Vec<_> = placement
@@ -305,6 +307,7 @@ fn create_vms(loaded: Loaded, placement: &Placement) -> Result<Vec<Vm>, VmError>
             .collect();
         vms.push(Vm::create(VmId(index as u16), plan, files, &cpus)?);
     }
+    network::install(&ports, &vms, vm::tsc_khz()).map_err(VmError::Network)?;
     Ok(vms)
 }
 
@@ -336,7 +339,7 @@ fn report_memory(memory: &Memory, loaded: &Loaded, facts: &Facts) {
     let kept = books.owned_by(OwnerClass::Hypervisor).bytes().unwrap_or(0);
     let usage = MemoryUse {
         image_bytes: bytes(memory.image),
-        heap_bytes: heap::HEAP_BYTES as u64,
+        heap_bytes: heap::blocks().map(|(_, bytes)| bytes).sum(),
         ledger_bytes: bytes(memory.ledger_run),
         tables_bytes: memory.pool.used().bytes().unwrap_or(0),
         payload_bytes,

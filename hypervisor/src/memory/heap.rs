@@ -1,88 +1,147 @@
-//! The heap: one block taken from the firmware at entry, the same before and after boot services end.
+//! The heap: a block taken from the firmware at entry, and one more that is as large as the plan's VMs need it; both stay
+//! when boot services end.
 //!
 //! It serves start-up and control operations; nothing on the path of a VM exit allocates. While a
-//! [`Scratch`] lives, allocations come from a second, larger block that goes back to the firmware afterwards.
+//! [`Scratch`] lives, allocations come from a third, larger block that goes back to the firmware afterwards.
 #![allow(unsafe_code, reason = "an allocator is given raw memory")]
 
 use core::alloc::{GlobalAlloc, Layout};
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use linked_list_allocator::LockedHeap;
 use uefi::boot::{self, AllocateType, MemoryType};
 
-/// Bytes of heap.
-pub const HEAP_BYTES: usize = 1 << 20;
+/// Bytes of the block taken at entry.
+const FIRST_BYTES: usize = 1 << 20;
 /// Bytes of scratch: what the worst manifest of the greatest size makes its parser hold, and some more.
 const SCRATCH_BYTES: usize = 32 << 20;
 const PAGE: usize = 4096;
 
 struct Heaps {
-    lasting: LockedHeap,
-    scratch: LockedHeap,
-    /// Where the scratch block begins, 0 where there is none.
-    scratch_start: AtomicU64,
+    /// Taken at entry.
+    first: Block,
+    /// Taken when the plan is known.
+    planned: Block,
+    scratch: Block,
     /// Whether new allocations come from the scratch block.
     scratch_on: AtomicBool,
 }
 
+/// A heap and where its memory lies.
+struct Block {
+    heap: LockedHeap,
+    start: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Block {
+    /// No memory yet: it refuses.
+    const fn empty() -> Self {
+        Self {
+            heap: LockedHeap::empty(),
+            start: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes its memory from the firmware, once.
+    fn take(&self, bytes: usize) -> uefi::Result {
+        let pages = bytes.div_ceil(PAGE);
+        let start = boot::allocate_pages(AllocateType::AnyPages, MemoryType::LOADER_DATA, pages)?;
+        let bytes = pages * PAGE;
+        // SAFETY: the firmware gave this memory to us alone, and takes none of it back before boot services end; the
+        // scratch block's is not used any more then.
+        unsafe { self.heap.lock().init(start.as_ptr(), bytes) };
+        self.bytes.store(bytes as u64, Ordering::Relaxed);
+        self.start.store(start.as_ptr() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn range(&self) -> (u64, u64) {
+        let start = self.start.load(Ordering::Relaxed);
+        (start, self.bytes.load(Ordering::Relaxed))
+    }
+
+    fn is_there(&self) -> bool {
+        self.range().1 != 0
+    }
+
+    fn holds(&self, allocation: *const u8) -> bool {
+        let (start, bytes) = self.range();
+        (allocation as u64).wrapping_sub(start) < bytes
+    }
+}
+
 #[global_allocator]
 static HEAPS: Heaps = Heaps {
-    lasting: LockedHeap::empty(),
-    scratch: LockedHeap::empty(),
-    scratch_start: AtomicU64::new(0),
+    first: Block::empty(),
+    planned: Block::empty(),
+    scratch: Block::empty(),
     scratch_on: AtomicBool::new(false),
 };
 
-// SAFETY: both heaps are allocators of their own, and an allocation goes back to the one whose block it lies in.
+// SAFETY: the heaps are allocators of their own, and an allocation goes back to the one whose block it lies in.
 unsafe impl GlobalAlloc for Heaps {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let heap = if self.scratch_on.load(Ordering::Relaxed) {
-            &self.scratch
-        } else {
-            &self.lasting
-        };
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { heap.alloc(layout) }
+        if self.scratch_on.load(Ordering::Relaxed) {
+            // SAFETY: the caller's promise about `layout` is passed on.
+            return unsafe { self.scratch.heap.alloc(layout) };
+        }
+        // SAFETY: as above.
+        let planned = unsafe { self.planned.heap.alloc(layout) };
+        if !planned.is_null() {
+            return planned;
+        }
+        // SAFETY: as above.
+        unsafe { self.first.heap.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, allocation: *mut u8, layout: Layout) {
-        let start = self.scratch_start.load(Ordering::Relaxed);
-        let in_scratch =
-            start != 0 && (allocation as u64).wrapping_sub(start) < SCRATCH_BYTES as u64;
-        let heap = if in_scratch {
-            &self.scratch
-        } else {
-            &self.lasting
-        };
+        let blocks = [&self.planned, &self.scratch];
+        let block = blocks.into_iter().find(|block| block.holds(allocation));
         // SAFETY: the allocation came from this heap, with this layout.
-        unsafe { heap.dealloc(allocation, layout) }
+        unsafe {
+            block
+                .unwrap_or(&self.first)
+                .heap
+                .dealloc(allocation, layout)
+        }
     }
 }
 
-/// Takes the heap's memory from the firmware; the first thing the image does.
+/// Takes the first block from the firmware; the first thing the image does.
 ///
 /// # Errors
 /// The firmware's status when it has no memory.
-pub fn start() -> uefi::Result<(u64, u64)> {
-    let start = block(HEAP_BYTES)?;
-    // SAFETY: the firmware gave this block to us alone, and it is never given back.
-    unsafe { HEAPS.lasting.lock().init(start.as_ptr(), HEAP_BYTES) };
-    Ok((start.as_ptr() as u64, HEAP_BYTES as u64))
+pub fn start() -> uefi::Result {
+    HEAPS.first.take(FIRST_BYTES)
 }
 
-/// Bytes of the lasting heap in use, and free.
+/// Takes a block of `bytes` more, once, for the plan's VMs.
+///
+/// # Errors
+/// The firmware's status when it has no memory.
+pub fn extend(bytes: usize) -> uefi::Result {
+    HEAPS.planned.take(bytes)
+}
+
+/// The memory of the blocks that stay: where each begins, and its bytes.
+pub fn blocks() -> impl Iterator<Item = (u64, u64)> {
+    [&HEAPS.first, &HEAPS.planned]
+        .into_iter()
+        .filter(|block| block.is_there())
+        .map(Block::range)
+}
+
+/// Bytes of the blocks that stay: in use, and free.
 #[must_use]
 pub fn usage() -> (u64, u64) {
-    let heap = HEAPS.lasting.lock();
-    (heap.used() as u64, heap.free() as u64)
-}
-
-fn block(bytes: usize) -> uefi::Result<NonNull<u8>> {
-    boot::allocate_pages(
-        AllocateType::AnyPages,
-        MemoryType::LOADER_DATA,
-        bytes / PAGE,
-    )
+    [&HEAPS.first, &HEAPS.planned]
+        .into_iter()
+        .map(|block| {
+            let heap = block.heap.lock();
+            (heap.used() as u64, heap.free() as u64)
+        })
+        .fold((0, 0), |sum, block| (sum.0 + block.0, sum.1 + block.1))
 }
 
 /// Allocations come from scratch memory while this lives. What is still allocated there afterwards stays valid until
@@ -93,16 +152,7 @@ pub struct Scratch(());
 impl Scratch {
     /// Begins; without memory for the block, allocations go on coming from the heap.
     pub fn begin() -> Self {
-        if HEAPS.scratch_start.load(Ordering::Relaxed) == 0
-            && let Ok(start) = block(SCRATCH_BYTES)
-        {
-            // SAFETY: as for the heap; the block is only given back when boot services end.
-            unsafe { HEAPS.scratch.lock().init(start.as_ptr(), SCRATCH_BYTES) };
-            HEAPS
-                .scratch_start
-                .store(start.as_ptr() as u64, Ordering::Relaxed);
-        }
-        let is_there = HEAPS.scratch_start.load(Ordering::Relaxed) != 0;
+        let is_there = HEAPS.scratch.is_there() || HEAPS.scratch.take(SCRATCH_BYTES).is_ok();
         HEAPS.scratch_on.store(is_there, Ordering::Relaxed);
         Self(())
     }

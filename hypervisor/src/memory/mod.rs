@@ -149,7 +149,8 @@ impl Memory {
                 .identity(&mut pool, right, attr)
                 .map_err(|rejected| rejected.error)?;
         }
-        for run in [reserved.heap, reserved.ledger_run, reserved.pool_run] {
+        let own = [reserved.ledger_run, reserved.pool_run];
+        for run in reserved.heap.into_iter().chain(own) {
             ledger.claim_hypervisor(run)?;
             let right = ledger.grant_own(run, Rights::READ | Rights::WRITE)?;
             tables

@@ -54,8 +54,8 @@ pub struct Reserved {
     pub pool: Pool,
     /// The frames that the pool hands out.
     pub pool_run: FrameRun,
-    /// The heap.
-    pub heap: FrameRun,
+    /// The heap's blocks.
+    pub heap: Vec<FrameRun>,
     /// The stacks, each with its guard page lowest.
     pub stacks: Vec<FrameRun>,
     /// The stacks' tops, for each CPU.
@@ -72,7 +72,7 @@ pub struct Reserved {
 ///
 /// # Errors
 /// The firmware's status when it has no memory or does not know the image.
-pub fn reserve(heap_block: (u64, u64), cpus: usize, vcpus: u32) -> uefi::Result<Reserved> {
+pub fn reserve(cpus: usize, vcpus: u32) -> uefi::Result<Reserved> {
     let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())?;
     let (image_base, _) = image.info();
     let image_base = image_base.cast::<u8>();
@@ -111,7 +111,11 @@ pub fn reserve(heap_block: (u64, u64), cpus: usize, vcpus: u32) -> uefi::Result<
     };
     let mut tops = Vec::with_capacity(cpus);
     for cpu in 0..cpus {
-        let main = if cpu == 0 { MAIN_STACK } else { SCHEDULER_STACK };
+        let main = if cpu == 0 {
+            MAIN_STACK
+        } else {
+            SCHEDULER_STACK
+        };
         tops.push(Stacks {
             main: stack(main)?,
             exit: stack(EXIT_STACK)?,
@@ -132,7 +136,9 @@ pub fn reserve(heap_block: (u64, u64), cpus: usize, vcpus: u32) -> uefi::Result<
         ledger_run,
         pool,
         pool_run,
-        heap: frames_of(heap_block.0, heap::HEAP_BYTES as u64),
+        heap: heap::blocks()
+            .map(|(start, bytes)| frames_of(start, bytes))
+            .collect(),
         stacks,
         tops,
         start_page,
@@ -157,10 +163,6 @@ fn take_below(frames: FrameCount, limit: u64) -> uefi::Result<FrameRun> {
 }
 
 fn allocate(place: AllocateType, frames: FrameCount) -> uefi::Result<FrameRun> {
-    let start = boot::allocate_pages(
-        place,
-        MemoryType::LOADER_DATA,
-        frames.0 as usize,
-    )?;
+    let start = boot::allocate_pages(place, MemoryType::LOADER_DATA, frames.0 as usize)?;
     Ok(frames_of(start.as_ptr() as u64, frames.0 * FRAME_SIZE))
 }

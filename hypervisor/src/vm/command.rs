@@ -5,7 +5,7 @@
 
 use super::control::{AUDIT_FRAMES, Control, Controlled};
 use super::report::{self, MachineNumbers, VmNumbers};
-use super::tsc_khz;
+use super::{models, network, tsc_khz};
 use crate::console::CONSOLE;
 use crate::console::Show;
 use crate::console::terminal::Answer;
@@ -208,13 +208,15 @@ impl Controlled {
     fn stats(&self, now: u64) -> Answer {
         let numbers = VmNumbers::gather(&self.vm);
         numbers.send();
+        let reports = network::reports(&self.vm.shared);
+        let nics: Vec<_> = reports.iter().map(|nic| nic.event(&self.vm)).collect();
         text(&Reply::Vm(VmStats {
             state: self.life.state(),
             uptime: self.ran(now),
             restarts: self.life.restarts(),
             counters: numbers.counters(),
-            nics: &[],
-            disks: &numbers.disks,
+            nics: &nics,
+            disks: &models::disk_counters(&self.vm),
         }))
     }
 }

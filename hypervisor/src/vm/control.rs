@@ -400,6 +400,7 @@ impl Controlled {
             rip: None,
         });
         drop(vcpus);
+        self.vm.disconnect();
         self.report(ending);
         self.work = Work::Count;
         self.audit = Audit::default();

@@ -7,6 +7,7 @@ pub mod command;
 pub mod control;
 pub mod disk;
 pub mod host;
+pub mod models;
 pub mod network;
 pub mod report;
 pub mod run;
@@ -16,6 +17,7 @@ pub mod switched;
 
 use crate::arch::cpu;
 use crate::boot::payload::{self, VmFiles};
+use crate::events;
 use crate::memory::{self, Memory, MemoryError};
 use crate::pcpu;
 use crate::vmx::operation::Features;
@@ -26,17 +28,18 @@ use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::apic::LocalApic;
 use bulkhead_core::bus::Signal;
+use bulkhead_core::cow::CowError;
 use bulkhead_core::cpuid::{CpuidConfig, CpuidResult, CpuidTable, Crystal, VmxInstructions};
-use bulkhead_core::device::board::{Devices, Setup};
 use bulkhead_core::device::pci::TooManyDevices;
-use bulkhead_core::device::virtio::Model;
 use bulkhead_core::ept::{Ept, EptError, EptPerms};
+use bulkhead_core::events::Event;
 use bulkhead_core::insn::Gprs;
 use bulkhead_core::ledger::{FrameRun, LedgerError, Owner, Rights, VmId};
-use bulkhead_core::manifest::{VmConsole, VmPlan};
+use bulkhead_core::manifest::VmPlan;
 use bulkhead_core::msr::{self, MsrState, X2apicAssist};
 use bulkhead_core::mtrr::Mtrrs;
 use bulkhead_core::sched::Share;
+use bulkhead_core::switch::SwitchError;
 use bulkhead_core::table::TableMemory;
 use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
 use bulkhead_core::vmx::capability::Wishes;
@@ -67,6 +70,10 @@ pub enum VmError {
     Load(LoadError),
     /// More devices than a bus has places for.
     Devices(TooManyDevices),
+    /// A disk's map.
+    Disk(CowError),
+    /// Network cards that cannot be told apart.
+    Network(SwitchError),
 }
 
 impl fmt::Display for VmError {
@@ -79,6 +86,8 @@ impl fmt::Display for VmError {
             Self::Layout(error) => error.fmt(f),
             Self::Load(error) => error.fmt(f),
             Self::Devices(error) => error.fmt(f),
+            Self::Disk(error) => error.fmt(f),
+            Self::Network(error) => error.fmt(f),
         }
     }
 }
@@ -188,7 +197,7 @@ pub struct Vm {
     pub shared: Arc<VmShared>,
     /// What the manifest says of it.
     pub plan: VmPlan,
-    /// Its RAM.
+    /// Its RAM, and what its disks' changed blocks lie in.
     pub frames: Vec<FrameRun>,
     files: VmFiles,
     layout: MemoryLayout,
@@ -227,8 +236,10 @@ impl Vm {
             let frame = memory.pool.alloc().ok_or(VmError::OutOfPool)?;
             vmcs.push(frame.start());
         }
+        let overlays = models::take_overlays(&plan, id, &mut memory)?;
         drop(memory);
-        let devices = build_devices(&plan, &files, id, false)?;
+        frames.extend(overlays.iter().flatten());
+        let devices = models::build(&plan, &files, id, &overlays)?;
         let share = Share::clamped(plan.weight, plan.cap);
         let shared = VmShared::new(
             id,
@@ -261,8 +272,8 @@ impl Vm {
         let request = payload::load_request(&self.plan, &self.files, &self.layout, &platform);
         let entry =
             guest_loader::load(&request, &mut self.shared.space()).map_err(VmError::Load)?;
-        let devices = build_devices(&self.plan, &self.files, self.shared.id, watchdog_fired)?;
-        self.shared.reset(devices);
+        self.shared.reset(models::start(watchdog_fired));
+        network::set_links(&self.shared, true);
         self.shared.want(shared::Wanted::Run);
         // One time for all: the vCPUs' time-stamp counters agree.
         let tsc_offset = cpu::rdtsc().wrapping_neg();
@@ -279,6 +290,22 @@ impl Vm {
             cpu.kick();
         }
         Ok(())
+    }
+
+    /// Its run ended: its devices reach its memory no more, and nobody reaches its devices.
+    pub fn disconnect(&self) {
+        network::set_links(&self.shared, false);
+        self.shared.devices.lock().disconnect();
+    }
+
+    /// Says what its disks and network cards did.
+    pub fn report_devices(&self) {
+        for report in network::reports(&self.shared) {
+            events::send(&Event::Nic(report.event(self)));
+        }
+        for counters in models::disk_counters(self) {
+            events::send(&Event::Disk(counters));
+        }
     }
 
     /// A vCPU in its first state.
@@ -345,37 +372,6 @@ impl Vm {
             launched: false,
         })
     }
-}
-
-/// Fresh devices for a VM.
-fn build_devices(
-    plan: &VmPlan,
-    files: &VmFiles,
-    id: VmId,
-    watchdog_fired: bool,
-) -> Result<Devices, VmError> {
-    let machine = machine();
-    let (seconds, then) = machine.epoch;
-    let now = cpu::rdtsc();
-    let passed = now.wrapping_sub(then) / (u64::from(machine.tsc_khz) * 1000);
-    Devices::new(Setup {
-        models: build_models(plan, files, id),
-        console: plan.console,
-        unix_seconds: seconds.saturating_add(passed),
-        now,
-        tsc_khz: machine.tsc_khz,
-        watchdog_fired,
-    })
-    .map_err(VmError::Devices)
-}
-
-/// The VM's virtio devices: entropy, its disks, its network cards, its console.
-fn build_models(plan: &VmPlan, _files: &VmFiles, _id: VmId) -> Vec<Model> {
-    let mut models = Vec::new();
-    if plan.console == VmConsole::Virtio {
-        models.push(Model::Console(Box::default()));
-    }
-    models
 }
 
 /// Maps the frames where the layout has RAM, readable, writable and executable.

@@ -9,9 +9,8 @@ use crate::events;
 use crate::memory::{self, heap};
 use crate::pcpu::{self, Pcpu};
 use alloc::vec::Vec;
-use bulkhead_core::device::virtio::Model;
 use bulkhead_core::events::{
-    Counters as CounterEvent, CpuCounters, DiskCounters, Event, MachineCounters, Ticks,
+    Counters as CounterEvent, CpuCounters, Event, MachineCounters, Ticks,
     VcpuCounters,
 };
 use bulkhead_core::ledger::{Books, OwnerClass, State};
@@ -27,8 +26,6 @@ pub struct VmNumbers<'a> {
     sum: Counters,
     exits: Tally,
     frames: Tally,
-    /// Its disks.
-    pub disks: Vec<DiskCounters<'a>>,
 }
 
 impl<'a> VmNumbers<'a> {
@@ -43,7 +40,6 @@ impl<'a> VmNumbers<'a> {
             exits: sum.exits().collect(),
             sum,
             frames: memory::lock().frames_by_state(vm.shared.id, &vm.frames),
-            disks: disks(vm),
             vm,
         }
     }
@@ -77,9 +73,7 @@ impl<'a> VmNumbers<'a> {
                 switches: counters.switches,
             }));
         }
-        for disk in &self.disks {
-            events::send(&Event::Disk(*disk));
-        }
+        self.vm.report_devices();
     }
 }
 
@@ -99,30 +93,6 @@ fn ticks(counters: &Counters) -> Ticks {
         idle: counters.idle_ticks(),
         steal: counters.steal_ticks(),
     }
-}
-
-fn disks(vm: &Vm) -> Vec<DiskCounters<'_>> {
-    let devices = vm.shared.devices.lock();
-    let blocks = devices
-        .pci()
-        .devices()
-        .filter_map(|device| match device.model() {
-            Model::Block(block) => Some(block.counters()),
-            _ => None,
-        });
-    (0..)
-        .zip(blocks)
-        .map(|(disk, counters)| DiskCounters {
-            vm: vm.plan.name.as_str(),
-            disk,
-            reads: counters.reads,
-            read_bytes: counters.bytes_read,
-            writes: counters.writes,
-            written_bytes: counters.bytes_written,
-            flushes: counters.flushes,
-            errors: counters.failed,
-        })
-        .collect()
 }
 
 /// What the machine has and did.

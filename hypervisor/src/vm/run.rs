@@ -1,6 +1,7 @@
 //! The steady state: what runs between an exit and the next entry.
 
 use super::host::Host;
+use super::network;
 use super::shared::{Ending, Locked, VcpuPort, VmBus};
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
@@ -122,8 +123,9 @@ extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -
             finish(vcpu, host, &mut frame.gpr)
         }
         Action::Transmit(nic) => {
-            super::network::transmit(&host.vm, nic);
-            finish(vcpu, host, &mut frame.gpr)
+            network::transmit(&host.vm, nic);
+            // What is left is for this vCPU's next turn.
+            finish(vcpu, host, &mut frame.gpr) && !host.vm.unsent.is_waiting()
         }
         Action::Stop(reason) => {
             *left = Left::Stopped(reason);

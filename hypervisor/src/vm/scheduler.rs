@@ -4,7 +4,7 @@
 
 use super::run::{Left, Running};
 use super::shared::Wanted;
-use super::{control, machine};
+use super::{control, machine, network};
 use crate::arch::cpu::rdtsc;
 use crate::arch::exception::HOST_NMIS;
 use crate::pcpu::{self, Pcpu, call};
@@ -211,7 +211,9 @@ impl Local {
         running.host.vm.set_deaf(me, false);
         running.take_mail();
         running.left = Left::GaveBack;
-        let ready = running.vcpu.prepare_entry(&mut running.host) == Readiness::Enter;
+        let vm = &running.host.vm;
+        let unsent = vm.unsent.is_waiting() && network::resume(vm);
+        let ready = !unsent && running.vcpu.prepare_entry(&mut running.host) == Readiness::Enter;
         if ready && !own.look.load(Ordering::SeqCst) {
             enter(running, own.exit_stack);
         }
@@ -237,7 +239,7 @@ impl Local {
         if running.vcpu.activity() != Activity::Active {
             if running.halted_for_good() {
                 running.end_vm(StopReason::HaltedForGood);
-            } else if !running.mail_waits() {
+            } else if !running.mail_waits() && !running.host.vm.unsent.is_waiting() {
                 self.scheduler.block(entity, running.vcpu.next_timer(end));
             }
         }

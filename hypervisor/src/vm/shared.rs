@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
 use bulkhead_core::console::ExitTrace;
-use bulkhead_core::device::board::Devices;
+use bulkhead_core::device::board::{Devices, Start};
 use bulkhead_core::ept::Ept;
 use bulkhead_core::ledger::VmId;
 use bulkhead_core::lifecycle::End;
@@ -23,6 +23,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering}
 use core::time::Duration;
 use spin::Mutex;
 
+use super::network::Unsent;
 use super::run::Running;
 
 /// What the CPUs do with a VM's vCPUs.
@@ -78,6 +79,8 @@ pub struct VmShared {
     pub share: Share,
     /// vCPUs that its CPUs gave back.
     pub returned: Mutex<Vec<Box<Running>>>,
+    /// Frames of its network cards that wait for a turn.
+    pub unsent: Unsent,
     /// How its run ended, the first reason.
     pub ending: Mutex<Option<Ending>>,
     /// vCPUs that nothing but another vCPU can wake, one bit each.
@@ -119,6 +122,7 @@ impl VmShared {
                 .collect(),
             share,
             returned: Mutex::new(Vec::with_capacity(placement.len())),
+            unsent: Unsent::default(),
             ending: Mutex::new(None),
             deaf: AtomicU64::new(0),
             wanted: AtomicU8::new(Wanted::Nothing as u8),
@@ -247,8 +251,9 @@ impl VmShared {
     }
 
     /// Puts everything but memory into the state before the first run.
-    pub fn reset(&self, devices: Devices) {
-        *self.devices.lock() = devices;
+    pub fn reset(&self, start: Start) {
+        self.devices.lock().restart(start);
+        self.unsent.clear();
         for port in &self.vcpus {
             let _ = port.mailbox.take();
             port.running.store(false, Ordering::SeqCst);

@@ -55,6 +55,13 @@ pub struct Setup {
     pub models: Vec<Model>,
     /// Where typed bytes go.
     pub console: VmConsole,
+    /// How the VM starts.
+    pub start: Start,
+}
+
+/// What a VM's devices find when it starts, or starts anew.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
     /// Seconds since 1970, in UTC, at host TSC `now`.
     pub unix_seconds: u64,
     /// Host TSC.
@@ -63,6 +70,16 @@ pub struct Setup {
     pub tsc_khz: u32,
     /// Whether the watchdog ended the run before this one.
     pub watchdog_fired: bool,
+}
+
+impl Start {
+    fn clock(self) -> Rtc {
+        Rtc::new(self.unix_seconds, self.now, self.tsc_khz)
+    }
+
+    fn watchdog(self) -> Watchdog {
+        Watchdog::new(self.tsc_khz, self.watchdog_fired)
+    }
 }
 
 /// The devices of one VM.
@@ -86,21 +103,34 @@ impl Devices {
         let Setup {
             models,
             console,
-            unix_seconds,
-            now,
-            tsc_khz,
-            watchdog_fired,
+            start,
         } = setup;
         Ok(Self {
             uart: Uart16550::new(),
             ioapic: IoApic::new(),
             power: PowerBlock::new(),
             events: EventRegister::new(),
-            clock: Rtc::new(unix_seconds, now, tsc_khz),
-            watchdog: Watchdog::new(tsc_khz, watchdog_fired),
+            clock: start.clock(),
+            watchdog: start.watchdog(),
             pci: pci::Bus::new(models)?,
             console,
         })
+    }
+
+    /// The VM starts anew: its devices are as [`new`](Self::new) made them, in the memory they have.
+    pub fn restart(&mut self, start: Start) {
+        self.uart = Uart16550::new();
+        self.ioapic = IoApic::new();
+        self.power = PowerBlock::new();
+        self.events = EventRegister::new();
+        self.clock = start.clock();
+        self.watchdog = start.watchdog();
+        self.pci.restart();
+    }
+
+    /// The VM's run ended: none of its devices reaches its memory from here to the next start.
+    pub fn disconnect(&mut self) {
+        self.pci.disconnect();
     }
 
     /// IN of `size` bytes from `port` at host TSC `now`: ports nobody claims read as all ones.

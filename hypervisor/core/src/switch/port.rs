@@ -123,6 +123,19 @@ impl Drops {
         *counter = counter.saturating_add(1);
     }
 
+    /// Each by name.
+    #[must_use]
+    pub const fn by_reason(&self) -> [(&'static str, u64); 6] {
+        [
+            ("spoofed", self.spoofed),
+            ("over_rate", self.over_rate),
+            ("no_buffer", self.no_buffer),
+            ("malformed", self.malformed),
+            ("no_target", self.no_target),
+            ("link_down", self.link_down),
+        ]
+    }
+
     /// All of them.
     #[must_use]
     pub const fn total(&self) -> u64 {

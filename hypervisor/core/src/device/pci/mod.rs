@@ -103,6 +103,11 @@ impl Bus {
         self.address = 0;
     }
 
+    /// Keeps every device from the VM's memory until [`restart`](Self::restart).
+    pub fn disconnect(&mut self) {
+        self.devices_mut().for_each(Transport::disconnect);
+    }
+
     /// Whether an access to `gpa` is for [`read`](Self::read) and [`write`](Self::write).
     #[must_use]
     pub const fn owns(gpa: Gpa) -> bool {

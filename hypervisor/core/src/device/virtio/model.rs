@@ -46,9 +46,10 @@ impl Model {
     /// The VM starts anew: what its last life left in the device is forgotten.
     pub fn restart(&mut self) {
         match self {
-            Self::Block(block) => block.forget_writes(),
+            Self::Block(block) => block.restart(),
             Self::Console(console) => console.forget_input(),
-            Self::Entropy(_) | Self::Net(_) => {}
+            Self::Net(nic) => nic.forget_counters(),
+            Self::Entropy(_) => {}
         }
     }
 

@@ -71,6 +71,11 @@ impl Nic {
         self.counters
     }
 
+    /// The VM starts anew, not only its driver.
+    pub fn forget_counters(&mut self) {
+        self.counters = NicCounters::default();
+    }
+
     /// Takes the next frame that the driver sends into `frame`, which has room for [`MAX_FRAME`] bytes, and says how
     /// long it is. Frames that cannot be sent are completed, counted and passed over.
     ///

@@ -4,7 +4,7 @@ use crate::addr::Gpa;
 use crate::apic::LocalApic;
 use crate::bus::{Signal, Signals};
 use crate::cpuid::{CpuidConfig, CpuidResult, CpuidTable, VmxInstructions};
-use crate::device::board::{Devices, Setup};
+use crate::device::board::{Devices, Setup, Start};
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
 use crate::vcpu::mail::{Mail, Mailbox};
@@ -226,10 +226,12 @@ impl Machine {
             devices: Devices::new(Setup {
                 models: Vec::new(),
                 console: crate::manifest::VmConsole::Serial,
-                unix_seconds: 0,
-                now: 0,
-                tsc_khz: 2_400_000,
-                watchdog_fired: false,
+                start: Start {
+                    unix_seconds: 0,
+                    now: 0,
+                    tsc_khz: 2_400_000,
+                    watchdog_fired: false,
+                },
             })
             .unwrap(),
             vcpu,

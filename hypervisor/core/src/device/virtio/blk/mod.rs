@@ -98,8 +98,9 @@ impl Block {
     }
 
     /// The VM starts anew, not only its driver.
-    pub fn forget_writes(&mut self) {
+    pub fn restart(&mut self) {
         self.disk.forget_writes();
+        self.counters = BlockCounters::default();
     }
 
     /// Carries out the request of a chain and says how many bytes were written to it.

@@ -147,6 +147,11 @@ impl Transport {
         self.counters = Counters::default();
     }
 
+    /// The device no longer reaches memory.
+    pub const fn disconnect(&mut self) {
+        self.master = false;
+    }
+
     /// The function's registers say: MSI-X is `enabled`, its vectors are `masked`, memory may be reached (`master`).
     pub fn set_control(&mut self, enabled: bool, masked: bool, master: bool, bus: &mut dyn Bus) {
         self.master = master;
