@@ -62,7 +62,7 @@ fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
         apicv: loaded.plan.hypervisor.apicv == ApicVirtualization::Auto,
     };
     boot::gate::check()?;
-    let features = vmx::operation::negotiate(wishes)?;
+    let vmx = vmx::operation::examine(wishes)?;
     let facts = boot::facts::Facts::gather()?;
     log::info!("{facts}");
     let there = |is_there: bool| {
@@ -83,7 +83,7 @@ fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
     Ok(Handover {
         loaded,
         wishes,
-        features,
+        vmx,
         facts,
         reserved,
     })

@@ -7,20 +7,28 @@
     reason = "reads the stack it reports on and writes to the ports directly"
 )]
 
-use crate::arch::{cpu, lapic};
-use crate::pcpu;
 use crate::arch::exception::{Context, GPR_NAMES};
+use crate::arch::{cpu, lapic};
 use crate::console::{CONSOLE, EVENTS};
 use crate::events;
+use crate::pcpu::{self, checks};
+use bulkhead_core::events::Event;
+use bulkhead_core::mce::Judgement;
 use core::fmt::{self, Write};
+use core::hint::spin_loop;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550};
 
 /// Start and end of the loaded image, and start and end of its code.
 static IMAGE: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 static REPORTED: AtomicBool = AtomicBool::new(false);
+/// CPUs that another one's report stopped.
+static STOPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// How long a report waits for the other CPUs to stop, in TSC ticks: a good tenth of a second on the fastest processor.
+const PATIENCE: u64 = 1 << 29;
 
 /// Words of stack searched for return addresses.
 const STACK_WORDS: u64 = 512;
@@ -31,6 +39,8 @@ const FRAMES: usize = 24;
 pub enum Cause<'a> {
     /// A CPU exception in the hypervisor.
     Exception(&'a Context),
+    /// A machine check that this CPU cannot go on after.
+    MachineCheck(&'a Context, &'a Judgement),
     /// A broken invariant.
     Panic(&'a PanicInfo<'a>),
 }
@@ -97,6 +107,7 @@ impl Write for Report {
 /// Stops this CPU where another one's report ended the machine: what an NMI means then.
 pub fn stop_if_reported() {
     if REPORTED.load(Ordering::Acquire) {
+        STOPPED.fetch_add(1, Ordering::AcqRel);
         cpu::stop();
     }
 }
@@ -104,12 +115,10 @@ pub fn stop_if_reported() {
 /// Reports `cause` and stops the machine.
 pub fn report_and_stop(cause: Cause<'_>) -> ! {
     if REPORTED.swap(true, Ordering::AcqRel) {
+        STOPPED.fetch_add(1, Ordering::AcqRel);
         cpu::stop();
     }
-    // The others are not to work on with what is broken, nor to write into the report.
-    if pcpu::all().iter().any(|cpu| cpu.index != 0 && cpu.online.load(Ordering::Relaxed)) {
-        lapic::send_nmi_to_others();
-    }
+    stop_others();
     let mut report = Report {
         port: RawPort::open(0x3f8),
     };
@@ -122,31 +131,36 @@ pub fn report_and_stop(cause: Cause<'_>) -> ! {
     cpu::stop();
 }
 
+/// Stops the other CPUs: they are not to work on with what is broken, nor to write into the report.
+fn stop_others() {
+    let own = pcpu::known().map_or(0, |cpu| cpu.index);
+    let others = pcpu::all().iter().filter(|cpu| cpu.index != own);
+    let others = others.filter(|cpu| cpu.is_online()).count();
+    if others == 0 {
+        return;
+    }
+    lapic::send_nmi_to_others();
+    let begin = cpu::rdtsc();
+    while STOPPED.load(Ordering::Acquire) < others && cpu::rdtsc().wrapping_sub(begin) < PATIENCE {
+        spin_loop();
+    }
+}
+
 fn write_report(out: &mut Report, cause: &Cause<'_>) -> fmt::Result {
     let [start, end, ..] = &IMAGE;
     writeln!(
         out,
         "\n*** Bulkhead has failed and stopped this machine ***"
     )?;
+    match pcpu::known() {
+        Some(cpu) => writeln!(out, "on CPU {}:", cpu.index)?,
+        None => writeln!(out, "on the boot CPU, before it had a number:")?,
+    }
     let (rip, rsp) = match cause {
-        Cause::Exception(context) => {
-            let vector = context.vector;
-            writeln!(
-                out,
-                "exception {vector} ({}), error code {:#x}",
-                name(vector),
-                context.error
-            )?;
-            for (register, value) in GPR_NAMES.iter().zip(context.gpr) {
-                writeln!(out, "  {register:>6} {value:#018x}")?;
-            }
-            writeln!(
-                out,
-                "  {:>6} {:#018x}  flags {:#x}",
-                "rsp", context.rsp, context.rflags
-            )?;
-            writeln!(out, "  {:>6} {:#018x}", "cr2", cpu::cr2())?;
-            (context.rip, context.rsp)
+        Cause::Exception(context) => write_exception(out, context)?,
+        Cause::MachineCheck(context, judgement) => {
+            writeln!(out, "{judgement}")?;
+            write_exception(out, context)?
         }
         Cause::Panic(info) => {
             writeln!(out, "{info}")?;
@@ -173,10 +187,40 @@ fn write_report(out: &mut Report, cause: &Cause<'_>) -> fmt::Result {
     writeln!(out, "*** stopped; switch the machine off ***")
 }
 
+/// Writes the exception and the registers; comes back with the instruction and stack pointers.
+fn write_exception(out: &mut Report, context: &Context) -> Result<(u64, u64), fmt::Error> {
+    let vector = context.vector;
+    writeln!(
+        out,
+        "exception {vector} ({}), error code {:#x}",
+        name(vector),
+        context.error
+    )?;
+    for (register, value) in GPR_NAMES.iter().zip(context.gpr) {
+        writeln!(out, "  {register:>6} {value:#018x}")?;
+    }
+    writeln!(
+        out,
+        "  {:>6} {:#018x}  flags {:#x}",
+        "rsp", context.rsp, context.rflags
+    )?;
+    writeln!(out, "  {:>6} {:#018x}", "cr2", cpu::cr2())?;
+    Ok((context.rip, context.rsp))
+}
+
 fn write_event(out: &mut RawPort, cause: &Cause<'_>) -> fmt::Result {
-    use bulkhead_core::events::Event;
     let message: &dyn fmt::Display = match cause {
         Cause::Exception(context) => &name(context.vector),
+        Cause::MachineCheck(_, judgement) => {
+            if let (Some(cpu), Some(error)) = (pcpu::known(), &judgement.cause) {
+                checks::event(cpu, error, &judgement.verdict).write_json(
+                    cpu::rdtsc(),
+                    events::take_number(),
+                    out,
+                )?;
+            }
+            judgement
+        }
         Cause::Panic(info) => info,
     };
     Event::Panic { message }.write_json(cpu::rdtsc(), events::take_number(), out)

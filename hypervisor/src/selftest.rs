@@ -3,13 +3,19 @@
 //! The manifest asks for one (`hypervisor.selftest`); the machine stops afterwards, with or without the failure.
 #![allow(unsafe_code, reason = "does what must not work")]
 
+use crate::arch::cpu::rdtsc;
 use crate::memory::Memory;
+use crate::pcpu::call;
+use crate::vm;
 use bulkhead_core::addr::Frame;
+use bulkhead_core::call::Requests;
 use bulkhead_core::ledger::{Owner, Request};
 use bulkhead_core::manifest::SelfTest;
 use core::hint::black_box;
 use core::mem;
 
+/// How long another CPU's failure may take to stop this one.
+const PATIENCE_MS: u64 = 1_000;
 /// RET.
 const RETURN: u8 = 0xc3;
 static DATA: [u8; 16] = [RETURN; 16];
@@ -18,7 +24,8 @@ static DATA: [u8; 16] = [RETURN; 16];
 pub fn run(test: SelfTest, memory: &mut Memory) {
     log::warn!("self-test {test}: what follows is provoked");
     match test {
-        SelfTest::None => {}
+        // The other CPU runs later.
+        SelfTest::None | SelfTest::PanicOtherCpu => {}
         SelfTest::Panic => panic!("provoked by selftest = \"panic\""),
         SelfTest::WriteCode => {
             let code = run as *const () as *mut u8;
@@ -41,6 +48,16 @@ pub fn run(test: SelfTest, memory: &mut Memory) {
                 // SAFETY: unsound on purpose: the frame must not be mapped.
                 black_box(unsafe { ((number << 12) as *const u8).read_volatile() });
             }
+        }
+    }
+}
+
+/// Has the second CPU break an invariant. Coming back means that there is none, or that its report did not stop this one.
+pub fn fail_elsewhere() {
+    if call::ask_one(1, Requests::FAIL) {
+        let begin = rdtsc();
+        while rdtsc().wrapping_sub(begin) < u64::from(vm::tsc_khz()) * PATIENCE_MS {
+            core::hint::spin_loop();
         }
     }
 }

@@ -184,7 +184,7 @@ impl SwitchPlan {
             .filter_map(move |(action, write)| actions.contains(action).then_some(write))
     }
 
-    /// Whether a switch ends with VERW of a writable data segment, the last thing that touches memory before the guest.
+    /// Whether a switch ends with VERW of a writable data segment, after the last access to what the VM before left.
     #[must_use]
     pub const fn verw(&self) -> bool {
         self.actions.contains(Actions::VERW)
@@ -237,13 +237,33 @@ pub struct SwitchCounters {
 }
 
 impl SwitchCounters {
-    /// Counts one switch by `plan`.
-    pub fn count(&mut self, plan: &SwitchPlan) {
-        let once = |action| u64::from(plan.actions.contains(action));
-        self.vm_switches = self.vm_switches.wrapping_add(1);
-        self.ibpb = self.ibpb.wrapping_add(once(Actions::IBPB));
-        self.l1d_flush = self.l1d_flush.wrapping_add(once(Actions::L1D_FLUSH));
-        self.verw = self.verw.wrapping_add(once(Actions::VERW));
+    /// What a CPU did that went from one VM to another `vm_switches` times, and carried out all of `plan` each time.
+    #[must_use]
+    pub fn after(plan: &SwitchPlan, vm_switches: u64) -> Self {
+        let each = |action| {
+            if plan.actions.contains(action) {
+                vm_switches
+            } else {
+                0
+            }
+        };
+        Self {
+            vm_switches,
+            ibpb: each(Actions::IBPB),
+            l1d_flush: each(Actions::L1D_FLUSH),
+            verw: each(Actions::VERW),
+        }
+    }
+
+    /// What two CPUs did.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            vm_switches: self.vm_switches.wrapping_add(other.vm_switches),
+            ibpb: self.ibpb.wrapping_add(other.ibpb),
+            l1d_flush: self.l1d_flush.wrapping_add(other.l1d_flush),
+            verw: self.verw.wrapping_add(other.verw),
+        }
     }
 
     /// Each counter with its name.
@@ -381,9 +401,9 @@ mod tests {
 
     #[test]
     fn counters_count_what_was_done() {
-        let mut counters = SwitchCounters::default();
-        counters.count(&plan(Means::all(), ArchCapabilities::empty(), false));
-        counters.count(&plan(Means::all(), clean(), false));
+        let leaky = plan(Means::all(), ArchCapabilities::empty(), false);
+        let clean = plan(Means::all(), clean(), false);
+        let counters = SwitchCounters::after(&leaky, 1).and(SwitchCounters::after(&clean, 1));
         assert_eq!(
             counters.entries(),
             [

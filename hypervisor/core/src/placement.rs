@@ -44,6 +44,13 @@ pub enum PlacementError {
         /// How many the machine has.
         cpus: usize,
     },
+    /// A CPU that the machine has, and that did not come up.
+    Unusable {
+        /// The VM that asks for it.
+        vm: String,
+        /// The CPU.
+        cpu: u32,
+    },
     /// A CPU that two VMs want to themselves, or one VM twice.
     PinnedTwice {
         /// The VM that asks for it.
@@ -78,6 +85,10 @@ impl fmt::Display for PlacementError {
                 f,
                 "VM '{vm}' asks for CPU {cpu}, but this machine has {cpus}, counted from 0: change `cpus`"
             ),
+            Self::Unusable { vm, cpu } => write!(
+                f,
+                "VM '{vm}' asks for CPU {cpu}, which cannot be used, as the log says further up: change `cpus`"
+            ),
             Self::PinnedTwice { vm, cpu, owner } => write!(
                 f,
                 "VM '{vm}' asks for CPU {cpu}, which VM '{owner}' has to itself: name another CPU in `cpus`"
@@ -104,13 +115,14 @@ impl fmt::Display for PlacementError {
 impl core::error::Error for PlacementError {}
 
 impl Placement {
-    /// Places every VM's vCPUs on a machine whose CPUs, in the order of their numbers, are where `cpus` says.
+    /// Places every VM's vCPUs on a machine whose CPUs, in the order of their numbers, are where `cpus` says; `None`
+    /// stands for one that cannot be used.
     ///
     /// # Errors
     /// [`PlacementError`]: the first demand, in the order of `vms`, that cannot be met.
     pub fn decide(
         vms: &[Demand<'_>],
-        cpus: &[Location],
+        cpus: &[Option<Location>],
         smt: SmtPolicy,
     ) -> Result<Self, PlacementError> {
         let owners = owners(vms, cpus, smt)?;
@@ -152,10 +164,15 @@ impl Placement {
     }
 }
 
+/// Whether a CPU that may not be usable is a thread of the core at `at`.
+fn same_core(cpu: Option<Location>, at: Location) -> bool {
+    cpu.is_some_and(|cpu| cpu.same_core(at))
+}
+
 /// For each CPU the VM that has it to itself.
 fn owners<'a>(
     vms: &[Demand<'a>],
-    cpus: &[Location],
+    cpus: &[Option<Location>],
     smt: SmtPolicy,
 ) -> Result<Vec<Option<&'a str>>, PlacementError> {
     let mut owners: Vec<Option<(usize, &str)>> = vec![None; cpus.len()];
@@ -166,6 +183,12 @@ fn owners<'a>(
                     vm: vm.name.into(),
                     cpu,
                     cpus: cpus.len(),
+                });
+            };
+            let Some(at) = at else {
+                return Err(PlacementError::Unusable {
+                    vm: vm.name.into(),
+                    cpu,
                 });
             };
             if let Some((_, owner)) = owner {
@@ -181,7 +204,7 @@ fn owners<'a>(
                 .zip(0..)
                 .find_map(|((owner, other), sibling)| {
                     let (owned_by, name) = (*owner)?;
-                    (owned_by != index && other.same_core(*at)).then_some((name, sibling))
+                    (owned_by != index && same_core(*other, *at)).then_some((name, sibling))
                 });
             if let Some((owner, sibling)) = beside
                 && smt == SmtPolicy::Isolate
@@ -217,13 +240,15 @@ struct Load {
 struct Spread(Vec<Load>);
 
 impl Spread {
-    fn new(owners: &[Option<&str>], cpus: &[Location], smt: SmtPolicy) -> Self {
+    fn new(owners: &[Option<&str>], cpus: &[Option<Location>], smt: SmtPolicy) -> Self {
         let threads = || owners.iter().zip(cpus).zip(0..);
-        let usable = |cpu: u32, at: &Location| {
-            smt == SmtPolicy::Share
-                || !threads().any(|((owner, other), number)| {
-                    other.same_core(*at) && (owner.is_some() || number < cpu)
-                })
+        let alone = |cpu: u32, at: Location| {
+            !threads().any(|((owner, other), number)| {
+                same_core(*other, at) && (owner.is_some() || number < cpu)
+            })
+        };
+        let usable = |cpu: u32, at: &Option<Location>| {
+            at.is_some_and(|at| smt == SmtPolicy::Share || alone(cpu, at))
         };
         let free = threads().filter(|((owner, at), cpu)| owner.is_none() && usable(*cpu, at));
         let load = |(_, cpu)| Load {

@@ -21,12 +21,59 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     __cpuid_count(leaf, subleaf)
 }
 
+/// The same for `bulkhead_core`, which has its own type for the answer.
+#[must_use]
+pub fn cpuid_for_core(leaf: u32, subleaf: u32) -> bulkhead_core::cpuid::CpuidResult {
+    let found = cpuid(leaf, subleaf);
+    bulkhead_core::cpuid::CpuidResult {
+        eax: found.eax,
+        ebx: found.ebx,
+        ecx: found.ecx,
+        edx: found.edx,
+    }
+}
+
 /// The time-stamp counter, in ticks.
 #[inline(always)]
 #[must_use]
 pub fn rdtsc() -> u64 {
     // SAFETY: RDTSC has no effect but its result, and CR4.TSD does not apply at ring 0.
     unsafe { _rdtsc() }
+}
+
+/// The time-stamp counter, read after everything before it and before everything after it.
+#[must_use]
+pub fn rdtsc_in_order() -> u64 {
+    fence();
+    let now = rdtsc();
+    fence();
+    now
+}
+
+/// LFENCE: waits until every instruction before it is done.
+fn fence() {
+    // SAFETY: every x86_64 processor has it, and it changes nothing.
+    unsafe { asm!("lfence", options(nostack, preserves_flags)) }
+}
+
+/// VERW of a writable data segment, which on processors with the microcode for it empties the buffers between core and
+/// caches. Only the form with a memory operand does (Intel, "Microarchitectural Data Sampling").
+pub fn clear_buffers() {
+    let selector: u16;
+    // SAFETY: reads the selector in DS, which names the flat data segment from `descriptor::install` on.
+    unsafe {
+        asm!("mov {:x}, ds", out(reg) selector, options(nomem, nostack, preserves_flags));
+    }
+    // SAFETY: VERW changes nothing but flags and those buffers.
+    unsafe { asm!("verw word ptr [{}]", in(reg) &raw const selector, options(nostack)) }
+}
+
+/// Handles an NMI that caused a VM exit as the handler would have, and has the CPU take NMIs again: they are blocked from such an exit to
+/// the next IRET (Intel SDM vol. 3C, "NMI Blocking" under "Loading Host State").
+pub fn take_nmi() {
+    // SAFETY: the gate of vector 2 leads to a handler that saves every register, on a stack of its own that is not in use:
+    // the NMI it is for is blocked.
+    unsafe { asm!("int 2", options(nostack)) }
 }
 
 /// RDMSR.

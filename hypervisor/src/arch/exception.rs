@@ -1,15 +1,13 @@
-//! Host exceptions and interrupts: NMIs are counted, interrupts end a wait, every other exception ends in the panic report.
+//! Host exceptions and interrupts: NMIs and machine checks are noted for the CPU's loop, interrupts end a wait, every other
+//! exception ends in the panic report.
 //!
 //! Each vector's stub leaves one layout on the stack, [`Context`], whatever the CPU pushed.
 
 use super::lapic;
 use crate::panic::{self, Cause};
+use crate::pcpu::{self, call, checks};
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicU64, Ordering};
 use x86_64::VirtAddr;
-
-/// NMIs that arrived while the hypervisor itself ran.
-pub static HOST_NMIS: AtomicU64 = AtomicU64::new(0);
 
 /// Everything an exception stub leaves on the stack, lowest address first.
 #[derive(Clone, Copy, Debug)]
@@ -86,18 +84,27 @@ pub fn stub(vector: u8) -> VirtAddr {
 }
 
 extern "sysv64" fn handle(context: &Context) {
+    const NMI: u64 = 2;
+    const MACHINE_CHECK: u64 = 18;
     const FIRST_INTERRUPT: u64 = 32;
-    if context.vector == 2 {
-        HOST_NMIS.fetch_add(1, Ordering::Relaxed);
-        panic::stop_if_reported();
-        return;
-    }
-    if context.vector >= FIRST_INTERRUPT {
+    match context.vector {
+        NMI => take_nmi(),
+        MACHINE_CHECK => checks::interrupted(pcpu::known(), context),
         // Whatever it is, the CPU that waited for it looks around now.
-        if context.vector < lapic::FIRST_UNENDED {
-            lapic::end_of_interrupt();
+        vector @ FIRST_INTERRUPT.. => {
+            if vector < lapic::FIRST_UNENDED {
+                lapic::end_of_interrupt();
+            }
         }
-        return;
+        _ => panic::report_and_stop(Cause::Exception(context)),
     }
-    panic::report_and_stop(Cause::Exception(context));
+}
+
+/// Another CPU stops the machine, or wants something of this one at once, or it is the hardware's.
+fn take_nmi() {
+    panic::stop_if_reported();
+    if let Some(own) = pcpu::known() {
+        own.checks.note_nmi();
+        call::serve(own);
+    }
 }

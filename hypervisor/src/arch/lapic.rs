@@ -54,7 +54,12 @@ pub fn quiet() {
     // SAFETY: as above; the spurious vector is acknowledged like any other exit.
     unsafe { wrmsr(X2APIC_SVR, SVR_ENABLE | SPURIOUS_VECTOR) };
     // SAFETY: as above; `boot::gate` saw the deadline mode. The timer is not armed.
-    unsafe { wrmsr(X2APIC_LVT_TIMER, LVT_DEADLINE_MODE | u64::from(TIMER_VECTOR)) };
+    unsafe {
+        wrmsr(
+            X2APIC_LVT_TIMER,
+            LVT_DEADLINE_MODE | u64::from(TIMER_VECTOR),
+        )
+    };
 }
 
 /// Arms the timer for host TSC `deadline`; 0 disarms it.
@@ -71,6 +76,11 @@ pub fn send(to: u32, vector: u8) {
 /// Sends an NMI to every other CPU.
 pub fn send_nmi_to_others() {
     command(ICR_ALL_BUT_SELF | ICR_ASSERT | ICR_NMI);
+}
+
+/// Sends an NMI to the CPU with x2APIC identifier `to`.
+pub fn send_nmi(to: u32) {
+    command(u64::from(to) << 32 | ICR_ASSERT | ICR_NMI);
 }
 
 /// INIT for the CPU with x2APIC identifier `to`.

@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod descriptor;
 pub mod exception;
 pub mod lapic;
+pub mod machine_check;
 pub mod power;
 pub mod random;
 pub mod startup;

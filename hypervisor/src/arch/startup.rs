@@ -147,5 +147,7 @@ pub unsafe fn write(page: Hpa, root: Hpa) -> bool {
 pub fn hand_over(stack: u64, argument: u64, entry: extern "sysv64" fn(u64) -> !) {
     HANDOVER.stack.store(stack, Ordering::SeqCst);
     HANDOVER.argument.store(argument, Ordering::SeqCst);
-    HANDOVER.entry.store(entry as *const () as u64, Ordering::SeqCst);
+    HANDOVER
+        .entry
+        .store(entry as *const () as u64, Ordering::SeqCst);
 }

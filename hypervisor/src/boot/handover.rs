@@ -1,29 +1,30 @@
 //! From boot services to our own page tables, stacks and exception handlers, and on to the VMs.
 
+use super::cpus;
 use super::facts::Facts;
 use super::payload::{Loaded, VmFiles};
 use crate::arch::{cpu, descriptor, lapic, startup};
 use crate::console::{CONSOLE, EVENTS};
 use crate::memory::reserve::{self, Reserved};
-use crate::memory::window::CpuWindow;
 use crate::memory::{self, Memory, Surroundings, frames_of, heap};
 use crate::pcpu::start::Seed;
-use crate::pcpu::{self, Pcpu};
+use crate::pcpu::{self, Pcpu, checks};
 use crate::vm::control::Control;
-use crate::vm::{self, Machine, Vm, VmError, network, scheduler};
+use crate::vm::{self, Machine, Vm, VmError, network, scheduler, shared};
 use crate::vmx::operation::{self, Features};
 use crate::{events, fail, panic, refuse};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use bulkhead_core::addr::{FRAME_SIZE, FrameCount};
+use bulkhead_core::addr::{FRAME_SIZE, Hpa};
 use bulkhead_core::events::{Event, MemoryUse};
 use bulkhead_core::hostpt::{Access, Window};
 use bulkhead_core::ledger::{FrameRun, OwnerClass, VmId};
-use bulkhead_core::manifest::{MachineFacts, SelfTest};
-use bulkhead_core::placement::{Demand, Placement};
+use bulkhead_core::manifest::{MachineFacts, SelfTest, SmtPolicy};
+use bulkhead_core::placement::Placement;
 use bulkhead_core::switch::PortConfig;
+use bulkhead_core::symmetry::VmxReport;
 use bulkhead_core::table::PageSize;
-use bulkhead_core::topology::IdLayout;
 use bulkhead_core::vmx::capability::Wishes;
 use core::arch::asm;
 use core::convert::Infallible;
@@ -38,8 +39,8 @@ pub struct Handover {
     pub loaded: Loaded,
     /// What was wished for when features were negotiated.
     pub wishes: Wishes,
-    /// Negotiated features.
-    pub features: Features,
+    /// What the first CPU's VT-x offers.
+    pub vmx: VmxReport,
     /// The machine.
     pub facts: Facts,
     /// Memory taken from the firmware.
@@ -50,7 +51,7 @@ pub struct Handover {
 struct Owned {
     loaded: Loaded,
     wishes: Wishes,
-    features: Features,
+    vmx: VmxReport,
     facts: Facts,
     memory: Memory,
     windows: Vec<Window>,
@@ -67,7 +68,7 @@ pub fn leave_firmware(handover: Handover) -> ! {
     let Handover {
         loaded,
         wishes,
-        features,
+        vmx,
         facts,
         reserved,
     } = handover;
@@ -115,7 +116,7 @@ pub fn leave_firmware(handover: Handover) -> ! {
     let owned = Box::into_raw(Box::new(Owned {
         loaded,
         wishes,
-        features,
+        vmx,
         facts,
         memory,
         windows,
@@ -146,7 +147,7 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     let Owned {
         loaded,
         wishes,
-        features,
+        vmx,
         facts,
         mut memory,
         windows,
@@ -154,15 +155,9 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
         start_page,
     } = owned;
     report_memory(&memory, &loaded, &facts);
-    let mut seeds = install_cpus(&facts, &mut memory, windows, &tops)?;
-    let own = &pcpu::all()[0];
-    let exceptions = tops[0].exceptions;
-    own.descriptors
-        .call_once(|| descriptor::install(exceptions));
-    pcpu::become_cpu(own);
-    lapic::quiet();
+    let (own, mut seeds) = become_first_cpu(&facts, &mut memory, windows, &tops, wishes, &loaded)?;
     let selftest = loaded.plan.hypervisor.selftest;
-    if selftest != SelfTest::None {
+    if !matches!(selftest, SelfTest::None | SelfTest::PanicOtherCpu) {
         crate::selftest::run(selftest, &mut memory);
         panic!("self-test {selftest} was not stopped: a protection does not hold");
     }
@@ -172,8 +167,11 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
         ram_bytes,
         cpus: facts.cpus.len() as u32,
     })?;
-    let placement = place(&loaded, &facts)?;
     let vmxon = seeds.remove(0).vmxon;
+    let memory_end = memory.ledger.frames().bytes().map_or(Hpa(u64::MAX), Hpa);
+    let page = start_page.map(|page| page.first.start());
+    let gathered = cpus::gather(seeds, vmx, &facts, page, memory_end)?;
+    let features = Features::negotiate(&gathered.common.vmx, wishes)?;
     // SAFETY: the frame was taken for this CPU's VMXON and is zeroed.
     #[allow(unsafe_code, reason = "gives a frame to VMXON")]
     unsafe { operation::turn_on(&features, vmxon) }?;
@@ -181,18 +179,27 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     let bitmaps = vm::build_bitmaps(&mut memory, features.vmx.apicv())?;
     memory::install(memory);
     vm::install(Machine {
-        wishes,
         features,
+        common: gathered.common.features.clone(),
+        xsave_bytes: gathered.xsave_bytes,
         tsc_khz: facts.tsc_khz,
         mtrrs: facts.mtrrs.clone(),
-        physical_bits: facts.physical_bits,
+        physical_bits: gathered.common.features.physical_bits(),
         bitmaps,
         epoch: facts.epoch,
     });
-    own.online.store(true, core::sync::atomic::Ordering::SeqCst);
-    start_cpus(seeds, start_page)?;
+    own.go_online();
+    cpus::admit(&gathered);
+    if selftest == SelfTest::PanicOtherCpu {
+        crate::selftest::fail_elsewhere();
+        return Err(
+            "self-test panic-other-cpu needs a second CPU, whose report stops this one".into(),
+        );
+    }
+    let placement = cpus::place(&loaded, gathered.layout)?;
     match create_vms(loaded, &placement) {
         Ok(vms) => {
+            shared::install(vms.iter().map(|vm| Arc::clone(&vm.shared)).collect());
             CONSOLE.lock().serial.go_asynchronous();
             EVENTS.lock().go_asynchronous();
             let mut control = Control::new(vms, facts.power);
@@ -203,74 +210,26 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     }
 }
 
-/// Makes the machine's CPUs known, and takes what each needs; the seeds are in their order.
-fn install_cpus(
+/// The first CPU's number, tables and checks; the seeds are in the order of CPUs.
+fn become_first_cpu(
     facts: &Facts,
     memory: &mut Memory,
     windows: Vec<Window>,
     tops: &[reserve::Stacks],
-) -> Result<Vec<Seed>, VmError> {
-    let mut cpus = Vec::with_capacity(facts.cpus.len());
-    let mut seeds = Vec::with_capacity(facts.cpus.len());
-    let each = facts.cpus.iter().zip(windows).zip(tops);
-    for (index, ((apic_id, window), tops)) in each.enumerate() {
-        let region = memory
-            .pool
-            .take_run(FrameCount(1))
-            .ok_or(VmError::OutOfPool)?;
-        seeds.push(Seed {
-            stack: tops.main,
-            exceptions: tops.exceptions,
-            vmxon: region.first.start(),
-        });
-        let window = CpuWindow::new(window, memory.pool.view());
-        cpus.push(Pcpu::new(index, *apic_id, tops.exit, window));
-    }
-    pcpu::install(cpus);
-    Ok(seeds)
-}
-
-/// Brings up the CPUs after the first, for which the seeds are.
-fn start_cpus(seeds: Vec<Seed>, page: Option<FrameRun>) -> Result<(), Box<dyn Error>> {
-    if seeds.is_empty() {
-        return Ok(());
-    }
-    let Some(page) = page else {
-        return Err("no page below 1 MiB is left for the code that further CPUs start in".into());
-    };
-    for (cpu, seed) in pcpu::all().iter().skip(1).zip(seeds) {
-        pcpu::start::start(cpu, seed, page.first.start())?;
-    }
-    log::info!("{} CPUs run", pcpu::all().len());
-    Ok(())
-}
-
-/// Where the vCPUs run.
-fn place(loaded: &Loaded, facts: &Facts) -> Result<Placement, Box<dyn Error>> {
-    let mut host = |leaf, subleaf| {
-        let found = cpu::cpuid(leaf, subleaf);
-        bulkhead_core::cpuid::CpuidResult {
-            eax: found.eax,
-            ebx: found.ebx,
-            ecx: found.ecx,
-            edx: found.edx,
-        }
-    };
-    let layout = IdLayout::read(&mut host);
-    let locations: Vec<_> = facts.cpus.iter().map(|id| layout.locate(*id)).collect();
-    let demands: Vec<_> = loaded
-        .plan
-        .vms
-        .iter()
-        .map(|vm| Demand {
-            name: vm.name.as_str(),
-            vcpus: vm.vcpus,
-            cpus: vm.cpus.as_deref(),
-            weight: vm.weight,
-        })
-        .collect();
+    wishes: Wishes,
+    loaded: &Loaded,
+) -> Result<(&'static Pcpu, Vec<Seed>), VmError> {
     let smt = loaded.plan.hypervisor.smt;
-    Ok(Placement::decide(&demands, &locations, smt)?)
+    let seeds = cpus::install(facts, memory, windows, tops, wishes, smt)?;
+    let own = &pcpu::all()[0];
+    let exceptions = tops[0].exceptions;
+    own.descriptors
+        .call_once(|| descriptor::install(exceptions));
+    pcpu::become_cpu(own);
+    lapic::quiet();
+    checks::begin(own);
+    own.barrier.prepare(smt == SmtPolicy::Share);
+    Ok((own, seeds))
 }
 
 fn describe_vmx(features: &Features) {

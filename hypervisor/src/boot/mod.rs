@@ -3,6 +3,7 @@
 //! The order is the list "Boot flow" in `docs/architecture.md`; `main.rs` walks it.
 
 pub mod acpi;
+pub mod cpus;
 pub mod facts;
 pub mod gate;
 pub mod handover;

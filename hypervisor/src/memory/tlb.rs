@@ -1,19 +1,22 @@
-//! Making CPUs forget translations. One CPU runs Bulkhead in this release, so there is nobody to ask.
+//! Making CPUs forget translations of the hypervisor's own.
 #![allow(unsafe_code, reason = "INVLPG and MOV to CR3")]
 
+use crate::pcpu::call;
 use bulkhead_core::addr::{Frame, Hva};
+use bulkhead_core::call::Requests;
 use bulkhead_core::hostpt::InvalidatePage;
 use bulkhead_core::table::Invalidate;
 use x86_64::VirtAddr;
 use x86_64::instructions::tlb;
 
-/// The TLB entries of the hypervisor's own page tables, on this CPU.
+/// The TLB entries of the hypervisor's own page tables: all CPUs have the same tables, and each its own window in them.
 pub struct HostTlb;
 
 impl Invalidate for HostTlb {
     fn invalidate(&mut self, _root: Frame) {
-        // The hypervisor maps nothing global, so reloading CR3 forgets all of it.
-        tlb::flush_all();
+        if let Err(silent) = call::everywhere(Requests::FORGET_HOST) {
+            panic!("{silent}: it may still reach what is no longer mapped");
+        }
     }
 }
 

@@ -2,19 +2,25 @@
 //!
 //! [`this`] gives the CPU that runs the caller its [`Pcpu`], through the GS base that VM exits restore. What is not atomic
 //! or behind a lock in there is written once, before the CPU runs VMs. [`start`] brings further CPUs up, [`call`] has all of
-//! them do something and waits until they did.
+//! them do something and waits until they did, [`barrier`] keeps what one VM left from the next, [`checks`] deals with machine
+//! checks and NMIs.
 
+pub mod barrier;
 pub mod call;
+pub mod checks;
 pub mod start;
 
-use crate::arch::cpu::{self, wrmsr};
+use crate::arch::cpu::{self, rdmsr, wrmsr};
 use crate::arch::descriptor::HostDescriptors;
 use crate::arch::lapic;
 use crate::memory::window::CpuWindow;
 use crate::vm::run::Running;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use call::Requests;
+use barrier::Barrier;
+use bulkhead_core::call::Slip;
+use bulkhead_core::mitigation::SwitchCounters;
+use checks::Checks;
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::{Mutex, Once};
@@ -36,9 +42,15 @@ pub struct Pcpu {
     /// vCPUs that it is to run from now on.
     pub inbox: Mutex<Vec<Box<Running>>>,
     /// What other CPUs want of it.
-    pub requests: Requests,
+    pub slip: Slip,
+    /// Its machine checks and NMIs.
+    pub checks: Checks,
+    /// What it does between two VMs.
+    pub barrier: Barrier,
     /// Its tables, once it has them.
     pub descriptors: Once<HostDescriptors>,
+    /// It may enter VMX operation: what to do that with is known.
+    pub admitted: AtomicBool,
     /// It runs VMs, or would.
     pub online: AtomicBool,
     /// Something happened that its scheduler has to see before a vCPU goes on.
@@ -53,25 +65,26 @@ pub struct Pcpu {
     pub idle_since: AtomicU64,
     /// How often it was given to another vCPU than before.
     pub switches: AtomicU64,
-    /// How often a vCPU of another VM than the one before it was given the CPU.
-    pub vm_switches: AtomicU64,
 }
 
-static PCPUS: Once<Vec<Box<Pcpu>>> = Once::new();
+static PCPUS: Once<Vec<Pcpu>> = Once::new();
 
 impl Pcpu {
     /// CPU number `index`, not running yet.
     #[must_use]
-    pub fn new(index: usize, apic_id: u32, exit_stack: u64, window: CpuWindow) -> Box<Self> {
-        let cpu = Box::new(Self {
+    pub fn new(index: usize, apic_id: u32, exit_stack: u64, window: CpuWindow) -> Self {
+        Self {
             this: AtomicU64::new(0),
             index,
             apic_id,
             exit_stack,
             window: Mutex::new(window),
             inbox: Mutex::new(Vec::with_capacity(bulkhead_core::manifest::MAX_VMS)),
-            requests: Requests::new(),
+            slip: Slip::new(),
+            checks: Checks::new(),
+            barrier: Barrier::new(),
             descriptors: Once::new(),
+            admitted: AtomicBool::new(false),
             online: AtomicBool::new(false),
             look: AtomicBool::new(false),
             began: AtomicU64::new(0),
@@ -79,11 +92,18 @@ impl Pcpu {
             idle_ticks: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             switches: AtomicU64::new(0),
-            vm_switches: AtomicU64::new(0),
-        });
-        cpu.this
-            .store(core::ptr::from_ref(&*cpu) as u64, Ordering::Relaxed);
-        cpu
+        }
+    }
+
+    /// Whether it runs VMs, or would.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        self.online.load(Ordering::SeqCst)
+    }
+
+    /// From here on others may ask it for something.
+    pub fn go_online(&self) {
+        self.online.store(true, Ordering::SeqCst);
     }
 
     /// Has the CPU look at its letter-boxes soon, wherever it is.
@@ -96,13 +116,17 @@ impl Pcpu {
 }
 
 /// Makes `cpus` the machine's CPUs.
-pub fn install(cpus: Vec<Box<Pcpu>>) {
-    PCPUS.call_once(|| cpus);
+pub fn install(cpus: Vec<Pcpu>) {
+    for cpu in PCPUS.call_once(|| cpus) {
+        // Where it is now, it stays.
+        cpu.this
+            .store(core::ptr::from_ref(cpu) as u64, Ordering::Relaxed);
+    }
 }
 
 /// Every CPU, started or not.
 #[must_use]
-pub fn all() -> &'static [Box<Pcpu>] {
+pub fn all() -> &'static [Pcpu] {
     PCPUS.get().map_or(&[], Vec::as_slice)
 }
 
@@ -132,6 +156,26 @@ pub fn this() -> &'static Pcpu {
     }
     // SAFETY: as above; the CPUs are never freed.
     unsafe { &*address }
+}
+
+/// The CPU that runs the caller, where [`become_cpu`] may not have been called on it yet.
+#[must_use]
+#[allow(unsafe_code, reason = "reads the GS base")]
+pub fn known() -> Option<&'static Pcpu> {
+    // SAFETY: every processor with long mode has this register.
+    let base = unsafe { rdmsr(IA32_GS_BASE) };
+    all()
+        .iter()
+        .find(|cpu| core::ptr::from_ref(*cpu) as u64 == base)
+}
+
+/// What all CPUs did between VMs.
+#[must_use]
+pub fn switch_counters() -> SwitchCounters {
+    all()
+        .iter()
+        .map(|cpu| cpu.barrier.counters())
+        .fold(SwitchCounters::default(), SwitchCounters::and)
 }
 
 /// Waits until something happens, or host TSC `until`. Interrupts are taken meanwhile, and only here.

@@ -12,10 +12,13 @@ use crate::arch::power::PowerOff;
 use crate::console::terminal::{Terminal, exchange};
 use crate::console::{CONSOLE, EVENTS};
 use crate::memory::guest::GuestSpace;
+use crate::pcpu::call;
+use crate::vmx::operation;
 use crate::{events, memory};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount};
+use bulkhead_core::call::Requests;
 use bulkhead_core::events::Event;
 use bulkhead_core::ledger::{Audit, FrameRun, SCRUB_FRAMES};
 use bulkhead_core::lifecycle::{Action, End, Lifecycle, Order, Refusal, State};
@@ -171,6 +174,10 @@ impl Control {
         });
         CONSOLE.lock().serial.flush();
         EVENTS.lock().flush();
+        if let Err(silent) = call::elsewhere(Requests::LEAVE) {
+            log::warn!("{silent}");
+        }
+        operation::turn_off();
         self.power.now();
         cpu::stop()
     }

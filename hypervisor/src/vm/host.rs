@@ -7,8 +7,7 @@ use crate::vmx::instruction::{self, Current};
 use alloc::sync::Arc;
 use bulkhead_core::addr::Gpa;
 use bulkhead_core::bus::{Signal, Signals};
-use bulkhead_core::vcpu::Cpu;
-use bulkhead_core::vcpu::mail::Mail;
+use bulkhead_core::vcpu::{Cpu, Signalled};
 use bulkhead_core::vmx::field::VmcsAccess;
 use core::arch::asm;
 
@@ -20,8 +19,10 @@ pub struct Host {
     pub me: u32,
     /// Its exits are logged.
     pub traced: bool,
-    /// The vCPU signalled itself, or its devices did.
-    own_mail: bool,
+    /// The vCPU signalled itself or another of its CPU, or its devices did.
+    signalled: bool,
+    /// It was another.
+    leave: bool,
 }
 
 impl Host {
@@ -32,7 +33,22 @@ impl Host {
             vm,
             me,
             traced: false,
-            own_mail: false,
+            signalled: false,
+            leave: false,
+        }
+    }
+}
+
+impl Host {
+    #[cold]
+    fn look(&mut self) -> Signalled {
+        self.signalled = false;
+        let port = self.vm.vcpus.get(self.me as usize);
+        Signalled {
+            mail: port
+                .filter(|port| port.mailbox.is_waiting())
+                .map(|port| port.mailbox.take()),
+            leave: core::mem::take(&mut self.leave),
         }
     }
 }
@@ -56,7 +72,10 @@ impl Signals for Host {
     }
 
     fn signal(&mut self, to: u32, signal: Signal) {
-        self.own_mail |= self.vm.post(to, signal, Some(self.me));
+        if self.vm.post(to, signal) {
+            self.signalled = true;
+            self.leave |= to != self.me;
+        }
     }
 }
 
@@ -100,12 +119,12 @@ impl Cpu for Host {
         self.vm.space().write_bytes(gpa, bytes).is_ok()
     }
 
-    #[inline]
-    fn take_own_mail(&mut self) -> Option<Mail> {
-        if !core::mem::take(&mut self.own_mail) {
-            return None;
+    #[inline(always)]
+    fn take_signalled(&mut self) -> Option<Signalled> {
+        if self.signalled {
+            Some(self.look())
+        } else {
+            None
         }
-        let port = self.vm.vcpus.get(self.me as usize)?;
-        Some(port.mailbox.take())
     }
 }

@@ -40,9 +40,9 @@ use bulkhead_core::msr::{self, MsrState, X2apicAssist};
 use bulkhead_core::mtrr::Mtrrs;
 use bulkhead_core::sched::Share;
 use bulkhead_core::switch::SwitchError;
+use bulkhead_core::symmetry::FeatureWords;
 use bulkhead_core::table::TableMemory;
 use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
-use bulkhead_core::vmx::capability::Wishes;
 use bulkhead_core::vmx::controls::Secondary;
 use core::fmt;
 use core::time::Duration;
@@ -96,10 +96,12 @@ impl core::error::Error for VmError {}
 
 /// What running VMs needs of the machine, the same on every CPU.
 pub struct Machine {
-    /// What was wished for when they were negotiated.
-    pub wishes: Wishes,
     /// Negotiated features.
     pub features: Features,
+    /// What CPUID says on all of them.
+    pub common: FeatureWords,
+    /// Bytes of an XSAVE area that is large enough for each.
+    pub xsave_bytes: usize,
     /// TSC frequency.
     pub tsc_khz: u32,
     /// Memory types.
@@ -110,6 +112,15 @@ pub struct Machine {
     pub bitmaps: Bitmaps,
     /// The time by the firmware's clock: seconds since 1970, and the host TSC then.
     pub epoch: (u64, u64),
+}
+
+impl Machine {
+    /// What CPUID says here, less the features that some CPU lacks.
+    #[must_use]
+    pub fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
+        let here = cpu::cpuid_for_core(leaf, subleaf);
+        self.common.apply(leaf, subleaf, here)
+    }
 }
 
 static MACHINE: Once<Machine> = Once::new();
@@ -327,15 +338,7 @@ impl Vm {
             tsc_khz: machine.tsc_khz,
             instructions,
         };
-        let mut host_cpuid = |leaf, subleaf| {
-            let host = cpu::cpuid(leaf, subleaf);
-            CpuidResult {
-                eax: host.eax,
-                ebx: host.ebx,
-                ecx: host.ecx,
-                edx: host.edx,
-            }
-        };
+        let mut host_cpuid = |leaf, subleaf| machine.cpuid(leaf, subleaf);
         let vcpu = Vcpu::new(VcpuSetup {
             apic: LocalApic::new(id, Crystal::for_tsc(machine.tsc_khz).shift),
             cpuid: CpuidTable::build(&mut host_cpuid, &config),

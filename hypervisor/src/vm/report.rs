@@ -10,8 +10,7 @@ use crate::memory::{self, heap};
 use crate::pcpu::{self, Pcpu};
 use alloc::vec::Vec;
 use bulkhead_core::events::{
-    Counters as CounterEvent, CpuCounters, Event, MachineCounters, Ticks,
-    VcpuCounters,
+    Counters as CounterEvent, CpuCounters, Event, MachineCounters, Ticks, VcpuCounters,
 };
 use bulkhead_core::ledger::{Books, OwnerClass, State};
 use bulkhead_core::vcpu::counters::Counters;
@@ -114,12 +113,16 @@ impl MachineNumbers {
         let heap = heap::usage();
         let books = *memory::lock().ledger.books();
         let now = rdtsc();
+        let mitigations = pcpu::switch_counters().entries();
         Self {
             frames: by_state(&books),
             owners: by_owner(&books),
             balanced,
             heap,
-            mitigations: Vec::new(),
+            mitigations: mitigations
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .collect(),
             cpus: pcpu::all()
                 .iter()
                 .map(|cpu| cpu_counters(cpu, now))

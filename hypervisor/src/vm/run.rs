@@ -2,18 +2,19 @@
 
 use super::host::Host;
 use super::network;
-use super::shared::{Ending, Locked, VcpuPort, VmBus};
+use super::shared::{Ending, Locked, VcpuPort};
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
 use crate::console::terminal;
 use crate::pcpu;
 use crate::vmx::enter::RunFrame;
+use alloc::sync::Arc;
 use bulkhead_core::addr::{Gva, Hpa};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::insn::Gprs;
 use bulkhead_core::lifecycle::End;
 use bulkhead_core::vcpu::{Action, Cpu, Plain, Readiness, Vcpu};
-use bulkhead_core::vmx::exit::REASON_NAMES;
+use bulkhead_core::vmx::exit::{self, REASON_NAMES};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 use guest_loader::EntryState;
@@ -59,18 +60,36 @@ pub extern "sysv64" fn handle_exit(frame: &mut RunFrame) -> bool {
     let Running { vcpu, host, .. } = unsafe { &mut *frame.context };
     let reason = vcpu.note_exit(host);
     if host.traced {
-        trace(host, reason);
+        return handle_traced(frame, reason, start);
     }
+    handle(frame, reason, start)
+}
+
+/// What [`handle_exit`] ends with; none of its calls comes back, so that it saves no register.
+#[inline(always)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
+fn handle(frame: &mut RunFrame, reason: u32, start: u64) -> bool {
+    // SAFETY: as in `handle_exit`, which ends with this call.
+    let Running { vcpu, host, .. } = unsafe { &mut *frame.context };
     match vcpu.handle_plain(host, &mut frame.gpr, reason, start) {
         Plain::Done => true,
         Plain::Due => prepare(frame),
+        Plain::Other if reason == exit::IO => handle_port(frame, start),
         Plain::Other => handle_other(frame, reason, start),
     }
 }
 
-/// Logs the exit that just happened, unless there were too many lately.
+/// As [`handle`], of a VM whose exits are logged.
 #[cold]
 #[inline(never)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
+extern "sysv64" fn handle_traced(frame: &mut RunFrame, reason: u32, start: u64) -> bool {
+    // SAFETY: as in `handle_exit`, which ends with this call.
+    trace(unsafe { &(*frame.context).host }, reason);
+    handle(frame, reason, start)
+}
+
+/// Logs the exit that just happened, unless there were too many lately.
 fn trace(host: &Host, reason: u32) {
     let Some(left_out) = host.vm.admit_trace(super::uptime(rdtsc())) else {
         return;
@@ -105,18 +124,52 @@ extern "sysv64" fn prepare(frame: &mut RunFrame) -> bool {
 
 #[inline(never)]
 #[allow(unsafe_code, reason = "the context arrives through assembly")]
+extern "sysv64" fn handle_port(frame: &mut RunFrame, start: u64) -> bool {
+    // SAFETY: as in `handle_exit`, which ends with this call.
+    let running = unsafe { &mut *frame.context };
+    let mut devices = devices_of(running);
+    let Running { vcpu, host, .. } = running;
+    match vcpu.handle_port(host, &mut frame.gpr, &mut devices, start) {
+        Some(Action::Resume) => true,
+        Some(action) => carry_out(frame, action),
+        None => handle_other(frame, exit::IO, start),
+    }
+}
+
+/// The devices of the VM, apart from the vCPU.
+#[inline(always)]
+#[allow(unsafe_code, reason = "the VM outlives the borrow of the vCPU")]
+fn devices_of<'a>(running: &Running) -> Locked<'a> {
+    let vm = Arc::as_ptr(&running.host.vm);
+    // SAFETY: `running` keeps the VM alive for the rest of the exit, and only shared references to it exist.
+    Locked(unsafe { &(*vm).devices })
+}
+
+#[inline(never)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
 extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -> bool {
     // SAFETY: as in `handle_exit`, which ends with this call.
     let running = unsafe { &mut *frame.context };
-    let vm = alloc::sync::Arc::as_ptr(&running.host.vm);
-    // SAFETY: `running` keeps the VM alive, and only shared references to it exist.
-    let mut devices = Locked(unsafe { &(*vm).devices });
+    let mut devices = devices_of(running);
+    let Running { vcpu, host, .. } = running;
+    match vcpu.handle_exit(host, &mut frame.gpr, &mut devices, reason, start) {
+        Action::Resume => true,
+        action => carry_out(frame, action),
+    }
+}
+
+/// Does what the core left to the shell; true to enter the guest again.
+#[inline(never)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
+fn carry_out(frame: &mut RunFrame, action: Action) -> bool {
+    // SAFETY: as in `handle_exit`.
+    let running = unsafe { &mut *frame.context };
     let Running {
         vcpu, host, left, ..
     } = running;
     *left = Left::GaveBack;
-    match vcpu.handle_exit(host, &mut frame.gpr, &mut devices, reason, start) {
-        Action::Resume => !pcpu::this().look.load(Ordering::Relaxed),
+    match action {
+        Action::Resume => true,
         Action::Leave => false,
         Action::Poll => {
             terminal::exchange(&host.vm);
@@ -144,13 +197,18 @@ extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -
 
 /// Prepares the entry after a device did something on the vCPU's behalf.
 fn finish(vcpu: &mut Vcpu, host: &mut Host, gprs: &mut Gprs) -> bool {
+    let mut leave = pcpu::this().look.load(Ordering::Relaxed);
+    if let Some(signalled) = host.take_signalled() {
+        leave |= signalled.leave;
+    }
+    // Outside the exit's handler a signal for the vCPU itself is not told from others.
     if let Some(port) = host.vm.vcpus.get(host.me as usize)
         && port.mailbox.is_waiting()
     {
         let mail = port.mailbox.take();
         vcpu.receive(host, gprs, mail);
     }
-    vcpu.prepare_entry(host) == Readiness::Enter && !pcpu::this().look.load(Ordering::Relaxed)
+    vcpu.prepare_entry(host) == Readiness::Enter && !leave
 }
 
 impl Running {
@@ -188,7 +246,7 @@ impl Running {
             vcpu.receive(host, gprs, mail);
         }
         // What came from the vCPU itself was in the same box.
-        let _ = host.take_own_mail();
+        let _ = host.take_signalled();
     }
 
     /// Whether something waits for it.
@@ -218,10 +276,4 @@ impl Running {
             port.running.store(running, Ordering::SeqCst);
         }
     }
-}
-
-/// The bus of `running`'s VM for work outside an exit.
-#[must_use]
-pub fn bus(running: &Running) -> VmBus<'_> {
-    VmBus(&running.host.vm)
 }

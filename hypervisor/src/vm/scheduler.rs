@@ -3,10 +3,10 @@
 //! Which one, and for how long, is `bulkhead_core::sched`'s. A vCPU stays on its CPU from the start of its VM to the end.
 
 use super::run::{Left, Running};
-use super::shared::Wanted;
+use super::shared::{Ending, Wanted};
 use super::{control, machine, network};
-use crate::arch::cpu::rdtsc;
-use crate::arch::exception::HOST_NMIS;
+use crate::arch::cpu::{rdtsc, take_nmi};
+use crate::pcpu::checks::{self, Watch};
 use crate::pcpu::{self, Pcpu, call};
 use crate::vmx::enter::{self, RunFrame};
 use crate::vmx::instruction;
@@ -15,6 +15,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::VmId;
+use bulkhead_core::lifecycle::End;
 use bulkhead_core::sched::{CpuScheduler, Decision, EntityId, GroupId};
 use bulkhead_core::vcpu::{Activity, Readiness};
 use core::sync::atomic::Ordering;
@@ -52,24 +53,28 @@ pub fn run_cpu(mut control: Option<control::Control>) -> ! {
         last_vm: None,
     };
     own.began.store(rdtsc(), Ordering::Relaxed);
-    own.online.store(true, Ordering::SeqCst);
+    let mut watch = Watch::new(own);
     loop {
         own.look.store(false, Ordering::SeqCst);
         call::serve(own);
         local.accept();
         local.look_around();
         let mut now = rdtsc();
-        let duty = control.as_mut().map(|control| control.step(now));
-        if duty.is_some() {
+        let mut duty = watch.step(now);
+        let mut is_busy = false;
+        if let Some(control) = &mut control {
+            let control = control.step(now);
+            is_busy = control.is_busy;
+            duty = Some(duty.map_or(control.at, |duty| duty.min(control.at)));
             now = rdtsc();
         }
-        let until = |until: u64| duty.map_or(until, |duty| duty.at.min(until));
+        let until = |until: u64| duty.map_or(until, |duty| duty.min(until));
         match local.scheduler.pick(now) {
             Decision::Run { entity, until: end } => local.run(entity, until(end)),
             // A CPU that has nothing better to do goes on with what it was to leave off for a while.
-            Decision::Idle { .. } if duty.is_some_and(|duty| duty.is_busy) => {}
+            Decision::Idle { .. } if is_busy => {}
             Decision::Idle { until: end } => {
-                let end = end.map_or(duty.map(|duty| duty.at), |end| Some(until(end)));
+                let end = end.map_or(duty, |end| Some(until(end)));
                 if end.is_none_or(|end| end > now) {
                     pcpu::idle(end);
                 }
@@ -178,9 +183,7 @@ impl Local {
             self.own.switches.fetch_add(1, Ordering::Relaxed);
         }
         let vm = running.host.vm.id;
-        if self.last_vm.replace(vm).is_some_and(|last| last != vm) {
-            self.own.vm_switches.fetch_add(1, Ordering::Relaxed);
-        }
+        let from_another = self.last_vm.replace(vm).is_some_and(|last| last != vm);
         let loaded = match running.entry.take() {
             Some(entry) => {
                 running.launched = false;
@@ -194,6 +197,9 @@ impl Local {
             panic!("{failed}, of a VMCS that was set up for it");
         }
         running.switched.load(running.vcpu.xcr0());
+        if from_another {
+            self.own.barrier.cross();
+        }
     }
 
     /// Runs a vCPU until it gives the CPU back, at `until` at the latest.
@@ -223,18 +229,20 @@ impl Local {
         self.scheduler.charge(entity, end.wrapping_sub(begin));
         match running.left {
             Left::GaveBack => {}
-            Left::HostNmi => {
-                HOST_NMIS.fetch_add(1, Ordering::Relaxed);
-                crate::panic::stop_if_reported();
-            }
+            Left::HostNmi => take_nmi(),
             Left::Stopped(reason) => {
                 running.end_vm(reason);
                 return;
             }
-            Left::MachineCheck => panic!(
-                "a machine check arrived while VM \"{}\" ran; the machine is not to be trusted",
-                running.host.vm.name
-            ),
+            Left::MachineCheck => {
+                if !checks::left_guest(own) {
+                    running.host.vm.end(Ending {
+                        end: End::Hardware,
+                        rip: None,
+                    });
+                    return;
+                }
+            }
         }
         if running.vcpu.activity() != Activity::Active {
             if running.halted_for_good() {

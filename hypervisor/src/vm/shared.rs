@@ -6,6 +6,7 @@ use crate::arch::lapic;
 use crate::memory::guest::GuestSpace;
 use crate::pcpu::{self, Pcpu};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
@@ -21,7 +22,7 @@ use bulkhead_core::vcpu::counters::Counters;
 use bulkhead_core::vcpu::mail::Mailbox;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
-use spin::Mutex;
+use spin::{Mutex, Once};
 
 use super::network::Unsent;
 use super::run::Running;
@@ -36,6 +37,19 @@ pub enum Wanted {
     Parked = 1,
     /// Run them.
     Run = 2,
+}
+
+static ALL: Once<Vec<Arc<VmShared>>> = Once::new();
+
+/// Makes `vms`, in the order of their numbers, what [`by_id`] gives.
+pub fn install(vms: Vec<Arc<VmShared>>) {
+    ALL.call_once(|| vms);
+}
+
+/// The VM with this number.
+#[must_use]
+pub fn by_id(id: VmId) -> Option<&'static VmShared> {
+    ALL.get()?.get(usize::from(id.0)).map(|vm| &**vm)
 }
 
 /// How a VM's run ended, and where.
@@ -208,24 +222,25 @@ impl VmShared {
         }
     }
 
-    /// Leaves `signal` for vCPU `to`, and has its CPU see it where that is needed; true where it is the caller's
-    /// vCPU, `me`, which has to look for itself.
-    pub fn post(&self, to: u32, signal: Signal, me: Option<u32>) -> bool {
+    /// Leaves `signal` for vCPU `to`, and has its CPU see it where that is needed; true where that CPU is the caller's,
+    /// which has to look for itself.
+    pub fn post(&self, to: u32, signal: Signal) -> bool {
         let Some(port) = self.vcpus.get(to as usize) else {
             return false;
         };
         let notify = port.mailbox.post(signal);
-        if me == Some(to) {
+        let Some(cpu) = port.cpu() else { return false };
+        if cpu.index == pcpu::this().index {
             return true;
         }
-        if notify && let Some(cpu) = port.cpu() {
+        if notify {
             self.notify(port, cpu);
         }
         false
     }
 
     fn notify(&self, port: &VcpuPort, cpu: &Pcpu) {
-        let in_guest = cpu.index != pcpu::this().index && port.running.load(Ordering::SeqCst);
+        let in_guest = port.running.load(Ordering::SeqCst);
         let by_processor = super::machine().features.vmx.posts_interrupts();
         if in_guest && by_processor && !port.mailbox.needs_software() {
             lapic::send(cpu.apic_id, lapic::POSTED_VECTOR);
@@ -286,9 +301,7 @@ impl VcpuPort {
     }
 
     fn cpu(&self) -> Option<&'static Pcpu> {
-        pcpu::all()
-            .get(self.pcpu.load(Ordering::Relaxed))
-            .map(|cpu| &**cpu)
+        pcpu::all().get(self.pcpu.load(Ordering::Relaxed))
     }
 }
 
@@ -311,7 +324,9 @@ impl Signals for VmBus<'_> {
     }
 
     fn signal(&mut self, to: u32, signal: Signal) {
-        let _ = self.0.post(to, signal, None);
+        if self.0.post(to, signal) {
+            pcpu::this().look.store(true, Ordering::Relaxed);
+        }
     }
 }
 

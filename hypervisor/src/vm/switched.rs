@@ -2,7 +2,8 @@
 //! through. It stays in the processor until another vCPU comes.
 #![allow(unsafe_code, reason = "saves and loads CPU registers")]
 
-use crate::arch::cpu::{self, cpuid, rdmsr, wrmsr};
+use super::machine;
+use crate::arch::cpu::{self, rdmsr, wrmsr};
 use alloc::alloc::{alloc_zeroed, dealloc, handle_alloc_error};
 use bulkhead_core::msr::{SWITCHED_MSRS, TSC_AUX};
 use core::alloc::Layout;
@@ -28,7 +29,7 @@ unsafe impl Send for Area {}
 impl Area {
     /// Every component in its initial state.
     fn new() -> Self {
-        let bytes = (cpuid(0xd, 0).ecx as usize).max(AREA_MIN);
+        let bytes = machine().xsave_bytes.max(AREA_MIN);
         let Ok(layout) = Layout::from_size_align(bytes, 64) else {
             panic!("the processor's XSAVE area has no size");
         };
@@ -133,8 +134,8 @@ fn exists(msr: u32) -> bool {
     msr != TSC_AUX || cpu::has_rdtscp()
 }
 
-/// The state components that the processor has, for XCR0.
+/// The state components that every CPU has, for XCR0. No guest has others.
 fn all_components() -> u64 {
-    let leaf = cpuid(0xd, 0);
+    let leaf = machine().cpuid(0xd, 0);
     (u64::from(leaf.edx) << 32) | u64::from(leaf.eax)
 }

@@ -67,6 +67,19 @@ pub unsafe fn vmxon(region: Hpa) -> Result<(), VmxFailed> {
     }
 }
 
+/// VMXOFF. There is no current VMCS afterwards.
+///
+/// # Panics
+/// The CPU is not in VMX operation.
+pub fn vmxoff() {
+    let (carry, zero): (u8, u8);
+    // SAFETY: forgets the current VMCS, which nothing uses without entering a guest or reading a field, and both fail.
+    unsafe {
+        asm!("vmxoff", "setc {}", "setz {}", out(reg_byte) carry, out(reg_byte) zero, options(nostack));
+    }
+    assert!(carry | zero == 0, "VMXOFF failed");
+}
+
 /// VMCLEAR: writes the VMCS back and forgets that it was launched.
 ///
 /// # Errors
@@ -143,6 +156,16 @@ pub fn invvpid_all() -> Result<(), VmxFailed> {
              out(reg_byte) carry, out(reg_byte) zero, options(nostack));
     }
     check("INVVPID", carry, zero)
+}
+
+/// Has this CPU forget whatever it knows of guests' addresses, physical and linear, of all VMs.
+///
+/// # Panics
+/// The processor lacks what the feature gate requires.
+pub fn forget_guests() {
+    if let Err(failed) = invept_all().and_then(|()| invvpid_all()) {
+        panic!("{failed}, which this processor has");
+    }
 }
 
 /// The current VMCS of this CPU.

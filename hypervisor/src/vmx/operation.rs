@@ -4,7 +4,9 @@ use super::instruction::{self, VmxFailed};
 use crate::arch::cpu::{self, cpuid, rdmsr, wrmsr};
 use bulkhead_core::addr::Hpa;
 use bulkhead_core::ept::{EptCapError, EptCaps};
+use bulkhead_core::symmetry::VmxReport;
 use bulkhead_core::vmx::capability::{CapabilityMsrs, FeatureControl, Missing, Negotiated, Wishes};
+use bulkhead_core::vmx::controls::{Primary, Secondary};
 use core::fmt;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
@@ -46,7 +48,7 @@ impl fmt::Display for Unfit {
 
 impl core::error::Error for Unfit {}
 
-/// What this processor's VT-x offers, and the control words that follow.
+/// What VT-x offers on every CPU, and the control words that follow.
 #[derive(Clone, Copy, Debug)]
 pub struct Features {
     /// VMX controls.
@@ -55,44 +57,68 @@ pub struct Features {
     pub ept: EptCaps,
 }
 
-/// Reads every capability register and negotiates, without changing anything.
+impl Features {
+    /// Chooses from what a CPU offers, or all have in common.
+    ///
+    /// # Errors
+    /// The first required feature that is missing, by name.
+    pub fn negotiate(offer: &VmxReport, wishes: Wishes) -> Result<Self, Unfit> {
+        Ok(Self {
+            vmx: Negotiated::from_msrs(&offer.msrs, wishes).map_err(Unfit::Vmx)?,
+            ept: EptCaps::negotiate(offer.ept).map_err(Unfit::Ept)?,
+        })
+    }
+}
+
+/// Reads every capability register of this CPU, and sees whether it could run VMs by itself. Changes nothing.
 ///
 /// # Errors
 /// The first required feature that is missing, by name.
-pub fn negotiate(wishes: Wishes) -> Result<Features, Unfit> {
+pub fn examine(wishes: Wishes) -> Result<VmxReport, Unfit> {
     if cpuid(1, 0).ecx & (1 << 5) == 0 {
         return Err(Unfit::Vmx(Missing::Vmx));
     }
     FeatureControl::decide(read(cpu::IA32_FEATURE_CONTROL)).map_err(Unfit::Vmx)?;
+    let report = report();
+    Features::negotiate(&report, wishes)?;
+    Ok(report)
+}
+
+fn report() -> VmxReport {
     let basic = read(IA32_VMX_BASIC);
     let shift = if basic & (1 << 55) != 0 {
         TRUE_CONTROLS
     } else {
         0
     };
+    let allows = |controls: u64, bit: u32| controls >> 32 & u64::from(bit) != 0;
     let primary = read(IA32_VMX_PROCBASED_CTLS + shift);
-    let has_secondary = primary >> 63 != 0;
-    let msrs = CapabilityMsrs {
-        basic,
-        pin: read(IA32_VMX_PINBASED_CTLS + shift),
-        primary,
-        secondary: if has_secondary {
-            read(IA32_VMX_PROCBASED_CTLS2)
+    let secondary = if allows(primary, Primary::SECONDARY.bits()) {
+        read(IA32_VMX_PROCBASED_CTLS2)
+    } else {
+        0
+    };
+    let tagged = Secondary::EPT.union(Secondary::VPID).bits();
+    VmxReport {
+        msrs: CapabilityMsrs {
+            basic,
+            pin: read(IA32_VMX_PINBASED_CTLS + shift),
+            primary,
+            secondary,
+            exit: read(IA32_VMX_EXIT_CTLS + shift),
+            entry: read(IA32_VMX_ENTRY_CTLS + shift),
+            misc: read(IA32_VMX_MISC),
+            cr0_fixed0: read(IA32_VMX_CR0_FIXED0),
+            cr0_fixed1: read(IA32_VMX_CR0_FIXED1),
+            cr4_fixed0: read(IA32_VMX_CR4_FIXED0),
+            cr4_fixed1: read(IA32_VMX_CR4_FIXED1),
+        },
+        ept: if allows(secondary, tagged) {
+            read(IA32_VMX_EPT_VPID_CAP)
         } else {
             0
         },
-        exit: read(IA32_VMX_EXIT_CTLS + shift),
-        entry: read(IA32_VMX_ENTRY_CTLS + shift),
-        misc: read(IA32_VMX_MISC),
-        cr0_fixed0: read(IA32_VMX_CR0_FIXED0),
-        cr0_fixed1: read(IA32_VMX_CR0_FIXED1),
-        cr4_fixed0: read(IA32_VMX_CR4_FIXED0),
-        cr4_fixed1: read(IA32_VMX_CR4_FIXED1),
-    };
-    let vmx = Negotiated::from_msrs(&msrs, wishes).map_err(Unfit::Vmx)?;
-    // The register exists because the negotiated secondary controls include EPT.
-    let ept = EptCaps::negotiate(read(IA32_VMX_EPT_VPID_CAP)).map_err(Unfit::Ept)?;
-    Ok(Features { vmx, ept })
+    }
 }
 
 fn read(msr: u32) -> u64 {
@@ -125,4 +151,11 @@ pub unsafe fn turn_on(features: &Features, region: Hpa) -> Result<(), Unfit> {
     unsafe { (region.0 as *mut u32).write_volatile(features.vmx.revision) };
     // SAFETY: as above, and it starts with the revision now.
     unsafe { instruction::vmxon(region) }.map_err(Unfit::Vmxon)
+}
+
+/// Leaves VMX operation on this CPU, for good: while it is on, the CPU does not take the INIT that a reset sends.
+pub fn turn_off() {
+    instruction::vmxoff();
+    // SAFETY: the bit only allows VMX operation, which is over.
+    unsafe { Cr4::update(|cr4| cr4.remove(Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS)) };
 }

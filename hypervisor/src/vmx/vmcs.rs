@@ -63,7 +63,12 @@ pub fn fill(running: &Running, entry: &EntryState) -> Result<(), VmxFailed> {
     let Some(host_tables) = own.descriptors.get() else {
         unreachable!("a CPU without descriptor tables runs no VM");
     };
-    let Running { vcpu, host: owner, vmcs, .. } = running;
+    let Running {
+        vcpu,
+        host: owner,
+        vmcs,
+        ..
+    } = running;
     let port = owner.vm.vcpus.get(owner.me as usize);
     let posted = port.map_or(Hpa(0), |port| {
         Hpa(core::ptr::from_ref(port.mailbox.posted()) as u64)
@@ -87,6 +92,8 @@ pub fn fill(running: &Running, entry: &EntryState) -> Result<(), VmxFailed> {
     unsafe { instruction::vmclear(*vmcs) }?;
     // SAFETY: as above.
     unsafe { instruction::vmptrld(*vmcs) }?;
+    // The tag was another run's of this vCPU, whose memory has been emptied since.
+    instruction::forget_guests();
     let mut vmcs = Current;
     controls(&mut vmcs, &setup);
     host(&mut vmcs, &setup);

@@ -56,6 +56,8 @@ pub enum End {
     Watchdog,
     /// The [`Action::HardStop`] was carried out.
     Operator,
+    /// The machine's hardware lost some of the VM's state. Starting it again by itself could meet the same fault.
+    Hardware,
 }
 
 impl End {
@@ -66,6 +68,7 @@ impl End {
             Self::Guest(reason) => reason.name(),
             Self::Watchdog => "watchdog",
             Self::Operator => "operator",
+            Self::Hardware => "hardware",
         }
     }
 
@@ -74,7 +77,7 @@ impl End {
     pub const fn is_crash(self) -> bool {
         !matches!(
             self,
-            Self::Guest(StopReason::PowerOff | StopReason::Reset) | Self::Operator
+            Self::Guest(StopReason::PowerOff | StopReason::Reset) | Self::Operator | Self::Hardware
         )
     }
 }
@@ -85,6 +88,9 @@ impl fmt::Display for End {
             Self::Guest(reason) => reason.fmt(f),
             Self::Watchdog => f.write_str("its watchdog ran out: the guest hangs"),
             Self::Operator => f.write_str("stopped by the operator"),
+            Self::Hardware => {
+                f.write_str("a machine check hit it; it is not started again by itself")
+            }
         }
     }
 }
@@ -373,7 +379,7 @@ impl Lifecycle {
             RestartPolicy::Always => true,
             RestartPolicy::OnCrash => !matches!(end, End::Guest(StopReason::PowerOff)),
         };
-        if !again || end == End::Operator {
+        if !again || matches!(end, End::Operator | End::Hardware) {
             self.state = State::Stopped;
             return Action::Nothing;
         }

@@ -434,3 +434,15 @@ fn a_million_random_steps_never_run_a_vm_twice_or_lose_it() {
     }
     assert!(visited.iter().all(|count| *count > 1000), "{visited:?}");
 }
+
+#[test]
+fn a_vm_that_the_hardware_hit_is_not_started_again_by_itself() {
+    for policy in [RestartPolicy::Always, RestartPolicy::OnCrash] {
+        let mut vm = Lifecycle::new(policy, Duration::from_secs(1));
+        assert_eq!(vm.order(Order::Start, at(0)), Ok(Action::LoadAndRun));
+        let _ = vm.started(at(1));
+        assert_eq!(vm.ended(End::Hardware, at(2)), Action::Nothing);
+        assert_eq!(vm.state(), State::Stopped);
+        assert_eq!(vm.order(Order::Start, at(3)), Ok(Action::LoadAndRun));
+    }
+}

@@ -45,7 +45,11 @@ impl Plan {
         problem: PayloadProblem<'_>,
     ) -> ManifestErrors {
         let (payload, span, what) = match role {
-            PayloadRole::Kernel => (Some(&vm.kernel), vm.spans.kernel, "a kernel that can be booted"),
+            PayloadRole::Kernel => (
+                Some(&vm.kernel),
+                vm.spans.kernel,
+                "a kernel that can be booted",
+            ),
             PayloadRole::Initrd => (
                 vm.initrd.as_ref(),
                 vm.spans.initrd,

@@ -216,6 +216,8 @@ choice! {
         StackOverflow = "stack-overflow",
         /// A read of memory that the hypervisor does not map: a free frame.
         ReadUnmapped = "read-unmapped",
+        /// A broken invariant on the second CPU.
+        PanicOtherCpu = "panic-other-cpu",
     }
 }
 

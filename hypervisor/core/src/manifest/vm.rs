@@ -53,9 +53,8 @@ pub(super) fn read_all(root: &Fields<'_, '_>, complaints: &mut Complaints) -> Op
         return None;
     }
     let mut names = Vec::new();
-    let read = |fields: &Fields<'_, '_>, complaints: &mut Complaints| {
-        read(fields, &mut names, complaints)
-    };
+    let read =
+        |fields: &Fields<'_, '_>, complaints: &mut Complaints| read(fields, &mut names, complaints);
     root.list(&schema::VM_TABLES, &LISTING, read, complaints)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The shell reads the registers of each bank; [`BankError::decode`] names one bank's error and its [`Severity`], and
 //! [`judge`] turns all of a CPU's into one [`Verdict`]. Deciding is total: a value the manual does not define is fatal.
-//! A frame gone bad under a guest stops its owner; an error in the hypervisor's own course stops the machine.
+//! A frame gone bad under a guest stops its owner ([`Consequence`]); an error in the hypervisor's own course stops the machine.
 
 mod code;
 
@@ -14,6 +14,7 @@ use core::fmt;
 use bitflags::bitflags;
 
 use crate::addr::{FRAME_SIZE, Hpa};
+use crate::ledger::{Owner, VmId};
 
 pub use code::ErrorCode;
 
@@ -21,6 +22,8 @@ pub use code::ErrorCode;
 pub const IA32_MCG_CAP: u32 = 0x179;
 /// IA32_MCG_STATUS.
 pub const IA32_MCG_STATUS: u32 = 0x17a;
+/// IA32_MCG_CTL.
+pub const IA32_MCG_CTL: u32 = 0x17b;
 
 /// The MSRs of a bank: control, status, address and further information.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,10 +57,21 @@ impl BankMsrs {
 pub struct McgCap(pub u64);
 
 impl McgCap {
-    /// How many banks there are.
+    /// How many banks there are that have MSRs: behind those of 32 banks the VMX capability registers begin.
     #[must_use]
     pub const fn banks(self) -> u8 {
-        self.0 as u8
+        const MOST: u8 = 32;
+        if self.0 as u8 > MOST {
+            MOST
+        } else {
+            self.0 as u8
+        }
+    }
+
+    /// Whether there is IA32_MCG_CTL, which turns all of it on (MCG_CTL_P).
+    #[must_use]
+    pub const fn has_control(self) -> bool {
+        self.0 & 1 << 8 != 0
     }
 
     /// Whether uncorrected errors may be recoverable (MCG_SER_P).
@@ -260,7 +274,7 @@ pub enum Interrupted {
 pub enum Verdict {
     /// Log it and go on.
     Log,
-    /// Stop the VM that owns the frame at this address, and never use the frame again. Where the hypervisor owns it, stop the machine.
+    /// What [`Consequence::of`] says of who owns the frame at this address.
     StopOwner(Hpa),
     /// Stop everything.
     StopMachine,
@@ -272,6 +286,32 @@ impl fmt::Display for Verdict {
             Self::Log => f.write_str("logged, nothing stops"),
             Self::StopOwner(address) => write!(f, "the owner of the frame at {address} is stopped"),
             Self::StopMachine => f.write_str("the machine is stopped"),
+        }
+    }
+}
+
+/// What a frame gone bad means for the one who owns it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Consequence {
+    /// Nobody relies on what it held. Nobody may be given it either.
+    Retire,
+    /// This VM has lost part of its memory: it is stopped, and not started again by itself.
+    StopVm(VmId),
+    /// What was lost is read when a VM is started, if ever, or by the firmware.
+    Nothing,
+    /// The hypervisor has lost part of itself.
+    StopMachine,
+}
+
+impl Consequence {
+    /// By who owns the frame; `None` for an address that is in no ledger.
+    #[must_use]
+    pub const fn of(owner: Option<Owner>) -> Self {
+        match owner {
+            Some(Owner::Nobody) => Self::Retire,
+            Some(Owner::Vm(vm)) => Self::StopVm(vm),
+            Some(Owner::Payload | Owner::Firmware | Owner::Mmio) | None => Self::Nothing,
+            Some(Owner::Hypervisor) => Self::StopMachine,
         }
     }
 }

@@ -225,3 +225,26 @@ proptest! {
         prop_assert!(guest || !used_here || !matches!(judgement.verdict, Verdict::StopOwner(_)));
     }
 }
+
+#[test]
+fn banks_end_where_the_vmx_registers_begin() {
+    assert_eq!(McgCap(10).banks(), 10);
+    assert_eq!(McgCap(0xff).banks(), 32);
+    assert_eq!(BankMsrs::of(31).misc + 1, 0x480);
+}
+
+#[test]
+fn only_the_owner_of_a_bad_frame_pays() {
+    assert_eq!(
+        Consequence::of(Some(Owner::Vm(VmId(2)))),
+        Consequence::StopVm(VmId(2))
+    );
+    assert_eq!(
+        Consequence::of(Some(Owner::Hypervisor)),
+        Consequence::StopMachine
+    );
+    assert_eq!(Consequence::of(Some(Owner::Nobody)), Consequence::Retire);
+    for owner in [Some(Owner::Payload), Some(Owner::Firmware), None] {
+        assert_eq!(Consequence::of(owner), Consequence::Nothing);
+    }
+}

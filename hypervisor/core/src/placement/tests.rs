@@ -4,13 +4,13 @@ use super::*;
 use proptest::prelude::*;
 
 /// `cores` cores of `threads` threads; all first threads are numbered before all second ones, as firmware does.
-fn machine(cores: u32, threads: u32) -> Vec<Location> {
+fn machine(cores: u32, threads: u32) -> Vec<Option<Location>> {
     let at = |cpu| Location {
         package: 0,
         core: cpu % cores,
         thread: cpu / cores,
     };
-    (0..cores * threads).map(at).collect()
+    (0..cores * threads).map(|cpu| Some(at(cpu))).collect()
 }
 
 fn pinned<'a>(name: &'a str, vcpus: u32, cpus: &'a [u32]) -> Demand<'a> {
@@ -31,7 +31,7 @@ fn shared(name: &str, vcpus: u32, weight: u32) -> Demand<'_> {
     }
 }
 
-fn decide(vms: &[Demand<'_>], cpus: &[Location], smt: SmtPolicy) -> Vec<Vec<u32>> {
+fn decide(vms: &[Demand<'_>], cpus: &[Option<Location>], smt: SmtPolicy) -> Vec<Vec<u32>> {
     Placement::decide(vms, cpus, smt).unwrap().vms
 }
 
@@ -185,7 +185,7 @@ proptest! {
                         continue;
                     }
                     for (a, b) in own.iter().flat_map(|a| placement.cpus_of(other_index).iter().map(move |b| (*a, *b))) {
-                        let same_core = cpus[a as usize].same_core(cpus[b as usize]);
+                        let same_core = cpus[a as usize].unwrap().same_core(cpus[b as usize].unwrap());
                         // Only sharers meet, and only on one and the same thread.
                         prop_assert!(!same_core || a == b && vm.cpus.is_none() && other.cpus.is_none());
                     }
@@ -193,4 +193,19 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_cpu_that_did_not_come_up_is_nobodys_and_blocks_no_sibling() {
+    let mut cpus = machine(2, 2);
+    cpus[0] = None;
+    let vms = [shared("a", 2, 100)];
+    assert_eq!(decide(&vms, &cpus, SmtPolicy::Isolate), [vec![1, 2]]);
+    assert_eq!(
+        Placement::decide(&[pinned("b", 1, &[0])], &cpus, SmtPolicy::Isolate),
+        Err(PlacementError::Unusable {
+            vm: "b".into(),
+            cpu: 0
+        })
+    );
 }

@@ -165,15 +165,17 @@ impl CpuReport {
 }
 
 impl Common {
-    /// What all of `reports` have; a CPU's number is its place there. `memory_end` is the first address after all memory.
+    /// What all of `reports` have, which come with the CPUs' numbers in ascending order. `memory_end` is the first address after all
+    /// memory.
     ///
     /// # Errors
     /// The first [`Asymmetry`], in the order of CPUs.
-    pub fn of(reports: &[CpuReport], memory_end: Hpa) -> Result<Self, Asymmetry> {
-        let first = reports.first().ok_or(Asymmetry::NoCpus)?;
-        let mut vmx = first.vmx.ok_or(Asymmetry::NoVmx { cpu: 0 })?;
+    pub fn of(reports: &[(u32, CpuReport)], memory_end: Hpa) -> Result<Self, Asymmetry> {
+        let (cpu, first) = reports.first().ok_or(Asymmetry::NoCpus)?;
+        let mut vmx = first.vmx.ok_or(Asymmetry::NoVmx { cpu: *cpu })?;
         let mut features = first.features.clone();
-        for (cpu, report) in (0..).zip(reports) {
+        for (cpu, report) in reports {
+            let cpu = *cpu;
             let theirs = report.vmx.ok_or(Asymmetry::NoVmx { cpu })?;
             let difference = |difference| Asymmetry::Vmx { cpu, difference };
             vmx = VmxReport {
@@ -199,11 +201,11 @@ impl Common {
 }
 
 /// What each CPU lacks of what any has, CPUs that lack the same together.
-fn dropped(reports: &[CpuReport]) -> Vec<Dropped> {
+fn dropped(reports: &[(u32, CpuReport)]) -> Vec<Dropped> {
     let mut all: Vec<Dropped> = Vec::new();
-    for (cpu, report) in (0..).zip(reports) {
+    for (cpu, report) in reports {
         let mut lacks = Vec::new();
-        for other in reports {
+        for (_, other) in reports {
             lacks.extend(other.features.beyond(&report.features).map(Feature::Cpuid));
             let (Some(theirs), Some(own)) = (other.vmx, report.vmx) else {
                 continue;
@@ -214,11 +216,11 @@ fn dropped(reports: &[CpuReport]) -> Vec<Dropped> {
         }
         for what in lacks {
             match all.iter_mut().find(|known| known.what == what) {
-                Some(known) if known.cpus.last() == Some(&cpu) => {}
-                Some(known) => known.cpus.push(cpu),
+                Some(known) if known.cpus.last() == Some(cpu) => {}
+                Some(known) => known.cpus.push(*cpu),
                 None => all.push(Dropped {
                     what,
-                    cpus: vec![cpu],
+                    cpus: vec![*cpu],
                 }),
             }
         }

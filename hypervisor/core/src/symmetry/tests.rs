@@ -54,9 +54,15 @@ fn full() -> CpuReport {
 
 const MEMORY_END: Hpa = Hpa(1 << 34);
 
+/// What CPUs numbered from 0 have in common.
+fn of(reports: &[CpuReport], memory_end: Hpa) -> Result<Common, Asymmetry> {
+    let numbered: Vec<_> = (0..).zip(reports.iter().cloned()).collect();
+    Common::of(&numbered, memory_end)
+}
+
 #[test]
 fn equal_cpus_lose_nothing() {
-    let common = Common::of(&[full(), full(), full()], MEMORY_END).unwrap();
+    let common = of(&[full(), full(), full()], MEMORY_END).unwrap();
     assert_eq!(common.features, full().features);
     assert_eq!(common.vmx, vmx());
     assert_eq!(common.dropped, []);
@@ -72,7 +78,7 @@ fn a_feature_that_one_cpu_lacks_is_nobodys_and_named() {
             _ => {}
         })
     };
-    let common = Common::of(&[full(), small(), full(), small()], MEMORY_END).unwrap();
+    let common = of(&[full(), small(), full(), small()], MEMORY_END).unwrap();
     let texts: Vec<String> = common.dropped.iter().map(ToString::to_string).collect();
     assert_eq!(
         texts,
@@ -104,7 +110,7 @@ fn a_bit_that_says_something_is_gone_counts_where_any_cpu_sets_it() {
             answer.ebx &= !(1 << 13);
         }
     });
-    let common = Common::of(&[older, full()], MEMORY_END).unwrap();
+    let common = of(&[older, full()], MEMORY_END).unwrap();
     let answer = common.features.apply(7, 0, CpuidResult::default());
     assert_eq!(answer.ebx, 1 << 6 | 1 << 13);
     assert_eq!(common.dropped, []);
@@ -117,7 +123,7 @@ fn numbers_of_leaves_and_address_widths_are_the_least() {
         (0x8000_0008, _) => answer.eax = 57 << 8 | 39,
         _ => {}
     });
-    let common = Common::of(&[full(), short], MEMORY_END).unwrap();
+    let common = of(&[full(), short], MEMORY_END).unwrap();
     let answer = |eax| CpuidResult {
         eax,
         ..CpuidResult::default()
@@ -135,7 +141,7 @@ fn leaves_a_cpu_does_not_have_are_empty_not_the_last_ones_answer() {
         0x8000_0000 => answer.eax = 0x8000_0001,
         _ => {}
     });
-    let common = Common::of(&[old], MEMORY_END).unwrap();
+    let common = of(&[old], MEMORY_END).unwrap();
     let ones = CpuidResult {
         ecx: u32::MAX,
         ..CpuidResult::default()
@@ -155,7 +161,7 @@ fn controls_that_one_cpu_lacks_are_nobodys_and_forced_ones_are_everybodys() {
         vmx.msrs.cr4_fixed1 = 0xffff;
         vmx.ept &= !EptFeatures::PAGE_1G.bits();
     }
-    let common = Common::of(&[full(), other], MEMORY_END).unwrap();
+    let common = of(&[full(), other], MEMORY_END).unwrap();
     let msrs = common.vmx.msrs;
     let negotiated = Negotiated::from_msrs(&msrs, Wishes { apicv: true }).unwrap();
     assert!(!negotiated.apicv());
@@ -174,12 +180,12 @@ fn controls_that_one_cpu_lacks_are_nobodys_and_forced_ones_are_everybodys() {
 
 #[test]
 fn what_cannot_be_reconciled_is_named() {
-    assert_eq!(Common::of(&[], MEMORY_END), Err(Asymmetry::NoCpus));
+    assert_eq!(of(&[], MEMORY_END), Err(Asymmetry::NoCpus));
     let without = CpuReport {
         vmx: None,
         ..full()
     };
-    let error = Common::of(&[full(), full(), without], MEMORY_END).unwrap_err();
+    let error = of(&[full(), full(), without], MEMORY_END).unwrap_err();
     assert_eq!(error, Asymmetry::NoVmx { cpu: 2 });
     assert!(error.to_string().contains("CPU 2"));
 
@@ -195,7 +201,7 @@ fn what_cannot_be_reconciled_is_named() {
     };
     let other = with_basic(0x13 | 4096 << 32 | 6 << 50);
     assert_eq!(
-        Common::of(&[full(), other], MEMORY_END),
+        of(&[full(), other], MEMORY_END),
         Err(Asymmetry::Vmx {
             cpu: 1,
             difference: VmxDifference::Revision {
@@ -206,7 +212,7 @@ fn what_cannot_be_reconciled_is_named() {
     );
     let other = with_basic(0x12 | 4096 << 32);
     assert_eq!(
-        Common::of(&[full(), other], MEMORY_END),
+        of(&[full(), other], MEMORY_END),
         Err(Asymmetry::Vmx {
             cpu: 1,
             difference: VmxDifference::MemoryType {
@@ -226,9 +232,9 @@ fn a_narrow_cpu_matters_only_where_memory_is_beyond_it() {
             }
         })
     };
-    assert!(Common::of(&[full(), narrow()], Hpa(1 << 36)).is_ok());
+    assert!(of(&[full(), narrow()], Hpa(1 << 36)).is_ok());
     assert_eq!(
-        Common::of(&[full(), narrow()], Hpa((1 << 36) + 1)),
+        of(&[full(), narrow()], Hpa((1 << 36) + 1)),
         Err(Asymmetry::AddressWidth {
             cpu: 1,
             bits: 36,
@@ -291,10 +297,22 @@ proptest! {
             CpuReport::read(&mut host, Some(vmx()))
         };
         let reports = [report(), report()];
-        if let Ok(common) = Common::of(&reports, Hpa(reach)) {
+        if let Ok(common) = of(&reports, Hpa(reach)) {
             for cpu in &reports {
                 prop_assert_eq!(common.features.beyond(&cpu.features).count(), 0);
             }
         }
     }
+}
+
+#[test]
+fn a_cpu_keeps_its_number_where_one_before_it_is_missing() {
+    let without = CpuReport {
+        vmx: None,
+        ..full()
+    };
+    assert_eq!(
+        Common::of(&[(0, full()), (3, without)], MEMORY_END),
+        Err(Asymmetry::NoVmx { cpu: 3 })
+    );
 }

@@ -2,7 +2,7 @@
 //! a PC bus; every port exits, so no host device is reachable.
 
 use super::registers::{GprIndex, Gprs, RDI, RSI};
-use super::{Action, Cpu, CpuBus, DeviceAccess, Step, Vcpu, event, linear};
+use super::{Cpu, CpuBus, DeviceAccess, Step, Then, Vcpu, event, linear};
 use crate::addr::Gva;
 use crate::device::board::PortOutcome;
 use crate::fault::{GuestFault, StopReason};
@@ -17,12 +17,25 @@ impl Vcpu {
         gprs: &mut Gprs,
         devices: &mut D,
         access: IoAccess,
+        now: u64,
     ) -> Result<Step, GuestFault> {
         if access.string {
-            return self.string_io(cpu, gprs, devices, access);
+            return self.string_io(cpu, gprs, devices, access, now);
         }
-        let outcome = if access.input {
-            let (value, outcome) = Self::read_port(cpu, devices, access);
+        Self::after_port(Self::access_port(cpu, gprs, devices, access, now))
+    }
+
+    /// An access that is not a string's.
+    #[inline(always)]
+    pub(super) fn access_port<C: Cpu, D: DeviceAccess>(
+        cpu: &mut C,
+        gprs: &mut Gprs,
+        devices: &mut D,
+        access: IoAccess,
+        now: u64,
+    ) -> PortOutcome {
+        if access.input {
+            let (value, outcome) = Self::read_port(cpu, devices, access, now);
             let rax = gprs.get(GprIndex::RAX);
             let merged = match access.size {
                 1 => (rax & !0xff) | u64::from(value & 0xff),
@@ -33,9 +46,8 @@ impl Vcpu {
             outcome
         } else {
             let value = gprs.get(GprIndex::RAX) as u32;
-            Self::write_port(cpu, devices, access, value)
-        };
-        Self::after_port(outcome)
+            Self::write_port(cpu, devices, access, value, now)
+        }
     }
 
     #[inline(always)]
@@ -43,8 +55,8 @@ impl Vcpu {
         cpu: &mut C,
         devices: &mut D,
         access: IoAccess,
+        now: u64,
     ) -> (u32, PortOutcome) {
-        let now = cpu.tsc();
         devices.with(|devices| devices.read_port(access.port, access.size, now, &mut CpuBus(cpu)))
     }
 
@@ -54,20 +66,20 @@ impl Vcpu {
         devices: &mut D,
         access: IoAccess,
         value: u32,
+        now: u64,
     ) -> PortOutcome {
-        let now = cpu.tsc();
         devices.with(|devices| {
             devices.write_port(access.port, access.size, value, now, &mut CpuBus(cpu))
         })
     }
 
     #[inline(always)]
-    fn after_port(outcome: PortOutcome) -> Result<Step, GuestFault> {
+    pub(super) fn after_port(outcome: PortOutcome) -> Result<Step, GuestFault> {
         match outcome {
             PortOutcome::Nothing => Ok(Step::NEXT),
-            PortOutcome::ConsoleOutput => Ok(Step::Next(Action::Poll)),
-            PortOutcome::Transmit(nic) => Ok(Step::Next(Action::Transmit(nic))),
-            PortOutcome::Again => Ok(Step::Same(Action::Leave)),
+            PortOutcome::ConsoleOutput => Ok(Step::Next(Then::Poll)),
+            PortOutcome::Transmit(nic) => Ok(Step::Next(Then::Transmit(nic))),
+            PortOutcome::Again => Ok(Step::Same(Then::Leave)),
             PortOutcome::PowerOff => Err(GuestFault::Stop(StopReason::PowerOff)),
             PortOutcome::Reset => Err(GuestFault::Stop(StopReason::Reset)),
         }
@@ -81,6 +93,7 @@ impl Vcpu {
         gprs: &mut Gprs,
         devices: &mut D,
         access: IoAccess,
+        now: u64,
     ) -> Result<Step, GuestFault> {
         const RFLAGS_DF: u64 = 1 << 10;
         // Address size: bits 9:7 of the instruction information, 0 for 16, 1 for 32, 2 for 64 bits.
@@ -103,7 +116,7 @@ impl Vcpu {
             if let Err(fault) = linear::probe_write(cpu, at, size) {
                 return self.page_fault(cpu, fault);
             }
-            let (value, outcome) = Self::read_port(cpu, devices, access);
+            let (value, outcome) = Self::read_port(cpu, devices, access, now);
             bytes = value.to_le_bytes();
             if let Err(fault) = linear::write(cpu, at, bytes.get(..size).unwrap_or_default()) {
                 return self.page_fault(cpu, fault);
@@ -113,7 +126,7 @@ impl Vcpu {
             if let Err(fault) = linear::read(cpu, at, bytes.get_mut(..size).unwrap_or_default()) {
                 return self.page_fault(cpu, fault);
             }
-            Self::write_port(cpu, devices, access, u32::from_le_bytes(bytes))
+            Self::write_port(cpu, devices, access, u32::from_le_bytes(bytes), now)
         };
         if outcome == PortOutcome::Again {
             return Self::after_port(outcome);

@@ -152,13 +152,20 @@ fn take(vectors: &[AtomicU64; 4]) -> Vectors {
     taken
 }
 
-/// The vectors whose bits are set.
+/// The vectors whose bits are set, lowest first.
 fn each(vectors: Vectors) -> impl Iterator<Item = u8> {
-    vectors.into_iter().zip(0_u8..).flat_map(|(word, index)| {
-        (0..64)
-            .filter(move |bit| word >> bit & 1 != 0)
-            .map(move |bit| index << 6 | bit)
-    })
+    vectors
+        .into_iter()
+        .zip(0_u8..)
+        .flat_map(|(mut word, index)| {
+            core::iter::from_fn(move || {
+                let bit = word.trailing_zeros() as u8;
+                (word != 0).then(|| {
+                    word &= word - 1;
+                    index << 6 | bit
+                })
+            })
+        })
 }
 
 impl Vcpu {
@@ -177,11 +184,15 @@ impl Vcpu {
             // The processor may have worked on the register page since.
             self.apic.resync();
         }
-        for vector in each(mail.edges) {
-            self.apic.raise(vector, Trigger::Edge);
+        if mail.edges != Vectors::default() {
+            for vector in each(mail.edges) {
+                self.apic.raise(vector, Trigger::Edge);
+            }
         }
-        for vector in each(mail.levels) {
-            self.apic.raise(vector, Trigger::Level);
+        if mail.levels != Vectors::default() {
+            for vector in each(mail.levels) {
+                self.apic.raise(vector, Trigger::Level);
+            }
         }
         self.nmi_pending |= mail.nmi;
         self.attention = true;

@@ -1,7 +1,7 @@
 //! EPT violations: an access to a device register is carried out, anything else ends the VM.
 
 use super::registers::{GprIndex, Gprs};
-use super::{Action, Cpu, CpuBus, DeviceAccess, Step, Vcpu, event, linear};
+use super::{Cpu, CpuBus, DeviceAccess, Step, Then, Vcpu, event, linear};
 use crate::addr::{FRAME_SIZE, Gva};
 use crate::device::board::{Devices, PortOutcome};
 use crate::fault::{GuestFault, StopReason};
@@ -59,12 +59,12 @@ impl Vcpu {
             }
         }
         if outcome == PortOutcome::Again {
-            return Ok(Step::Same(Action::Leave));
+            return Ok(Step::Same(Then::Leave));
         }
         event::advance_by(cpu, insn.length.into());
         Ok(match outcome {
-            PortOutcome::ConsoleOutput => Step::Same(Action::Poll),
-            PortOutcome::Transmit(nic) => Step::Same(Action::Transmit(nic)),
+            PortOutcome::ConsoleOutput => Step::Same(Then::Poll),
+            PortOutcome::Transmit(nic) => Step::Same(Then::Transmit(nic)),
             _ => Step::SAME,
         })
     }

@@ -36,12 +36,12 @@ use crate::addr::{Gpa, Gva};
 use crate::apic::LocalApic;
 use crate::bus::{GuestRam, Signal, Signals};
 use crate::cpuid::CpuidTable;
-use crate::device::board::Devices;
+use crate::device::board::{Devices, PortOutcome};
 use crate::fault::{GuestFault, StopReason};
 use crate::msr::MsrState;
 use crate::vmx::capability::Negotiated;
 use crate::vmx::controls::Primary;
-use crate::vmx::exit::{self, CrAccess, Exit, Interruption};
+use crate::vmx::exit::{self, CrAccess, Exit, Interruption, IoAccess};
 use crate::vmx::field::{self, VmcsAccess};
 use counters::Counters;
 use mail::Mail;
@@ -65,8 +65,18 @@ pub trait Cpu: VmcsAccess + Signals {
     fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool;
     /// Copies to guest memory from a physical address on; false where there is none.
     fn write_guest(&mut self, gpa: Gpa, bytes: &[u8]) -> bool;
-    /// What the vCPU signalled to itself since the last call, or its devices did on its behalf.
-    fn take_own_mail(&mut self) -> Option<Mail>;
+    /// What came of the signals that handling this exit sent.
+    fn take_signalled(&mut self) -> Option<Signalled>;
+}
+
+/// What came of the signals that handling one exit sent, by the vCPU or by its devices on its behalf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct Signalled {
+    /// What the vCPU itself got.
+    pub mail: Option<Mail>,
+    /// Another vCPU of the same CPU got something.
+    pub leave: bool,
 }
 
 /// A [`Cpu`] as device models see it.
@@ -130,20 +140,43 @@ pub enum Plain {
     Other,
 }
 
+/// What the shell does after an instruction that did not end the VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Then {
+    Resume,
+    Leave,
+    Poll,
+    Transmit(u8),
+    HostNmi,
+}
+
+impl From<Then> for Action {
+    #[inline(always)]
+    fn from(then: Then) -> Self {
+        match then {
+            Then::Resume => Self::Resume,
+            Then::Leave => Self::Leave,
+            Then::Poll => Self::Poll,
+            Then::Transmit(nic) => Self::Transmit(nic),
+            Then::HostNmi => Self::HostNmi,
+        }
+    }
+}
+
 /// What became of the instruction that exited, and what the shell does then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
     /// It is done: skip it.
-    Next(Action),
+    Next(Then),
     /// It waits, done, for an interrupt.
     Halt,
     /// It runs again, there was none, or it was skipped already.
-    Same(Action),
+    Same(Then),
 }
 
 impl Step {
-    const NEXT: Self = Self::Next(Action::Resume);
-    const SAME: Self = Self::Same(Action::Resume);
+    const NEXT: Self = Self::Next(Then::Resume);
+    const SAME: Self = Self::Same(Then::Resume);
 }
 
 /// What a vCPU does when its CPU has time for it.
@@ -287,6 +320,57 @@ impl Vcpu {
         Plain::Done
     }
 
+    /// Handles a port access, the most frequent of the exits that need a device, by the shortest way: the same decisions as
+    /// [`Vcpu::handle_exit`]'s. `None` leaves the exit, untouched, to that: it is a string's.
+    #[inline(always)]
+    pub fn handle_port<C: Cpu, D: DeviceAccess>(
+        &mut self,
+        cpu: &mut C,
+        gprs: &mut Gprs,
+        devices: &mut D,
+        start: u64,
+    ) -> Option<Action> {
+        let access = IoAccess::decode(cpu.read(field::EXIT_QUALIFICATION).0);
+        if access.string {
+            return None;
+        }
+        let outcome = Self::access_port(cpu, gprs, devices, access, start);
+        if outcome != PortOutcome::Nothing {
+            return Some(self.port_outcome(cpu, gprs, outcome, start));
+        }
+        event::advance(cpu);
+        let signalled = cpu.take_signalled();
+        let now = cpu.tsc();
+        if signalled.is_none() && now < self.wake_at && !self.attention {
+            self.set_timer(cpu, now);
+            self.counters.count_root(start, now);
+            return Some(Action::Resume);
+        }
+        self.counters.leave(start);
+        let leave = match signalled {
+            Some(signalled) => self.signalled(cpu, gprs, signalled),
+            None => false,
+        };
+        let ready = self.prepare_entry(cpu) == Readiness::Enter;
+        Some(if ready && !leave {
+            Action::Resume
+        } else {
+            Action::Leave
+        })
+    }
+
+    #[inline(never)]
+    fn port_outcome<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        gprs: &mut Gprs,
+        outcome: PortOutcome,
+        start: u64,
+    ) -> Action {
+        self.counters.leave(start);
+        self.conclude(cpu, gprs, Self::after_port(outcome))
+    }
+
     /// Handles the exit noted last, which happened at host TSC `start`, and prepares the next entry.
     #[inline]
     pub fn handle_exit<C: Cpu, D: DeviceAccess>(
@@ -302,7 +386,7 @@ impl Vcpu {
             Exit::Cpuid => self.cpuid_exit(cpu, gprs),
             Exit::Rdmsr => self.rdmsr(cpu, gprs, start),
             Exit::Wrmsr => self.wrmsr(cpu, gprs, devices, start),
-            Exit::Io(access) => self.io(cpu, gprs, devices, access),
+            Exit::Io(access) => self.io(cpu, gprs, devices, access, start),
             Exit::Vmcall => {
                 Self::vmcall(cpu, gprs);
                 Ok(Step::NEXT)
@@ -317,7 +401,7 @@ impl Vcpu {
             }
             Exit::ExternalInterrupt(_) => {
                 cpu.end_host_interrupt();
-                Ok(Step::Same(Action::Leave))
+                Ok(Step::Same(Then::Leave))
             }
             Exit::Exception(event) => match self.exception(cpu, event) {
                 Some(step) => Ok(step),
@@ -348,34 +432,56 @@ impl Vcpu {
                 Err(GuestFault::Stop(StopReason::UnexpectedExit(reason)))
             }
         };
-        let action = match step {
-            Ok(Step::Next(action)) => {
+        self.conclude(cpu, gprs, step)
+    }
+
+    /// Finishes what a handler began, and prepares the next entry.
+    #[inline(always)]
+    fn conclude<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        gprs: &mut Gprs,
+        step: Result<Step, GuestFault>,
+    ) -> Action {
+        let then = match step {
+            Ok(Step::Next(then)) => {
                 event::advance(cpu);
-                action
+                then
             }
             Ok(Step::Halt) => {
                 event::advance(cpu);
                 self.activity = Activity::Halted;
                 self.attention = true;
-                Action::Resume
+                Then::Resume
             }
-            Ok(Step::Same(action)) => action,
+            Ok(Step::Same(then)) => then,
             Err(GuestFault::Stop(reason)) => return Action::Stop(reason),
             Err(fault) => {
                 self.counters.faults += 1;
                 event::inject_fault(cpu, fault);
-                Action::Resume
+                Then::Resume
             }
         };
-        if let Some(mail) = cpu.take_own_mail() {
+        let leave = match cpu.take_signalled() {
+            Some(signalled) => self.signalled(cpu, gprs, signalled),
+            None => false,
+        };
+        let readiness = self.prepare_entry(cpu);
+        // What a device asked for is done before the CPU is given back.
+        if then == Then::Resume && (leave || readiness != Readiness::Enter) {
+            Action::Leave
+        } else {
+            then.into()
+        }
+    }
+
+    /// Takes what handling the exit had sent to the vCPU itself; true where its CPU has to be given back.
+    #[cold]
+    fn signalled<C: Cpu>(&mut self, cpu: &mut C, gprs: &mut Gprs, signalled: Signalled) -> bool {
+        if let Some(mail) = signalled.mail {
             self.receive(cpu, gprs, mail);
         }
-        match self.prepare_entry(cpu) {
-            Readiness::Enter => action,
-            // What a device asked for is done before the CPU is given back.
-            _ if matches!(action, Action::Resume) => Action::Leave,
-            _ => action,
-        }
+        signalled.leave
     }
 
     /// XCR0 as the guest set it.
@@ -420,7 +526,7 @@ impl Vcpu {
         if event.kind() == Interruption::NMI {
             // The host's NMI: counted by reason; what it interrupted goes on.
             event::reinject_interrupted(cpu);
-            return Some(Step::Same(Action::HostNmi));
+            return Some(Step::Same(Then::HostNmi));
         }
         if event.vector() == MACHINE_CHECK {
             return None;

@@ -9,9 +9,10 @@ use crate::vmx::field;
 const MIN_PERIOD: u64 = 2_000;
 
 impl Vcpu {
-    /// Gives the vCPU its CPU from host TSC `now` on until `leave_at`.
+    /// Gives the vCPU its CPU from host TSC `now` on until `leave_at`, or as long as the preemption timer can count.
     pub fn begin(&mut self, now: u64, leave_at: u64) {
-        self.leave_at = leave_at;
+        let longest = u64::from(u32::MAX) << self.controls.preemption_timer_shift;
+        self.leave_at = leave_at.min(now.saturating_add(longest));
         self.rearm(now);
         self.counters.resume(now);
     }
@@ -41,14 +42,11 @@ impl Vcpu {
         readiness
     }
 
-    /// Has the guest left again when something is due. Times beyond the timer's 32 bits wake early, for nothing.
+    /// Has the guest left again when something is due, which [`Vcpu::begin`] saw is within the timer's 32 bits.
     #[inline(always)]
     pub(super) fn set_timer<C: Cpu>(&self, cpu: &mut C, now: u64) {
         let ticks = self.wake_at.saturating_sub(now) >> self.controls.preemption_timer_shift;
-        cpu.write(
-            field::PREEMPTION_TIMER,
-            ticks.min(u64::from(u32::MAX)) as u32,
-        );
+        cpu.write(field::PREEMPTION_TIMER, ticks as u32);
     }
 
     /// Runs what is due at `now`.

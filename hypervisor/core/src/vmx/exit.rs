@@ -343,6 +343,9 @@ pub enum Exit {
     Unknown(u16),
 }
 
+/// I/O instruction, as [`basic_reason`] has it.
+pub const IO: u32 = 30;
+
 /// The basic reason of the current exit, for counting.
 #[inline(always)]
 pub fn basic_reason<V: VmcsAccess>(vmcs: &V) -> u32 {

@@ -331,7 +331,7 @@ fn exit(machine: &mut Machine, reason: u32) -> Action {
         let _ = devices.take_output(&mut [0; 64], &mut CpuBus(cpu));
         let _ = devices.push_input(b'x', &mut CpuBus(cpu));
         devices.route_interrupts(&mut CpuBus(cpu));
-        if let Some(mail) = cpu.take_own_mail() {
+        if let Some(mail) = cpu.take_signalled().and_then(|signalled| signalled.mail) {
             vcpu.receive(cpu, gprs, mail);
         }
         let _ = vcpu.prepare_entry(cpu);

@@ -7,8 +7,10 @@ use crate::cpuid::{CpuidConfig, CpuidResult, CpuidTable, VmxInstructions};
 use crate::device::board::{Devices, Setup, Start};
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
-use crate::vcpu::mail::{Mail, Mailbox};
-use crate::vcpu::{Action, Activity, Cpu, CpuBus, DeviceAccess, Readiness, Vcpu, VcpuSetup};
+use crate::vcpu::mail::Mailbox;
+use crate::vcpu::{
+    Action, Activity, Cpu, CpuBus, DeviceAccess, Readiness, Signalled, Vcpu, VcpuSetup,
+};
 use crate::vmx::capability::{CapabilityMsrs, Negotiated, Wishes};
 use crate::vmx::exit::Interruption;
 pub use crate::vmx::field::VmcsAccess;
@@ -128,10 +130,11 @@ impl DeviceAccess for Devices {
 }
 
 impl Cpu for FakeCpu {
-    fn take_own_mail(&mut self) -> Option<Mail> {
-        self.mailboxes[0]
-            .is_waiting()
-            .then(|| self.mailboxes[0].take())
+    fn take_signalled(&mut self) -> Option<Signalled> {
+        self.mailboxes[0].is_waiting().then(|| Signalled {
+            mail: Some(self.mailboxes[0].take()),
+            leave: false,
+        })
     }
 
     fn tsc(&self) -> u64 {
@@ -349,7 +352,11 @@ impl Machine {
     /// The vCPU's CPU has time for it: what waited for it arrives.
     pub fn run_again(&mut self) -> Readiness {
         self.vcpu.begin(self.cpu.tsc, 1 << 60);
-        if let Some(mail) = self.cpu.take_own_mail() {
+        if let Some(mail) = self
+            .cpu
+            .take_signalled()
+            .and_then(|signalled| signalled.mail)
+        {
             self.vcpu.receive(&mut self.cpu, &mut self.gprs, mail);
         }
         let readiness = self.vcpu.prepare_entry(&mut self.cpu);

@@ -36,7 +36,7 @@ fn a_port_nobody_claims_reads_as_ones_and_swallows_writes() {
     ] {
         let mut machine = Machine::new();
         machine.gprs.set(RAX, 0x1122_3344_5566_7788);
-        for port in [0, 0x60, 0xcf8, 0xfffe, 0xffff] {
+        for port in [0, 0x60, 0xcf0, 0xfffe, 0xffff] {
             let rip = machine.rip();
             let qualification = access(port, size);
             assert_eq!(machine.exit_with(reason::IO, qualification), Action::Resume);

@@ -1,0 +1,207 @@
+//! What CPUs have each other do, and how long one waits for another.
+//!
+//! [`Slip`] is where a CPU finds what it is asked for; the asker sees there that it was done. [`Patience`] says when an asker
+//! goes from waiting to interrupting to giving up. The interrupts are the shell's.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use bitflags::bitflags;
+
+bitflags! {
+    /// What a CPU can be asked to do.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Requests: u32 {
+        /// Forget the hypervisor's own translations.
+        const FORGET_HOST = 1 << 0;
+        /// Forget what EPT and linear addresses of guests mean.
+        const FORGET_GUESTS = 1 << 1;
+        /// Leave VMX operation and stop for good.
+        const LEAVE = 1 << 2;
+        /// Break an invariant, as a self-test.
+        const FAIL = 1 << 3;
+    }
+}
+
+impl fmt::Display for Requests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        bitflags::parser::to_writer(self, f)
+    }
+}
+
+/// What one CPU is asked for. Any CPU asks; only the one it belongs to takes and answers.
+#[derive(Debug, Default)]
+pub struct Slip {
+    wanted: AtomicU32,
+    /// Taken, and not done yet.
+    taken: AtomicU32,
+}
+
+impl Slip {
+    /// Nothing wanted.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            wanted: AtomicU32::new(0),
+            taken: AtomicU32::new(0),
+        }
+    }
+
+    /// Asks for `requests`. Everything the asker did before is seen by who carries them out.
+    pub fn ask(&self, requests: Requests) {
+        self.wanted.fetch_or(requests.bits(), Ordering::SeqCst);
+    }
+
+    /// What is to be done now. What is asked for from here on is done once more.
+    #[must_use]
+    pub fn take(&self) -> Requests {
+        let wanted = self.wanted.load(Ordering::SeqCst);
+        // First noted as taken, so that no asker sees it in neither place.
+        self.taken.fetch_or(wanted, Ordering::SeqCst);
+        self.wanted.fetch_and(!wanted, Ordering::SeqCst);
+        Requests::from_bits_truncate(wanted)
+    }
+
+    /// `requests`, which were taken, are done.
+    pub fn done(&self, requests: Requests) {
+        self.taken.fetch_and(!requests.bits(), Ordering::SeqCst);
+    }
+
+    /// Whether `requests` that the caller asked for are done.
+    #[must_use]
+    pub fn is_done(&self, requests: Requests) -> bool {
+        // In the order in which they move, so that none is missed on its way.
+        let wanted = self.wanted.load(Ordering::SeqCst);
+        let taken = self.taken.load(Ordering::SeqCst);
+        (wanted | taken) & requests.bits() == 0
+    }
+}
+
+/// What an asker does about a CPU that has not answered yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Wait on.
+    Wait,
+    /// Interrupt it, whatever it does: once.
+    Interrupt,
+    /// Take it for broken.
+    GiveUp,
+}
+
+/// How long an asker waits, in ticks since it asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    asked: u64,
+    interrupt_after: u64,
+    give_up_after: u64,
+    interrupted: bool,
+}
+
+impl Patience {
+    /// A CPU that works long without looking, or waits for a lock that the asker holds, is interrupted after this.
+    pub const INTERRUPT_MS: u64 = 2;
+    /// No CPU takes as long as this when it is interrupted.
+    pub const GIVE_UP_MS: u64 = 1_000;
+
+    /// Asked at `now` on a machine whose counter runs at `tsc_khz`.
+    #[must_use]
+    pub const fn new(now: u64, tsc_khz: u32) -> Self {
+        Self {
+            asked: now,
+            interrupt_after: Self::INTERRUPT_MS * tsc_khz as u64,
+            give_up_after: Self::GIVE_UP_MS * tsc_khz as u64,
+            interrupted: false,
+        }
+    }
+
+    /// What to do at `now`.
+    pub const fn step(&mut self, now: u64) -> Step {
+        let waited = now.saturating_sub(self.asked);
+        if waited > self.give_up_after {
+            return Step::GiveUp;
+        }
+        if waited > self.interrupt_after && !self.interrupted {
+            self.interrupted = true;
+            return Step::Interrupt;
+        }
+        Step::Wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_done_only_after_it_was_carried_out() {
+        let slip = Slip::new();
+        assert!(slip.is_done(Requests::all()));
+        slip.ask(Requests::FORGET_HOST);
+        assert!(!slip.is_done(Requests::FORGET_HOST));
+        let taken = slip.take();
+        assert_eq!(taken, Requests::FORGET_HOST);
+        assert!(!slip.is_done(Requests::FORGET_HOST));
+        slip.done(taken);
+        assert!(slip.is_done(Requests::FORGET_HOST));
+    }
+
+    #[test]
+    fn what_is_asked_while_it_is_carried_out_is_done_once_more() {
+        let slip = Slip::new();
+        slip.ask(Requests::FORGET_GUESTS);
+        let first = slip.take();
+        slip.ask(Requests::FORGET_GUESTS);
+        slip.done(first);
+        assert!(!slip.is_done(Requests::FORGET_GUESTS));
+        let second = slip.take();
+        assert_eq!(second, Requests::FORGET_GUESTS);
+        slip.done(second);
+        assert!(slip.is_done(Requests::FORGET_GUESTS));
+    }
+
+    #[test]
+    fn one_request_does_not_wait_for_another() {
+        let slip = Slip::new();
+        slip.ask(Requests::FORGET_HOST | Requests::LEAVE);
+        let _ = slip.take();
+        slip.done(Requests::FORGET_HOST);
+        assert!(slip.is_done(Requests::FORGET_HOST));
+        assert!(!slip.is_done(Requests::LEAVE));
+    }
+
+    #[test]
+    fn no_request_is_ever_in_neither_place() {
+        let slip = Slip::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut served = 0;
+                while served < 10_000 {
+                    let taken = slip.take();
+                    if !taken.is_empty() {
+                        served += 1;
+                        slip.done(taken);
+                    }
+                }
+            });
+            let carried_out = || slip.is_done(Requests::FORGET_HOST);
+            for _ in 0..10_000 {
+                slip.ask(Requests::FORGET_HOST);
+                while !carried_out() {
+                    core::hint::spin_loop();
+                }
+            }
+        });
+        assert!(slip.is_done(Requests::all()));
+    }
+
+    #[test]
+    fn an_asker_waits_then_interrupts_once_then_gives_up() {
+        let mut patience = Patience::new(1_000, 10);
+        assert_eq!(patience.step(1_000), Step::Wait);
+        assert_eq!(patience.step(1_020), Step::Wait);
+        assert_eq!(patience.step(1_021), Step::Interrupt);
+        assert_eq!(patience.step(1_022), Step::Wait);
+        assert_eq!(patience.step(11_000), Step::Wait);
+        assert_eq!(patience.step(11_001), Step::GiveUp);
+    }
+}
