@@ -270,12 +270,15 @@ fn create_vms(loaded: Loaded, placement: &Placement) -> Result<Vec<Vm>, VmError>
     Ok(vms)
 }
 
-/// The frames that hold the payloads, whole pages as the firmware gave them.
+/// The frames that hold the payloads, whole pages as the firmware gave them; those of several VMs once.
 fn payload_runs(loaded: &Loaded) -> Vec<FrameRun> {
     let files = loaded.files.iter().flat_map(VmFiles::all);
-    files
+    let mut runs: Vec<_> = files
         .map(|bytes| frames_of(bytes.as_ptr() as u64, bytes.len().max(1) as u64))
-        .collect()
+        .collect();
+    runs.sort_unstable_by_key(|run| run.first);
+    runs.dedup();
+    runs
 }
 
 /// Tells the panic report where the image and its code lie.
