@@ -4,7 +4,7 @@ use super::cpus;
 use super::facts::Facts;
 use super::payload::{Loaded, VmFiles};
 use crate::arch::{cpu, descriptor, lapic, startup};
-use crate::console::{self, CONSOLE, EVENTS};
+use crate::console::{CONSOLE, EVENTS};
 use crate::memory::reserve::{self, Reserved};
 use crate::memory::{self, Memory, Surroundings, frames_of, heap};
 use crate::pcpu::start::Seed;
@@ -202,7 +202,6 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
             shared::install(vms.iter().map(|vm| Arc::clone(&vm.shared)).collect());
             CONSOLE.lock().serial.go_asynchronous();
             EVENTS.lock().go_asynchronous();
-            console::attend(&vms);
             let mut control = Control::new(vms, facts.power);
             control.start();
             scheduler::run_cpu(Some(control))
