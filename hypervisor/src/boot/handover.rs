@@ -4,7 +4,7 @@ use super::cpus;
 use super::facts::Facts;
 use super::payload::{Loaded, VmFiles};
 use crate::arch::{cpu, descriptor, lapic, startup};
-use crate::console::{self, CONSOLE, EVENTS};
+use crate::console::{CONSOLE, EVENTS};
 use crate::memory::reserve::{self, Reserved};
 use crate::memory::{self, Memory, Surroundings, frames_of, heap};
 use crate::pcpu::start::Seed;
@@ -202,7 +202,6 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
             shared::install(vms.iter().map(|vm| Arc::clone(&vm.shared)).collect());
             CONSOLE.lock().serial.go_asynchronous();
             EVENTS.lock().go_asynchronous();
-            console::attend(&vms);
             let mut control = Control::new(vms, facts.power);
             control.start();
             scheduler::run_cpu(Some(control))
@@ -271,12 +270,15 @@ fn create_vms(loaded: Loaded, placement: &Placement) -> Result<Vec<Vm>, VmError>
     Ok(vms)
 }
 
-/// The frames that hold the payloads, whole pages as the firmware gave them.
+/// The frames that hold the payloads, whole pages as the firmware gave them; those of several VMs once.
 fn payload_runs(loaded: &Loaded) -> Vec<FrameRun> {
     let files = loaded.files.iter().flat_map(VmFiles::all);
-    files
+    let mut runs: Vec<_> = files
         .map(|bytes| frames_of(bytes.as_ptr() as u64, bytes.len().max(1) as u64))
-        .collect()
+        .collect();
+    runs.sort_unstable_by_key(|run| run.first);
+    runs.dedup();
+    runs
 }
 
 /// Tells the panic report where the image and its code lie.

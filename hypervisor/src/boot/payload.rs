@@ -4,6 +4,7 @@ use super::source::{Source, SourceError};
 use crate::events;
 use crate::memory::heap;
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use bulkhead_core::addr::Gpa;
 use bulkhead_core::events::Event;
@@ -85,6 +86,10 @@ pub fn load(source: &mut Source) -> Result<Loaded, LoadError> {
     let text = source.read(MANIFEST).map_err(LoadError::Source)?;
     let plan = parse(text)?;
     let mut files = Vec::new();
+    let source = &mut Library {
+        source,
+        read: Vec::new(),
+    };
     for vm in &plan.vms {
         let kernel = fetch(source, &plan, vm, PayloadRole::Kernel, &vm.kernel)?;
         let initrd = match &vm.initrd {
@@ -106,6 +111,23 @@ pub fn load(source: &mut Source) -> Result<Loaded, LoadError> {
     Ok(Loaded { plan, files })
 }
 
+/// The files read so far: what several VMs are given is read once, for nobody changes it.
+struct Library<'a> {
+    source: &'a mut Source,
+    read: Vec<(String, &'static [u8])>,
+}
+
+impl Library<'_> {
+    fn read(&mut self, path: &str) -> Result<&'static [u8], SourceError> {
+        if let Some((_, bytes)) = self.read.iter().find(|(known, _)| known == path) {
+            return Ok(bytes);
+        }
+        let bytes = self.source.read(path)?;
+        self.read.push((path.into(), bytes));
+        Ok(bytes)
+    }
+}
+
 /// Parses on scratch memory: what a hostile manifest can make the parser hold exceeds the heap; what is kept does not.
 fn parse(text: &[u8]) -> Result<Plan, LoadError> {
     let scratch = heap::Scratch::begin();
@@ -118,7 +140,7 @@ fn parse(text: &[u8]) -> Result<Plan, LoadError> {
 }
 
 fn fetch(
-    source: &mut Source,
+    source: &mut Library<'_>,
     plan: &Plan,
     vm: &VmPlan,
     role: PayloadRole,
@@ -148,7 +170,7 @@ fn fetch(
 
 /// Reads the image of the VM's disk `index`, which has to be one.
 fn fetch_disk(
-    source: &mut Source,
+    source: &mut Library<'_>,
     plan: &Plan,
     vm: &VmPlan,
     index: usize,

@@ -1,24 +1,20 @@
 //! The hypervisor's console: a memory ring that keeps the log, the serial port and the screen.
 //!
-//! Log lines go to all three. Guest output goes to the serial port only, through the same queue, so that
-//! lines never mix in the middle of a byte. Laptops have no serial port, which is why the firmware's
-//! framebuffer shows the log too.
+//! Log lines go to all three. What guests write and what an operator types share the serial port with them, by
+//! [`terminal`], through the same queue, so that lines never mix in the middle of a byte. Laptops have no serial port,
+//! which is why the firmware's framebuffer shows the log too.
 
 pub mod screen;
 pub mod serial;
+pub mod terminal;
 
-use crate::vm::Vm;
-use crate::vm::shared::{VmBus, VmShared};
-use alloc::boxed::Box;
-use alloc::sync::Arc;
-use alloc::vec;
-use alloc::vec::Vec;
+use bulkhead_core::console::mux::Sink;
+use bulkhead_core::console::{History, Mux};
 use bulkhead_core::manifest;
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU16, Ordering};
 use screen::Screen;
 use serial::{Port, Serial};
-use spin::{Mutex, Once};
+use spin::Mutex;
 
 /// Bytes of log kept in memory.
 const HISTORY_BYTES: usize = 64 << 10;
@@ -32,21 +28,19 @@ pub static EVENTS: Mutex<Serial> = Mutex::new(Serial::new(Port::Com2));
 pub struct Console {
     /// COM1.
     pub serial: Serial,
+    /// Who is typed to and who is shown, once there are VMs.
+    pub mux: Option<Mux>,
     screen: Option<Screen>,
     history: Option<History>,
     to_serial: bool,
     to_screen: bool,
 }
 
-struct History {
-    bytes: Box<[u8]>,
-    next: usize,
-}
-
 impl Console {
     const fn new() -> Self {
         Self {
             serial: Serial::new(Port::Com1),
+            mux: None,
             screen: None,
             history: None,
             to_serial: true,
@@ -58,11 +52,7 @@ impl Console {
     pub fn start(&mut self, screen: Option<Screen>) {
         self.serial.start();
         self.screen = screen;
-        let bytes = vec![0; HISTORY_BYTES];
-        self.history = Some(History {
-            bytes: bytes.into_boxed_slice(),
-            next: 0,
-        });
+        self.history = Some(History::new(HISTORY_BYTES));
     }
 
     /// Follows the manifest's `console` key from here on.
@@ -74,23 +64,42 @@ impl Console {
         );
     }
 
-    /// Starts a line of its own on the serial port, where a guest may have left one open.
+    /// Starts a line of its own on the serial port, where the guest in front may have left one open.
     pub fn fresh_line(&mut self) {
-        if !self.serial.at_line_start() {
+        let prompts = self.mux.as_ref().is_some_and(Mux::prompt_is_open);
+        if !prompts && !self.serial.at_line_start() {
             self.serial.write(b"\r\n");
         }
     }
 
+    /// Writes a line of the log; a line being typed at the prompt makes way for it.
+    fn log(&mut self, kind: &str, what: fmt::Arguments<'_>) {
+        self.around_log(Mux::before_log);
+        // A console takes everything.
+        let _ = writeln!(self, "bulkhead: {kind}{what}");
+        self.around_log(Mux::after_log);
+    }
+
+    fn around_log<'a>(&'a mut self, change: impl FnOnce(&mut Mux, &mut Show<'a>)) {
+        if let Some(mux) = &mut self.mux
+            && self.to_serial
+        {
+            change(mux, &mut Show(&mut self.serial));
+        }
+    }
+
+    /// The end of the log: at most `wanted` lines, in two pieces, and how many they are.
+    #[must_use]
+    pub fn last_lines(&self, wanted: u32) -> ([&[u8]; 2], u32) {
+        self.history
+            .as_ref()
+            .map_or(([&[], &[]], 0), |history| history.last_lines(wanted))
+    }
+
     /// Keeps `text` in the log's memory, where a debugger finds it on a machine that shows nothing.
     fn record(&mut self, text: &str) {
-        let Some(history) = &mut self.history else {
-            return;
-        };
-        for byte in text.bytes() {
-            if let Some(slot) = history.bytes.get_mut(history.next) {
-                *slot = byte;
-            }
-            history.next = (history.next + 1) % HISTORY_BYTES;
+        if let Some(history) = &mut self.history {
+            history.push(text.as_bytes());
         }
     }
 
@@ -137,71 +146,13 @@ impl Write for Console {
     }
 }
 
-/// Bytes that may wait for the serial port before guests' consoles are told to hold their own.
-const BACKLOG: usize = 16 << 10;
+/// The serial port as the terminal's.
+pub struct Show<'a>(pub &'a mut Serial);
 
-/// The VMs whose consoles share the serial port.
-static VMS: Once<Vec<Arc<VmShared>>> = Once::new();
-/// A typed byte that the VM in front has no room for yet, plus one; 0 for none.
-static TYPED: AtomicU16 = AtomicU16::new(0);
-
-/// Lets the consoles of `vms` share the serial port.
-pub fn attend(vms: &[Vm]) {
-    VMS.call_once(|| vms.iter().map(|vm| Arc::clone(&vm.shared)).collect());
-}
-
-/// Takes what a VM's guest wrote, as far as there is room.
-pub fn exchange(vm: &VmShared) {
-    let mut bytes = [0; 64];
-    while CONSOLE.lock().serial.waiting() < BACKLOG {
-        let count = vm
-            .devices
-            .lock()
-            .take_output(&mut bytes, &mut VmBus(vm));
-        if count == 0 {
-            return;
-        }
-        let mut console = CONSOLE.lock();
-        for byte in bytes.iter().take(count) {
-            console.serial.enqueue(*byte);
-        }
-        console.serial.pump();
+impl Sink for Show<'_> {
+    fn show(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
     }
-}
-
-/// Sends all that a stopped VM's guest wrote.
-pub fn drain(vm: &VmShared) {
-    let mut bytes = [0; 64];
-    loop {
-        let count = vm
-            .devices
-            .lock()
-            .take_output(&mut bytes, &mut VmBus(vm));
-        if count == 0 {
-            return;
-        }
-        let mut console = CONSOLE.lock();
-        console.serial.write(bytes.get(..count).unwrap_or_default());
-    }
-}
-
-/// Feeds the serial port, and gives what was typed to the VM in front.
-pub fn pump() {
-    let received = {
-        let mut console = CONSOLE.lock();
-        console.serial.pump();
-        match TYPED.load(Ordering::Relaxed) {
-            0 => console.serial.receive(),
-            waiting => Some((waiting - 1) as u8),
-        }
-    };
-    let Some(byte) = received else { return };
-    let Some(vm) = VMS.get().and_then(|vms| vms.first()) else {
-        return;
-    };
-    let taken = vm.devices.lock().push_input(byte, &mut VmBus(vm));
-    let waiting = if taken { 0 } else { u16::from(byte) + 1 };
-    TYPED.store(waiting, Ordering::Relaxed);
 }
 
 struct Logger;
@@ -213,12 +164,12 @@ impl log::Log for Logger {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        let mut console = CONSOLE.lock();
-        let _ = match record.level() {
-            log::Level::Error => writeln!(console, "bulkhead: error: {}", record.args()),
-            log::Level::Warn => writeln!(console, "bulkhead: warning: {}", record.args()),
-            _ => writeln!(console, "bulkhead: {}", record.args()),
+        let kind = match record.level() {
+            log::Level::Error => "error: ",
+            log::Level::Warn => "warning: ",
+            _ => "",
         };
+        CONSOLE.lock().log(kind, *record.args());
     }
 
     fn flush(&self) {}

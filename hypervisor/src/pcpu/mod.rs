@@ -55,8 +55,16 @@ pub struct Pcpu {
     pub online: AtomicBool,
     /// Something happened that its scheduler has to see before a vCPU goes on.
     pub look: AtomicBool,
-    /// Ticks without a vCPU to run.
+    /// Host TSC since which it runs VMs, or would.
+    pub began: AtomicU64,
+    /// Ticks in guests, as far as they were counted.
+    pub guest_ticks: AtomicU64,
+    /// Ticks without a vCPU to run, up to the last time it waited.
     pub idle_ticks: AtomicU64,
+    /// Host TSC since which it waits for something to do, 0 while it does not.
+    pub idle_since: AtomicU64,
+    /// How often it was given to another vCPU than before.
+    pub switches: AtomicU64,
 }
 
 static PCPUS: Once<Vec<Pcpu>> = Once::new();
@@ -79,7 +87,11 @@ impl Pcpu {
             admitted: AtomicBool::new(false),
             online: AtomicBool::new(false),
             look: AtomicBool::new(false),
+            began: AtomicU64::new(0),
+            guest_ticks: AtomicU64::new(0),
             idle_ticks: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
+            switches: AtomicU64::new(0),
         }
     }
 
@@ -172,10 +184,13 @@ pub fn idle(until: Option<u64>) {
     if let Some(until) = until {
         lapic::set_deadline(until);
     }
-    if !this().look.load(Ordering::SeqCst) {
+    let own = this();
+    own.idle_since.store(begin, Ordering::Relaxed);
+    if !own.look.load(Ordering::SeqCst) {
         cpu::wait_for_interrupt();
     }
     lapic::set_deadline(0);
+    own.idle_since.store(0, Ordering::Relaxed);
     let idle = cpu::rdtsc().wrapping_sub(begin);
-    this().idle_ticks.fetch_add(idle, Ordering::Relaxed);
+    own.idle_ticks.fetch_add(idle, Ordering::Relaxed);
 }

@@ -1,46 +1,78 @@
 //! The VMs' owner, on the boot CPU: starts, ends and starts again, looks at the console, follows the clock.
 //!
 //! [`Control::step`] does a little and comes back: the boot CPU runs vCPUs too. What a VM does next is decided by its
-//! `Lifecycle`; this module carries it out.
+//! `Lifecycle`; this module carries it out. What an operator types is `command`'s, what the numbers are `report`'s.
 
-use super::Vm;
-use super::run::Running;
+use super::command::Asked;
+use super::report::{MachineNumbers, VmNumbers};
 use super::shared::{Ending, VmBus, Wanted};
+use super::{Vm, tsc_khz, uptime};
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::power::PowerOff;
-use crate::console::{self, CONSOLE, EVENTS};
+use crate::console::terminal::{Terminal, exchange};
+use crate::console::{CONSOLE, EVENTS};
 use crate::memory::guest::GuestSpace;
 use crate::pcpu::call;
 use crate::vmx::operation;
-use crate::{events, memory, vm};
-use alloc::boxed::Box;
+use crate::{events, memory};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount};
 use bulkhead_core::call::Requests;
-use bulkhead_core::events::{Counters as CounterEvent, Event, Ticks};
-use bulkhead_core::ledger::{FrameRun, SCRUB_FRAMES};
-use bulkhead_core::lifecycle::{Action, End, Lifecycle, State};
-use bulkhead_core::vcpu::counters::Counters;
+use bulkhead_core::events::Event;
+use bulkhead_core::ledger::{Audit, FrameRun, SCRUB_FRAMES};
+use bulkhead_core::lifecycle::{Action, End, Lifecycle, Order, Refusal, State};
 use core::time::Duration;
 
 /// The console is looked at so many times a second.
 const LOOKS_PER_SECOND: u64 = 500;
+/// Frames that are counted at a time: a fraction of a millisecond.
+pub(super) const AUDIT_FRAMES: FrameCount = FrameCount(1 << 16);
+/// How long a stopped guest's last words may wait for a terminal that takes none.
+const LAST_WORDS_MS: u64 = 2_000;
 
 /// Everything the boot CPU looks after.
 pub struct Control {
-    vms: Vec<Controlled>,
+    pub(super) vms: Vec<Controlled>,
+    pub(super) terminal: Terminal,
+    /// A command whose answer is being gathered.
+    pub(super) asked: Option<Asked>,
+    /// Host TSC at which the VMs were listed last.
+    pub(super) listed: u64,
     power: PowerOff,
     next_look: u64,
+    /// Nothing goes on until an operator says so.
+    rests: bool,
 }
 
-struct Controlled {
-    vm: Vm,
-    life: Lifecycle,
+/// When [`Control::step`] wants to be called again.
+#[derive(Clone, Copy, Debug)]
+pub struct Duty {
+    /// The host TSC.
+    pub at: u64,
+    /// It would go on at once if the CPU had nothing else to do.
+    pub is_busy: bool,
+}
+
+pub(super) struct Controlled {
+    pub(super) vm: Vm,
+    pub(super) life: Lifecycle,
+    /// The ticks that it had used when it was listed last.
+    pub(super) listed: u64,
     work: Work,
+    audit: Audit,
     /// Its vCPUs are with their CPUs.
     out: bool,
+    /// Host TSC at which they were back, until the VM is reported on.
+    back: Option<u64>,
+    /// It is to be loaded once it was reported on.
+    to_load: bool,
     /// Its memory holds what a run left.
     used: bool,
+    /// Host TSC from which to which it ran last.
+    ran: (u64, Option<u64>),
+    /// Host TSC since which it is paused.
+    paused: Option<u64>,
     /// What ended the run before.
     last: Option<End>,
 }
@@ -49,6 +81,8 @@ struct Controlled {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Work {
     None,
+    /// Counting the machine's frames, now that the VM holds nothing but its memory.
+    Count,
     /// Zeroing frames: the index of the run, and the frame in it.
     Clear(usize, Frame),
     Load,
@@ -58,62 +92,83 @@ impl Control {
     /// Looks after `vms`, none of which runs yet.
     #[must_use]
     pub fn new(vms: Vec<Vm>, power: PowerOff) -> Self {
-        let vms = vms
-            .into_iter()
-            .map(|vm| Controlled {
-                life: Lifecycle::new(vm.plan.restart, vm.plan.stop_timeout),
-                vm,
-                work: Work::None,
-                out: false,
-                used: false,
-                last: None,
-            })
-            .collect();
+        let shared = vms.iter().map(|vm| Arc::clone(&vm.shared)).collect();
         Self {
-            vms,
+            vms: vms.into_iter().map(Controlled::new).collect(),
+            terminal: Terminal::new(shared),
+            asked: None,
+            listed: rdtsc(),
             power,
             next_look: 0,
+            rests: false,
         }
     }
 
     /// Starts the VMs that start with the machine.
     pub fn start(&mut self) {
-        let now = uptime(rdtsc());
+        let now = rdtsc();
         for vm in self.vms.iter_mut().filter(|vm| vm.vm.plan.autostart) {
-            if let Ok(action) = vm.life.order(bulkhead_core::lifecycle::Order::Start, now) {
-                vm.apply(action);
-            }
+            // A VM that never ran can be started.
+            let _ = vm.order(Order::Start, now);
         }
     }
 
     /// Does what is due at host TSC `now`, and says when it wants to be called again.
-    pub fn step(&mut self, now: u64) -> u64 {
+    pub fn step(&mut self, now: u64) -> Duty {
+        let mut is_busy = false;
         if now >= self.next_look {
-            let period = u64::from(vm::tsc_khz()) * 1000 / LOOKS_PER_SECOND;
+            let period = u64::from(tsc_khz()) * 1000 / LOOKS_PER_SECOND;
             self.next_look = now.saturating_add(period);
             EVENTS.lock().pump();
-            for vm in &self.vms {
-                console::exchange(&vm.vm.shared);
+            for vm in &mut self.vms {
+                vm.look(now);
             }
-            console::pump();
+            if let Some(command) = self.terminal.look(now) {
+                self.command(command, now);
+                is_busy = true;
+            }
         }
-        let mut busy = false;
-        for vm in &mut self.vms {
-            busy |= vm.step(now);
+        is_busy |= self.gather(now);
+        for (index, vm) in self.vms.iter_mut().enumerate() {
+            is_busy |= vm.step(now);
+            if vm.work == Work::Load {
+                self.terminal.forget(index);
+            }
         }
-        if self
-            .vms
-            .iter()
-            .all(|vm| vm.life.state() == State::Stopped && !vm.out)
-        {
-            self.switch_off();
+        self.rest();
+        if is_busy {
+            // The CPU's vCPUs get as much of it as this took.
+            let done = rdtsc();
+            let at = done.saturating_add(done.saturating_sub(now));
+            return Duty { at, is_busy };
         }
-        if busy { now } else { self.next_look }
+        Duty {
+            at: self.next_look,
+            is_busy,
+        }
     }
 
-    /// Every VM has stopped.
+    /// What follows where no VM runs or will by itself: switches the machine off, unless an operator wants it so.
+    fn rest(&mut self) {
+        let rests = self.vms.iter().all(Controlled::is_at_rest);
+        if rests && !self.vms.iter().any(|vm| vm.life.awaits_operator()) {
+            self.switch_off();
+        }
+        if rests && !self.rests {
+            log::info!("no VM runs; `start` at the prompt, which Ctrl-] opens, starts one");
+        }
+        self.rests = rests;
+    }
+
     fn switch_off(&self) -> ! {
         log::info!("every VM has stopped; switching the machine off");
+        let mut audit = Audit::default();
+        let balanced = loop {
+            if let Some(balanced) = audit.step(&memory::lock().ledger, AUDIT_FRAMES) {
+                break balanced;
+            }
+        };
+        MachineNumbers::gather(balanced).send();
         events::send(&Event::MachineOff {
             reason: &"every VM has stopped",
         });
@@ -128,46 +183,112 @@ impl Control {
     }
 }
 
-/// The time since the TSC was 0.
-fn uptime(now: u64) -> Duration {
-    Duration::from_millis(now / u64::from(vm::tsc_khz()))
-}
-
 impl Controlled {
+    fn new(vm: Vm) -> Self {
+        Self {
+            life: Lifecycle::new(vm.plan.restart, vm.plan.stop_timeout),
+            vm,
+            listed: 0,
+            work: Work::None,
+            audit: Audit::default(),
+            out: false,
+            back: None,
+            to_load: false,
+            used: false,
+            ran: (0, Some(0)),
+            paused: None,
+            last: None,
+        }
+    }
+
+    /// Whether its CPUs have its vCPUs.
+    pub(super) const fn is_out(&self) -> bool {
+        self.out
+    }
+
+    /// How long it has run, or had when it ended.
+    pub(super) fn ran(&self, now: u64) -> Duration {
+        let (from, to) = self.ran;
+        uptime(to.unwrap_or(now).saturating_sub(from))
+    }
+
+    const fn is_at_rest(&self) -> bool {
+        matches!(self.life.state(), State::Stopped) && !self.out && matches!(self.work, Work::None)
+    }
+
+    /// An operator's order, at host TSC `now`.
+    pub(super) fn order(&mut self, order: Order, now: u64) -> Result<Action, Refusal> {
+        let action = self.life.order(order, uptime(now))?;
+        self.apply(action, now);
+        Ok(action)
+    }
+
+    /// What is looked at many times a second.
+    fn look(&mut self, now: u64) {
+        exchange(&self.vm.shared);
+        if self.life.state() == State::Running {
+            self.watch(now);
+        }
+    }
+
+    /// Ends a VM whose watchdog ran out.
+    fn watch(&self, now: u64) {
+        let shared = &self.vm.shared;
+        let timeout_ms = {
+            let devices = shared.devices.lock();
+            if !devices.watchdog_expired(now) {
+                return;
+            }
+            devices.watchdog_ms()
+        };
+        if shared.wanted() != Wanted::Nothing {
+            events::send(&Event::Watchdog {
+                vm: self.vm.plan.name.as_str(),
+                timeout: Duration::from_millis(timeout_ms.into()),
+            });
+        }
+        shared.end(Ending {
+            end: End::Watchdog,
+            rip: None,
+        });
+    }
+
     /// A piece of what is to be done; true where more is to be done at once.
     fn step(&mut self, now: u64) -> bool {
         if self.out && self.vm.shared.returned.lock().len() == self.vm.shared.vcpus.len() {
-            self.ended(now);
+            self.out = false;
+            self.ran.1 = Some(now);
+            self.back = Some(now);
         }
-        if self.life.state() == State::Running
-            && self.vm.shared.devices.lock().watchdog_expired(now)
-        {
-            self.vm.shared.end(Ending {
-                end: End::Watchdog,
-                rip: None,
-            });
+        if let Some(back) = self.back {
+            let patience = u64::from(tsc_khz()) * LAST_WORDS_MS;
+            if exchange(&self.vm.shared) || now.saturating_sub(back) > patience {
+                self.back = None;
+                self.ended(now);
+            }
         }
         let action = self.life.tick(uptime(now));
-        self.apply(action);
-        self.work()
+        self.apply(action, now);
+        self.work(now)
     }
 
-    fn apply(&mut self, action: Action) {
+    fn apply(&mut self, action: Action, now: u64) {
         let shared = &self.vm.shared;
+        let vm = self.vm.plan.name.as_str();
         match action {
             Action::Nothing => {}
-            Action::LoadAndRun => {
-                self.work = match self.vm.frames.first() {
-                    Some(run) if self.used => Work::Clear(0, run.first),
-                    _ => Work::Load,
-                };
+            Action::LoadAndRun if self.work == Work::Count => self.to_load = true,
+            Action::LoadAndRun => self.begin_load(),
+            Action::Park => {
+                self.paused = Some(now);
+                shared.want(Wanted::Parked);
+                events::send(&Event::VmPause { vm });
             }
-            Action::Park => shared.want(Wanted::Parked),
-            Action::Unpark => shared.want(Wanted::Run),
+            Action::Unpark => self.unpark(now),
             Action::PressPowerButton { unpark } => {
                 shared.devices.lock().press_power_button(&mut VmBus(shared));
                 if unpark {
-                    shared.want(Wanted::Run);
+                    self.unpark(now);
                 }
             }
             Action::HardStop => shared.end(Ending {
@@ -177,17 +298,50 @@ impl Controlled {
         }
     }
 
+    fn unpark(&mut self, now: u64) {
+        let shared = &self.vm.shared;
+        if let Some(since) = self.paused.take() {
+            let ticks = now.saturating_sub(since);
+            shared.devices.lock().postpone_watchdog(ticks);
+        }
+        shared.want(Wanted::Run);
+        events::send(&Event::VmResume {
+            vm: self.vm.plan.name.as_str(),
+        });
+    }
+
+    fn begin_load(&mut self) {
+        self.work = match self.vm.frames.first() {
+            Some(run) if self.used => Work::Clear(0, run.first),
+            _ => Work::Load,
+        };
+    }
+
     /// The next piece of work; true where there is more.
-    fn work(&mut self) -> bool {
+    fn work(&mut self, now: u64) -> bool {
         match self.work {
             Work::None => return false,
+            Work::Count => {
+                let balanced = self.audit.step(&memory::lock().ledger, AUDIT_FRAMES);
+                if let Some(balanced) = balanced {
+                    self.counted(balanced);
+                }
+            }
             Work::Clear(index, from) => self.clear(index, from),
             Work::Load => {
                 self.work = Work::None;
-                self.load();
+                self.load(now);
             }
         }
         self.work != Work::None
+    }
+
+    fn counted(&mut self, balanced: bool) {
+        self.work = Work::None;
+        events::send(&Event::Machine(MachineNumbers::gather(balanced).counters()));
+        if core::mem::take(&mut self.to_load) {
+            self.begin_load();
+        }
     }
 
     fn clear(&mut self, index: usize, from: Frame) {
@@ -210,7 +364,7 @@ impl Controlled {
         };
     }
 
-    fn load(&mut self) {
+    fn load(&mut self, now: u64) {
         let name = self.vm.plan.name.as_str();
         if let Some(end) = self.last {
             let count = self.life.restarts() + 1;
@@ -225,11 +379,13 @@ impl Controlled {
         }
         events::send(&Event::VmStart { vm: name });
         self.used = true;
+        self.paused = None;
         match self.vm.start(self.last == Some(End::Watchdog)) {
             Ok(()) => {
                 self.out = true;
+                self.ran = (rdtsc(), None);
                 let action = self.life.started(uptime(rdtsc()));
-                self.apply(action);
+                self.apply(action, now);
             }
             Err(error) => {
                 log::error!("VM \"{name}\" cannot be started: {error}");
@@ -242,19 +398,19 @@ impl Controlled {
         }
     }
 
-    /// All vCPUs came back.
+    /// All vCPUs came back, and what the guest wrote was taken.
     fn ended(&mut self, now: u64) {
-        self.out = false;
         let vcpus = core::mem::take(&mut *self.vm.shared.returned.lock());
         let ending = self.vm.shared.ending.lock().take();
         let ending = ending.unwrap_or(Ending {
             end: End::Operator,
             rip: None,
         });
-        console::drain(&self.vm.shared);
-        self.vm.disconnect();
-        self.report(&vcpus, ending);
         drop(vcpus);
+        self.vm.disconnect();
+        self.report(ending);
+        self.work = Work::Count;
+        self.audit = Audit::default();
         self.last = Some(ending.end);
         let action = self.life.ended(ending.end, uptime(now));
         if let State::BackOff { until } = self.life.state() {
@@ -272,10 +428,10 @@ impl Controlled {
                 delay,
             });
         }
-        self.apply(action);
+        self.apply(action, now);
     }
 
-    fn report(&self, vcpus: &[Box<Running>], ending: Ending) {
+    fn report(&self, ending: Ending) {
         let vm = self.vm.plan.name.as_str();
         let Ending { end, rip } = ending;
         CONSOLE.lock().fresh_line();
@@ -291,27 +447,7 @@ impl Controlled {
             }
             _ => log::info!("VM \"{vm}\": {end}"),
         }
-        self.vm.report_devices();
-        let mut sum = Counters::default();
-        for running in vcpus {
-            sum.merge(&running.vcpu.counters);
-        }
-        let exits: Vec<_> = sum.exits().collect();
-        let frames = memory::lock().frames_by_state(self.vm.shared.id, &self.vm.frames);
         events::send(&Event::VmStop { vm, reason: &end });
-        events::send(&Event::Counters(CounterEvent {
-            vm,
-            exits: &exits,
-            frames: &frames,
-            view_switches: 0,
-            faults: sum.faults,
-            ticks: Ticks {
-                guest: sum.guest_ticks(),
-                root: sum.root_ticks(),
-                idle: sum.idle_ticks(),
-                steal: sum.steal_ticks(),
-            },
-            switches: sum.runs,
-        }));
+        VmNumbers::gather(&self.vm).send();
     }
 }

@@ -17,6 +17,8 @@ pub struct Host {
     pub vm: Arc<VmShared>,
     /// The vCPU's number.
     pub me: u32,
+    /// Its exits are logged.
+    pub traced: bool,
     /// The vCPU signalled itself or another of its CPU, or its devices did.
     signalled: bool,
     /// It was another.
@@ -30,6 +32,7 @@ impl Host {
         Self {
             vm,
             me,
+            traced: false,
             signalled: false,
             leave: false,
         }

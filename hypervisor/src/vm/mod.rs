@@ -3,11 +3,13 @@
 //! [`Vm`] is what its owner, [`control`], keeps of a VM: plan, files, frames, life. [`shared::VmShared`] is what every CPU
 //! knows of it. [`run::Running`] is a vCPU, which belongs to the CPU that [`scheduler`] runs it on.
 
+pub mod command;
 pub mod control;
 pub mod disk;
 pub mod host;
 pub mod models;
 pub mod network;
+pub mod report;
 pub mod run;
 pub mod scheduler;
 pub mod shared;
@@ -43,6 +45,7 @@ use bulkhead_core::table::TableMemory;
 use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
 use bulkhead_core::vmx::controls::Secondary;
 use core::fmt;
+use core::time::Duration;
 use guest_loader::{EntryState, LayoutError, LoadError, MemoryLayout, PlatformDescription};
 use host::Host;
 use run::{Left, Running};
@@ -144,6 +147,12 @@ pub fn machine() -> &'static Machine {
 #[must_use]
 pub fn tsc_khz() -> u32 {
     machine().tsc_khz
+}
+
+/// The time that had gone by at host TSC `now` since the TSC was 0.
+#[must_use]
+pub fn uptime(now: u64) -> Duration {
+    Duration::from_millis(now / u64::from(tsc_khz()))
 }
 
 /// The TLB tag of a vCPU; 0 is the hypervisor's.

@@ -2,10 +2,10 @@
 
 use super::host::Host;
 use super::network;
-use super::shared::{Ending, Locked};
+use super::shared::{Ending, Locked, VcpuPort};
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
-use crate::console;
+use crate::console::terminal;
 use crate::pcpu;
 use crate::vmx::enter::RunFrame;
 use alloc::sync::Arc;
@@ -14,7 +14,8 @@ use bulkhead_core::fault::StopReason;
 use bulkhead_core::insn::Gprs;
 use bulkhead_core::lifecycle::End;
 use bulkhead_core::vcpu::{Action, Cpu, Plain, Readiness, Vcpu};
-use bulkhead_core::vmx::exit;
+use bulkhead_core::vmx::exit::{self, REASON_NAMES};
+use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 use guest_loader::EntryState;
 
@@ -58,12 +59,56 @@ pub extern "sysv64" fn handle_exit(frame: &mut RunFrame) -> bool {
     // SAFETY: `enter::run`'s caller promised that the context is valid and unaliased while the guest runs.
     let Running { vcpu, host, .. } = unsafe { &mut *frame.context };
     let reason = vcpu.note_exit(host);
+    if host.traced {
+        return handle_traced(frame, reason, start);
+    }
+    handle(frame, reason, start)
+}
+
+/// What [`handle_exit`] ends with; none of its calls comes back, so that it saves no register.
+#[inline(always)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
+fn handle(frame: &mut RunFrame, reason: u32, start: u64) -> bool {
+    // SAFETY: as in `handle_exit`, which ends with this call.
+    let Running { vcpu, host, .. } = unsafe { &mut *frame.context };
     match vcpu.handle_plain(host, &mut frame.gpr, reason, start) {
         Plain::Done => true,
         Plain::Due => prepare(frame),
         Plain::Other if reason == exit::IO => handle_port(frame, start),
         Plain::Other => handle_other(frame, reason, start),
     }
+}
+
+/// As [`handle`], of a VM whose exits are logged.
+#[cold]
+#[inline(never)]
+#[allow(unsafe_code, reason = "the context arrives through assembly")]
+extern "sysv64" fn handle_traced(frame: &mut RunFrame, reason: u32, start: u64) -> bool {
+    // SAFETY: as in `handle_exit`, which ends with this call.
+    trace(unsafe { &(*frame.context).host }, reason);
+    handle(frame, reason, start)
+}
+
+/// Logs the exit that just happened, unless there were too many lately.
+fn trace(host: &Host, reason: u32) {
+    let Some(left_out) = host.vm.admit_trace(super::uptime(rdtsc())) else {
+        return;
+    };
+    if left_out > 0 {
+        log::info!(
+            "VM \"{}\": {left_out} exits are left out here",
+            host.vm.name
+        );
+    }
+    let name = REASON_NAMES.get((reason & 0xffff) as usize).copied();
+    log::info!(
+        "VM \"{}\" vCPU {}: {} at {}, qualification {:#x}",
+        host.vm.name,
+        host.me,
+        name.filter(|name| !name.is_empty()).unwrap_or("unknown"),
+        Vcpu::rip(host),
+        host.read(field::EXIT_QUALIFICATION).0
+    );
 }
 
 #[inline(never)]
@@ -127,7 +172,7 @@ fn carry_out(frame: &mut RunFrame, action: Action) -> bool {
         Action::Resume => true,
         Action::Leave => false,
         Action::Poll => {
-            console::exchange(&host.vm);
+            terminal::exchange(&host.vm);
             finish(vcpu, host, &mut frame.gpr)
         }
         Action::Transmit(nic) => {
@@ -209,6 +254,20 @@ impl Running {
     pub fn mail_waits(&self) -> bool {
         let port = self.host.vm.vcpus.get(self.host.me as usize);
         port.is_some_and(|port| port.mailbox.is_waiting())
+    }
+
+    /// Whether somebody wants to know what it did.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        let port = self.host.vm.vcpus.get(self.host.me as usize);
+        port.is_some_and(VcpuPort::is_asked)
+    }
+
+    /// Tells everybody what it did.
+    pub fn say(&self) {
+        if let Some(port) = self.host.vm.vcpus.get(self.host.me as usize) {
+            port.say(&self.vcpu.counters);
+        }
     }
 
     /// Tells other CPUs whether it is in the guest, or about to be.

@@ -38,6 +38,8 @@ struct Slot {
     running: Box<Running>,
     /// Kept from running by the operator.
     parked: bool,
+    /// Its ticks in the guest that its CPU has counted.
+    guest_ticks: u64,
 }
 
 /// Runs vCPUs on this CPU for ever. The boot CPU also has `control` look after the VMs.
@@ -50,6 +52,7 @@ pub fn run_cpu(mut control: Option<control::Control>) -> ! {
         loaded: None,
         last_vm: None,
     };
+    own.began.store(rdtsc(), Ordering::Relaxed);
     let mut watch = Watch::new(own);
     loop {
         own.look.store(false, Ordering::SeqCst);
@@ -58,14 +61,18 @@ pub fn run_cpu(mut control: Option<control::Control>) -> ! {
         local.look_around();
         let mut now = rdtsc();
         let mut duty = watch.step(now);
+        let mut is_busy = false;
         if let Some(control) = &mut control {
             let control = control.step(now);
-            duty = Some(duty.map_or(control, |duty| duty.min(control)));
+            is_busy = control.is_busy;
+            duty = Some(duty.map_or(control.at, |duty| duty.min(control.at)));
             now = rdtsc();
         }
         let until = |until: u64| duty.map_or(until, |duty| duty.min(until));
         match local.scheduler.pick(now) {
             Decision::Run { entity, until: end } => local.run(entity, until(end)),
+            // A CPU that has nothing better to do goes on with what it was to leave off for a while.
+            Decision::Idle { .. } if is_busy => {}
             Decision::Idle { until: end } => {
                 let end = end.map_or(duty, |end| Some(until(end)));
                 if end.is_none_or(|end| end > now) {
@@ -101,6 +108,7 @@ impl Local {
                 *slot = Some(Slot {
                     running,
                     parked: false,
+                    guest_ticks: 0,
                 });
             }
         }
@@ -113,16 +121,21 @@ impl Local {
                 continue;
             };
             let entity = EntityId(index as u16);
+            slot.running.host.traced = slot.running.host.vm.is_traced();
+            if slot.running.is_asked() {
+                slot.say(self.own);
+            }
             match slot.running.host.vm.wanted() {
                 Wanted::Run => {
                     let unparked = core::mem::take(&mut slot.parked);
-                    if unparked || slot.running.mail_waits() {
-                        self.scheduler.wake(entity);
+                    if (unparked || slot.running.mail_waits()) && self.scheduler.wake(entity) {
+                        slot.running.vcpu.counters.set_waits(rdtsc(), false);
                     }
                 }
                 Wanted::Parked => {
                     if !core::mem::replace(&mut slot.parked, true) {
                         self.scheduler.block(entity, None);
+                        slot.running.vcpu.counters.set_waits(rdtsc(), true);
                     }
                 }
                 Wanted::Nothing => self.give_back(index),
@@ -132,9 +145,10 @@ impl Local {
 
     /// Gives a vCPU back to its VM's owner.
     fn give_back(&mut self, index: usize) {
-        let Some(Some(slot)) = self.slots.get_mut(index).map(Option::take) else {
+        let Some(Some(mut slot)) = self.slots.get_mut(index).map(Option::take) else {
             return;
         };
+        slot.say(self.own);
         self.scheduler.remove(EntityId(index as u16));
         if self.loaded == Some(index) {
             self.loaded = None;
@@ -160,10 +174,14 @@ impl Local {
         if let Some(Some(before)) = self.loaded.and_then(|before| self.slots.get_mut(before)) {
             before.running.switched.save();
         }
-        self.loaded = Some(index);
+        let had_another = self.loaded.replace(index).is_some();
         let Some(Some(Slot { running, .. })) = self.slots.get_mut(index) else {
             return;
         };
+        if had_another {
+            running.vcpu.counters.switches += 1;
+            self.own.switches.fetch_add(1, Ordering::Relaxed);
+        }
         let vm = running.host.vm.id;
         let from_another = self.last_vm.replace(vm).is_some_and(|last| last != vm);
         let loaded = match running.entry.take() {
@@ -233,6 +251,19 @@ impl Local {
                 self.scheduler.block(entity, running.vcpu.next_timer(end));
             }
         }
+    }
+}
+
+impl Slot {
+    /// Tells everybody what the vCPU did so far.
+    fn say(&mut self, own: &Pcpu) {
+        let counters = &mut self.running.vcpu.counters;
+        counters.settle(rdtsc());
+        let guest = counters.guest_ticks().max(self.guest_ticks);
+        own.guest_ticks
+            .fetch_add(guest - self.guest_ticks, Ordering::Relaxed);
+        self.guest_ticks = guest;
+        self.running.say();
     }
 }
 

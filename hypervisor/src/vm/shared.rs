@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
+use bulkhead_core::console::ExitTrace;
 use bulkhead_core::device::board::{Devices, Start};
 use bulkhead_core::ept::Ept;
 use bulkhead_core::ledger::VmId;
@@ -17,8 +18,10 @@ use bulkhead_core::lifecycle::End;
 use bulkhead_core::manifest::VmName;
 use bulkhead_core::sched::Share;
 use bulkhead_core::vcpu::DeviceAccess;
+use bulkhead_core::vcpu::counters::Counters;
 use bulkhead_core::vcpu::mail::Mailbox;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
 use spin::{Mutex, Once};
 
 use super::network::Unsent;
@@ -66,6 +69,10 @@ pub struct VcpuPort {
     pub pcpu: AtomicUsize,
     /// It is in the guest, or about to be.
     pub running: AtomicBool,
+    /// What it did, as its CPU last said.
+    counters: Mutex<Counters>,
+    /// Its CPU is to say it again.
+    asked: AtomicBool,
 }
 
 /// One VM, as every CPU sees it.
@@ -93,6 +100,10 @@ pub struct VmShared {
     /// vCPUs that nothing but another vCPU can wake, one bit each.
     deaf: AtomicU64,
     wanted: AtomicU8,
+    /// Its exits are logged.
+    traced: AtomicBool,
+    /// Which of them.
+    trace: Mutex<ExitTrace>,
 }
 
 impl VmShared {
@@ -119,6 +130,8 @@ impl VmShared {
                     mailbox: Mailbox::default(),
                     pcpu: AtomicUsize::new(*cpu),
                     running: AtomicBool::new(false),
+                    counters: Mutex::default(),
+                    asked: AtomicBool::new(false),
                 })
                 .collect(),
             share,
@@ -127,6 +140,8 @@ impl VmShared {
             ending: Mutex::new(None),
             deaf: AtomicU64::new(0),
             wanted: AtomicU8::new(Wanted::Nothing as u8),
+            traced: AtomicBool::new(false),
+            trace: Mutex::default(),
         }
     }
 
@@ -144,11 +159,51 @@ impl VmShared {
     /// Changes that, and has the CPUs see it.
     pub fn want(&self, wanted: Wanted) {
         self.wanted.store(wanted as u8, Ordering::SeqCst);
-        for port in &self.vcpus {
-            if let Some(cpu) = port.cpu() {
-                cpu.kick();
-            }
+        self.kick();
+    }
+
+    /// Has its CPUs look around.
+    fn kick(&self) {
+        for cpu in self.vcpus.iter().filter_map(VcpuPort::cpu) {
+            cpu.kick();
         }
+    }
+
+    /// Has its CPUs say what its vCPUs did; [`VmShared::has_said`] tells when they have.
+    pub fn ask_counters(&self) {
+        for port in &self.vcpus {
+            port.asked.store(true, Ordering::SeqCst);
+        }
+        self.kick();
+    }
+
+    /// Whether the answer to [`VmShared::ask_counters`] is complete.
+    #[must_use]
+    pub fn has_said(&self) -> bool {
+        !self
+            .vcpus
+            .iter()
+            .any(|port| port.asked.load(Ordering::SeqCst))
+    }
+
+    /// Has its exits logged, or no more.
+    pub fn set_trace(&self, on: bool) {
+        self.trace.lock().set(on);
+        self.traced.store(on, Ordering::Relaxed);
+        self.kick();
+    }
+
+    /// Whether its exits are logged.
+    #[inline]
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        self.traced.load(Ordering::Relaxed)
+    }
+
+    /// Whether to log the exit that just happened, and how many before it were not: [`ExitTrace::admit`].
+    #[must_use]
+    pub fn admit_trace(&self, now: Duration) -> Option<u64> {
+        self.trace.lock().admit(now)
     }
 
     /// Ends the VM's run, unless something else did before.
@@ -217,6 +272,8 @@ impl VmShared {
         for port in &self.vcpus {
             let _ = port.mailbox.take();
             port.running.store(false, Ordering::SeqCst);
+            port.asked.store(false, Ordering::SeqCst);
+            *port.counters.lock() = Counters::default();
         }
         self.deaf.store(0, Ordering::SeqCst);
         *self.ending.lock() = None;
@@ -224,6 +281,25 @@ impl VmShared {
 }
 
 impl VcpuPort {
+    /// What the vCPU did, as its CPU last said.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters.lock().clone()
+    }
+
+    /// Whether its CPU is to say what it did.
+    #[inline]
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Its CPU says what it did.
+    pub fn say(&self, counters: &Counters) {
+        self.counters.lock().clone_from(counters);
+        self.asked.store(false, Ordering::SeqCst);
+    }
+
     fn cpu(&self) -> Option<&'static Pcpu> {
         pcpu::all().get(self.pcpu.load(Ordering::Relaxed))
     }

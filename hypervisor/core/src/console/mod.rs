@@ -13,11 +13,13 @@
 //! | [`reply`] | answers, as text |
 //! | [`mux`] | who is typed to and who is shown |
 //! | [`trace`] | how many of a VM's exits are logged |
+//! | [`history`] | the end of the log |
 //! | `line`, `backlog` | the line being typed; output that waits to be seen |
 
 mod backlog;
 pub mod command;
 pub mod error;
+pub mod history;
 mod line;
 pub mod mux;
 pub mod reply;
@@ -29,6 +31,7 @@ pub mod wire;
 
 pub use command::{Command, Verb};
 pub use error::CommandError;
+pub use history::History;
 pub use mux::{Mux, Routing};
 pub use reply::Reply;
 pub use request::Request;

@@ -109,6 +109,24 @@ impl Mux {
         self.prompt != Prompt::Closed
     }
 
+    /// Whether a command was given whose answer is still to be shown.
+    #[must_use]
+    pub fn is_answering(&self) -> bool {
+        self.prompt == Prompt::Answering
+    }
+
+    /// What was typed at the prompt: until the answer was shown, the command.
+    #[must_use]
+    pub fn line(&self) -> &str {
+        self.line.text()
+    }
+
+    /// Whether what a VM writes is shown at once.
+    #[must_use]
+    pub fn shows(&self, vm: usize) -> bool {
+        vm == self.front && self.prompt == Prompt::Closed
+    }
+
     /// How many bytes of a VM's output are kept unseen, and how many were lost.
     #[must_use]
     pub fn unseen(&self, vm: usize) -> (usize, u64) {
@@ -148,6 +166,7 @@ impl Mux {
     pub fn answered(&mut self, sink: &mut impl Sink) {
         if self.prompt == Prompt::Answering {
             self.prompt = Prompt::Open;
+            self.line.clear();
             self.show(PROMPT.as_bytes(), sink);
         }
     }
@@ -175,7 +194,7 @@ impl Mux {
 
     /// A VM wrote `bytes`.
     pub fn output(&mut self, vm: usize, bytes: &[u8], sink: &mut impl Sink) {
-        if vm == self.front && self.prompt == Prompt::Closed {
+        if self.shows(vm) {
             self.show(bytes, sink);
         } else if let Some(backlog) = self.backlogs.get_mut(vm) {
             backlog.push(bytes);
@@ -268,7 +287,6 @@ impl Mux {
         }
         self.show(b"\r\n", sink);
         let request = Request::parse(self.line.text(), &self.names);
-        self.line.clear();
         self.prompt = Prompt::Answering;
         Routing::Command(request)
     }

@@ -359,6 +359,12 @@ impl Devices {
         self.watchdog.expired(now)
     }
 
+    /// The milliseconds that the guest set its watchdog to.
+    #[must_use]
+    pub const fn watchdog_ms(&self) -> u32 {
+        self.watchdog.countdown_ms()
+    }
+
     /// The VM was kept from running for so many ticks: they do not count for its watchdog.
     pub fn postpone_watchdog(&mut self, ticks: u64) {
         self.watchdog.postpone(ticks);

@@ -100,6 +100,12 @@ impl Watchdog {
         self.deadline
     }
 
+    /// The milliseconds that a countdown starts from.
+    #[must_use]
+    pub const fn countdown_ms(&self) -> u32 {
+        self.countdown_ms
+    }
+
     /// Gives a running countdown `ticks` more, for as long as the VM was paused.
     pub fn postpone(&mut self, ticks: u64) {
         self.deadline = self.deadline.map(|deadline| deadline.saturating_add(ticks));

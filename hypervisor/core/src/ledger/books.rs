@@ -26,6 +26,28 @@ pub enum OwnerClass {
 impl OwnerClass {
     /// How many classes there are.
     pub const COUNT: usize = 6;
+    /// Every class, in the order of their numbers.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Nobody,
+        Self::Hypervisor,
+        Self::Firmware,
+        Self::Mmio,
+        Self::Payload,
+        Self::Vm,
+    ];
+
+    /// Its name in counters and reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Hypervisor => "hypervisor",
+            Self::Firmware => "firmware",
+            Self::Mmio => "mmio",
+            Self::Payload => "payload",
+            Self::Vm => "vm",
+        }
+    }
 }
 
 impl From<Owner> for OwnerClass {
@@ -118,9 +140,48 @@ impl Ledger<'_> {
     #[must_use]
     pub fn audit(&self) -> Books {
         let mut books = Books::default();
-        for entry in self.entries.iter() {
-            books.add(Entry::kind(entry), 1);
-        }
+        self.count(self.entries, &mut books);
         books
+    }
+
+    fn count(&self, entries: &[Entry], books: &mut Books) {
+        for run in entries.chunk_by(|one, next| one.kind() == next.kind()) {
+            if let Some(first) = run.first() {
+                books.add(first.kind(), run.len() as u64);
+            }
+        }
+    }
+}
+
+/// A count of every entry that is made a piece at a time, because a machine has millions of them.
+#[derive(Clone, Debug, Default)]
+pub struct Audit {
+    next: usize,
+    counted: Books,
+    /// The books when it began: where they differ later, it begins anew.
+    began: Option<Books>,
+}
+
+impl Audit {
+    /// Counts the next `frames` entries of `ledger`. Once all are counted, says whether they are what the books say and
+    /// add up to the ledger's length.
+    #[must_use]
+    pub fn step(&mut self, ledger: &Ledger<'_>, frames: FrameCount) -> Option<bool> {
+        let books = *ledger.books();
+        if self.began != Some(books) {
+            *self = Self {
+                began: Some(books),
+                ..Self::default()
+            };
+        }
+        let left = ledger.entries.get(self.next..).unwrap_or_default();
+        let room = usize::try_from(frames.0).unwrap_or(usize::MAX);
+        let piece = left.get(..room.min(left.len())).unwrap_or_default();
+        ledger.count(piece, &mut self.counted);
+        self.next += piece.len();
+        if piece.len() < left.len() {
+            return None;
+        }
+        Some(self.counted == books && books.balance(ledger.frames()))
     }
 }

@@ -33,7 +33,7 @@ use crate::addr::{Frame, FrameCount};
 use entry::Kind;
 
 pub use alloc::Request;
-pub use books::{Books, OwnerClass};
+pub use books::{Audit, Books, OwnerClass};
 pub use entry::{Entry, FrameInfo, KeyId, Owner, Rights, State, VmId};
 pub use error::LedgerError;
 pub use memory_map::{MemoryKind, MemoryRange};

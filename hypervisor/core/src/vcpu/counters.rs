@@ -15,8 +15,8 @@ pub struct Counters {
     root_ticks: u64,
     idle_ticks: u64,
     steal_ticks: u64,
-    /// How often the vCPU was given its CPU.
-    pub runs: u64,
+    /// How often the vCPU was given a CPU that another had before.
+    pub switches: u64,
     /// Host TSC of the first entry, 0 before it.
     started: u64,
     /// Host TSC up to which every tick is accounted for, or is the guest's.
@@ -33,7 +33,7 @@ impl Default for Counters {
             root_ticks: 0,
             idle_ticks: 0,
             steal_ticks: 0,
-            runs: 0,
+            switches: 0,
             started: 0,
             seen: 0,
             waits: false,
@@ -71,19 +71,33 @@ impl Counters {
 
     /// Notes at host TSC `now` that the vCPU got its CPU.
     pub fn resume(&mut self, now: u64) {
-        self.runs += 1;
         if self.started == 0 {
             self.started = now;
+            self.seen = now;
         } else {
-            let away = now.wrapping_sub(self.seen);
-            let sink = if self.waits {
-                &mut self.idle_ticks
-            } else {
-                &mut self.steal_ticks
-            };
-            *sink = sink.wrapping_add(away);
+            self.settle(now);
         }
-        self.seen = now;
+    }
+
+    /// Accounts at host TSC `now` for the time since the vCPU gave its CPU back, which it still has not got again.
+    pub fn settle(&mut self, now: u64) {
+        if self.started == 0 {
+            return;
+        }
+        let away = now.saturating_sub(self.seen);
+        let sink = if self.waits {
+            &mut self.idle_ticks
+        } else {
+            &mut self.steal_ticks
+        };
+        *sink = sink.wrapping_add(away);
+        self.seen = self.seen.wrapping_add(away);
+    }
+
+    /// Notes at host TSC `now`, while it has no CPU, whether the vCPU waits for an event, or for its CPU alone.
+    pub fn set_waits(&mut self, now: u64, waits: bool) {
+        self.settle(now);
+        self.waits = waits;
     }
 
     /// Notes at host TSC `now` that the vCPU gave its CPU back, to wait for an event or because it had to.
@@ -102,7 +116,7 @@ impl Counters {
         self.root_ticks = self.root_ticks.wrapping_add(other.root_ticks);
         self.idle_ticks = self.idle_ticks.wrapping_add(other.idle_ticks);
         self.steal_ticks = self.steal_ticks.wrapping_add(other.steal_ticks);
-        self.runs = self.runs.wrapping_add(other.runs);
+        self.switches = self.switches.wrapping_add(other.switches);
         // The times between first and last add up; when they began does not matter to a sum.
         let lasted = other.seen.wrapping_sub(other.started);
         self.seen = self.seen.wrapping_add(lasted);
@@ -175,7 +189,6 @@ mod tests {
         counters.leave(10_000);
         assert_eq!(counters.idle_ticks(), 4_000);
         assert_eq!(counters.steal_ticks(), 500);
-        assert_eq!(counters.runs, 3);
         assert_eq!(
             counters.root_ticks(),
             200 + 100 + 200 + 50 + 50 + 2 * UNSEEN_TICKS
@@ -188,6 +201,21 @@ mod tests {
             counters.exits().collect::<Vec<_>>(),
             [("cpuid", 1), ("preemption-timer", 1)]
         );
+    }
+
+    #[test]
+    fn time_without_a_cpu_can_be_accounted_for_before_it_ends() {
+        let mut counters = Counters::default();
+        counters.settle(500);
+        assert_eq!(counters.idle_ticks() + counters.steal_ticks(), 0);
+        counters.resume(1_000);
+        counters.suspend(2_000, true);
+        counters.settle(2_500);
+        counters.settle(2_400);
+        assert_eq!((counters.idle_ticks(), counters.steal_ticks()), (500, 0));
+        counters.set_waits(2_600, false);
+        counters.resume(3_000);
+        assert_eq!((counters.idle_ticks(), counters.steal_ticks()), (600, 400));
     }
 
     #[test]
