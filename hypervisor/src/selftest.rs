@@ -11,6 +11,7 @@ use bulkhead_core::addr::Frame;
 use bulkhead_core::call::Requests;
 use bulkhead_core::ledger::{Owner, Request};
 use bulkhead_core::manifest::SelfTest;
+use core::arch::asm;
 use core::hint::black_box;
 use core::mem;
 
@@ -24,6 +25,10 @@ static DATA: [u8; 16] = [RETURN; 16];
 pub fn run(test: SelfTest, memory: &mut Memory) {
     log::warn!("self-test {test}: what follows is provoked");
     match test {
+        SelfTest::MachineCheck => {
+            // SAFETY: enters the handler as the processor would. The registers say that nothing can go on.
+            unsafe { asm!("int 18") };
+        }
         // The other CPU runs later.
         SelfTest::None | SelfTest::PanicOtherCpu => {}
         SelfTest::Panic => panic!("provoked by selftest = \"panic\""),

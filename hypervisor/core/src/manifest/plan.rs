@@ -216,6 +216,8 @@ choice! {
         StackOverflow = "stack-overflow",
         /// A read of memory that the hypervisor does not map: a free frame.
         ReadUnmapped = "read-unmapped",
+        /// A machine check in the hypervisor's own course, of which no register says anything.
+        MachineCheck = "machine-check",
         /// A broken invariant on the second CPU.
         PanicOtherCpu = "panic-other-cpu",
     }
