@@ -28,6 +28,8 @@ pub struct Setup {
     pub pxe: bool,
     /// Its memory.
     pub memory_mib: u64,
+    /// Its processors.
+    pub cpus: u32,
 }
 
 impl Default for Setup {
@@ -36,6 +38,7 @@ impl Default for Setup {
             part: "",
             pxe: false,
             memory_mib: 1024,
+            cpus: 1,
         }
     }
 }
@@ -144,7 +147,7 @@ impl<'a> Context<'a> {
         Ok(Boot::from_parts(&self.lab.efi, files))
     }
 
-    /// Starts a machine with one CPU.
+    /// Starts a machine.
     pub fn start(&self, boot: Boot, setup: Setup) -> Outcome<Machine<'_>> {
         let name = if setup.part.is_empty() {
             self.name.to_owned()
@@ -156,7 +159,7 @@ impl<'a> Context<'a> {
             emulator: self.lab.emulator(self.ground)?,
             boot,
             pxe: setup.pxe,
-            cpus: 1,
+            cpus: setup.cpus,
             memory_mib: setup.memory_mib,
             fixed_clock: true,
         };
