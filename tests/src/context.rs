@@ -1,5 +1,6 @@
 //! What one scenario works with: its directory, its remaining time, boot media, machines, and notes for the report.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -8,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use xtask::error::IoContext;
 use xtask::image::{Boot, Entry};
-use xtask::manifest::Manifest;
 use xtask::session::{Config, Session};
 
 use crate::lab::Lab;
 use crate::machine::Machine;
+use crate::manifest::{Group, Manifest};
 use crate::outcome::Outcome;
 use crate::scenario::{Ground, Scenario};
 
@@ -108,14 +109,36 @@ impl<'a> Context<'a> {
     }
 
     /// A medium for `manifest`, whose kernel is a test guest or a file in the scenario's directory.
-    pub fn boot_guest(&self, manifest: &crate::manifest::Manifest) -> Outcome<Boot> {
-        let own = self.dir()?.join(&manifest.kernel);
-        let kernel = if own.is_file() {
-            own
-        } else {
-            self.lab.payload(&manifest.kernel)?
-        };
-        self.boot_unchecked(manifest.to_string(), &[(&manifest.kernel, kernel)])
+    pub fn boot_guest(&self, manifest: &Manifest) -> Outcome<Boot> {
+        self.boot_with_payloads(manifest.to_string(), [manifest])
+    }
+
+    /// The same for several VMs.
+    pub fn boot_group(&self, group: &Group) -> Outcome<Boot> {
+        self.boot_with_payloads(group.to_string(), &group.vms)
+    }
+
+    /// A medium with the manifest `text` and all that `vms` boot.
+    fn boot_with_payloads<'m>(
+        &self,
+        text: String,
+        vms: impl IntoIterator<Item = &'m Manifest>,
+    ) -> Outcome<Boot> {
+        let dir = self.dir()?;
+        let mut payloads = BTreeMap::new();
+        for vm in vms {
+            let initrd = vm.initrd.as_deref();
+            let images = vm.images.iter().copied();
+            for path in [vm.kernel.as_str()].into_iter().chain(initrd).chain(images) {
+                let own = dir.join(path);
+                let source = match own.is_file() {
+                    true => own,
+                    false => self.lab.payload(path)?,
+                };
+                payloads.insert(path, source);
+            }
+        }
+        self.boot_unchecked(text, &Vec::from_iter(payloads))
     }
 
     /// What `cargo xtask` boots for the manifest `text`: checked on the host, payloads found or fetched.
@@ -126,7 +149,7 @@ impl<'a> Context<'a> {
 
     /// The same for the manifest at `path`.
     pub fn boot_manifest(&self, path: &Path) -> Outcome<Boot> {
-        let manifest = Manifest::read(path)?;
+        let manifest = xtask::manifest::Manifest::read(path)?;
         Ok(Boot::gather(&self.lab.workspace, &self.lab.efi, &manifest)?)
     }
 

@@ -15,6 +15,16 @@ use crate::scenario::Ground;
 pub const HELLO: &str = "hello.elf";
 /// The guest that attacks; see `tests/guests/src/bin/hostile`.
 pub const HOSTILE: &str = "hostile.elf";
+/// The guest with several vCPUs.
+pub const SMP: &str = "smp.elf";
+/// The guest that counts, idles, or checks itself.
+pub const BURN: &str = "burn.elf";
+/// The guest that fails in every way.
+pub const FAULT: &str = "fault.elf";
+/// The guest that drives virtio devices.
+pub const VIRTIO: &str = "virtio.elf";
+/// The guest that measures.
+pub const BENCH: &str = "bench.elf";
 
 /// The shared equipment.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use regex::Regex;
 use xtask::session::events::Event;
-use xtask::session::{End, Session};
+use xtask::session::{End, Keys, Session};
 use xtask::symbolize::Backtrace;
 
 use crate::context::Context;
@@ -20,12 +20,18 @@ const TICK: Duration = Duration::from_millis(50);
 pub struct Machine<'a> {
     session: Session,
     context: &'a Context<'a>,
+    /// The hypervisor's prompt is open at the console.
+    at_prompt: bool,
 }
 
 impl<'a> Machine<'a> {
     /// Watches `session` on behalf of the scenario in `context`.
     pub fn new(session: Session, context: &'a Context<'a>) -> Self {
-        Self { session, context }
+        Self {
+            session,
+            context,
+            at_prompt: false,
+        }
     }
 
     /// Waits until the console's text after the last match matches `pattern`; returns what was matched.
@@ -45,13 +51,90 @@ impl<'a> Machine<'a> {
         Ok(self.session.send_line(line, limit)?)
     }
 
+    /// Types `line` at once, whatever the console shows.
+    pub fn type_line(&mut self, line: &str) -> Outcome {
+        Ok(self.session.type_keys(&Keys::line(line))?)
+    }
+
+    /// Gives the hypervisor the command `line` at its prompt, which stays open, and waits until it was carried out; returns
+    /// the event that says how.
+    pub fn command(&mut self, line: &str) -> Outcome<Event> {
+        let before = self.count("command", |_| true);
+        let keys = if self.at_prompt {
+            Keys::line(line)
+        } else {
+            Keys::parse(&format!("\\x1d{line}")).map_err(Failure::Unmet)?
+        };
+        self.session.type_keys(&keys)?;
+        self.at_prompt = true;
+        self.event("command", before)
+    }
+
+    /// The same; the command has to succeed.
+    pub fn obey(&mut self, line: &str) -> Outcome {
+        let done = self.command(line)?;
+        let outcome = done.text("outcome").to_owned();
+        self.ensure(done.text("line") == line && outcome == "ok", || {
+            format!("the command `{line}` was answered `{}`", done.0)
+        })
+    }
+
+    /// Brings the console of `vm` to the front.
+    pub fn switch(&mut self, vm: &str) -> Outcome {
+        self.obey(&format!("switch {vm}"))?;
+        self.at_prompt = false;
+        self.expect(&format!("console of VM \"{vm}\""))?;
+        Ok(())
+    }
+
+    /// What `vm` did up to now: a new `counters` event.
+    pub fn counters(&mut self, vm: &str) -> Outcome<Event> {
+        let of_vm = |event: &Event| event.text("vm") == vm;
+        let before = self.count("counters", of_vm);
+        self.obey(&format!("stats {vm}"))?;
+        self.event_where("counters", before, of_vm)
+    }
+
+    /// The machine's books as they are now: a new `machine` event.
+    pub fn books(&mut self) -> Outcome<Event> {
+        let before = self.count("machine", |_| true);
+        self.obey("stats")?;
+        self.event("machine", before)
+    }
+
+    /// How many events called `name` that are `wanted` there were.
+    pub fn count(&mut self, name: &str, wanted: impl Fn(&Event) -> bool) -> usize {
+        let events = self.session.events();
+        events
+            .iter()
+            .filter(|event| event.name() == name && wanted(event))
+            .count()
+    }
+
     /// Waits for the next event called `name` after the first `skip` of that name; a panic ends the wait.
     pub fn event(&mut self, name: &str, skip: usize) -> Outcome<Event> {
+        self.event_where(name, skip, |_| true)
+    }
+
+    /// The same for events about `vm`.
+    pub fn event_of(&mut self, vm: &str, name: &str, skip: usize) -> Outcome<Event> {
+        self.event_where(name, skip, |event| event.text("vm") == vm)
+    }
+
+    fn event_where(
+        &mut self,
+        name: &str,
+        skip: usize,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> Outcome<Event> {
         let limit = self.context.left();
         let deadline = Instant::now() + limit;
         loop {
             let events = self.session.events();
-            if let Some(found) = events.iter().filter(|event| event.name() == name).nth(skip) {
+            let mut matching = events
+                .iter()
+                .filter(|event| event.name() == name && wanted(event));
+            if let Some(found) = matching.nth(skip) {
                 return Ok(found.clone());
             }
             let panic = events.iter().find(|event| event.name() == "panic");

@@ -1,6 +1,8 @@
 //! Every scenario, one module a subject.
 
 mod bench;
+mod devices;
+mod faults;
 mod guests;
 mod hostile;
 mod interface;
@@ -8,7 +10,9 @@ mod linux;
 mod manifests;
 mod media;
 mod payloads;
+mod sched;
 mod selftest;
+mod smp;
 
 use xtask::{Result, Workspace};
 
@@ -22,6 +26,10 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
     scenarios.extend(bench::scenarios());
     scenarios.extend(linux::scenarios());
+    scenarios.extend(smp::scenarios());
+    scenarios.extend(faults::scenarios());
+    scenarios.extend(sched::scenarios());
+    scenarios.extend(devices::scenarios());
     scenarios.extend(media::scenarios());
     scenarios.extend(interface::scenarios());
     scenarios.extend(guests::scenarios());

@@ -15,6 +15,8 @@ const PONG: u8 = 0x51;
 const DEFAULT_ROUNDS: u64 = 1000;
 
 static ROUNDS: AtomicU32 = AtomicU32::new(0);
+/// How many had arrived before the first is sent, which may be before the other vCPU has begun to answer.
+static BEFORE: AtomicU32 = AtomicU32::new(0);
 
 /// The first vCPU and each other one bounce `ipi=` interrupts. Prints `smp: ipi <n> of <n> arrived, <ticks> ticks each`
 /// for each direction together: a round trip is two.
@@ -23,6 +25,7 @@ pub(crate) fn ping_pong(case: &mut Case, params: &Params, vcpus: &Vcpus) {
     ROUNDS.store(rounds, Ordering::Relaxed);
     for (vcpu, id) in vcpus.others() {
         let before = (trap::count_on(vcpu, PING), trap::count(PONG));
+        BEFORE.store(before.0, Ordering::Release);
         let given = smp::give(vcpu, answer);
         case.check(given.is_ok(), format_args!("cannot wake: {given:?}"));
         let start = cpu::ticks();
@@ -54,9 +57,9 @@ pub(crate) fn ping_pong(case: &mut Case, params: &Params, vcpus: &Vcpus) {
 }
 
 /// Answers every interrupt of the first vCPU.
-fn answer(vcpu: usize) {
+fn answer(_: usize) {
     let first = smp::apic_id(0);
-    let before = trap::count_on(vcpu, PING);
+    let before = BEFORE.load(Ordering::Acquire);
     for round in 0..ROUNDS.load(Ordering::Relaxed) {
         let wanted = before.wrapping_add(round + 1);
         if !sleep_until(LIMIT, || trap::count(PING) >= wanted)
