@@ -90,7 +90,8 @@ impl IdLayout {
             }
             let so_far = layout.unwrap_or(Self::new(0, 0));
             let core_shift = if kind == SMT {
-                shift
+                // Where a core has one thread, no two ids share a core, however many bits are left out for threads.
+                if answer.ebx & 0xffff > 1 { shift } else { 0 }
             } else {
                 so_far.core_shift
             };
@@ -161,6 +162,16 @@ mod tests {
             assert_eq!(layout.locate(0x1f), at(1, 7, 1));
             assert_eq!(layout.locate(u32::MAX), at(0xfff_ffff, 7, 1));
         }
+    }
+
+    #[test]
+    fn a_core_with_one_thread_shares_its_id_with_nobody() {
+        let layout = IdLayout::read(&mut |leaf, sub| match (leaf, sub) {
+            (0, _) => answer(0xb, 0, 0, 0),
+            (0xb, 0) => answer(1, 1, 1 << 8, 0),
+            _ => CpuidResult::default(),
+        });
+        assert!(!layout.locate(0).same_core(layout.locate(1)));
     }
 
     #[test]

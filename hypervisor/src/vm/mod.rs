@@ -18,7 +18,7 @@ pub mod switched;
 use crate::arch::cpu;
 use crate::boot::payload::{self, VmFiles};
 use crate::events;
-use crate::memory::{self, Memory, MemoryError};
+use crate::memory::{self, Memory};
 use crate::pcpu;
 use crate::vmx::operation::Features;
 use crate::vmx::vmcs::Bitmaps;
@@ -58,8 +58,6 @@ use switched::Switched;
 pub enum VmError {
     /// No frames, or frames that are not what they should be.
     Ledger(LedgerError),
-    /// Memory cannot be shown to be cleared.
-    Memory(MemoryError),
     /// The view cannot be built.
     Ept(EptError),
     /// No frame left for VMX structures.
@@ -80,7 +78,6 @@ impl fmt::Display for VmError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ledger(error) => error.fmt(f),
-            Self::Memory(error) => error.fmt(f),
             Self::Ept(error) => error.fmt(f),
             Self::OutOfPool => f.write_str("the hypervisor's pool has no frame left for this VM"),
             Self::Layout(error) => error.fmt(f),

@@ -1,7 +1,8 @@
 //! Every I/O port, in every width, by single and by string instructions.
 
 use bulkhead_core::platform::{
-    COM1_BASE, COM1_PORTS, POWER_SLEEP_CONTROL_PORT, POWER_SLEEP_STATUS_PORT, RESET_PORT,
+    COM1_BASE, COM1_PORTS, EVENT_PORT, PCI_CONFIG_ADDRESS_PORT, POWER_SLEEP_CONTROL_PORT,
+    POWER_SLEEP_STATUS_PORT, RESET_PORT, RTC_INDEX_PORT, WATCHDOG_BASE, WATCHDOG_PORTS,
 };
 use test_guests::case::Case;
 use test_guests::params::Params;
@@ -53,6 +54,10 @@ fn is_own(port: u16, width: u16) -> bool {
         || reaches(POWER_SLEEP_CONTROL_PORT, 1)
         || reaches(POWER_SLEEP_STATUS_PORT, 1)
         || reaches(RESET_PORT, 1)
+        || reaches(EVENT_PORT, 1)
+        || reaches(WATCHDOG_BASE, WATCHDOG_PORTS)
+        || reaches(RTC_INDEX_PORT, 2)
+        || reaches(PCI_CONFIG_ADDRESS_PORT, 8)
 }
 
 pub(crate) fn string_io(case: &mut Case, _: &Params) {
