@@ -1,6 +1,6 @@
 //! The code that a further CPU begins with: from real mode below 1 MiB to 64-bit mode in the image.
 //!
-//! [`write`] copies it to a page, with the few numbers that it needs behind it; a start-up interrupt names the page.
+//! [`write()`] copies it to a page, with the few numbers that it needs behind it; a start-up interrupt names the page.
 //! CPUs are started one at a time, each finding its stack and its argument in [`HANDOVER`].
 
 use bulkhead_core::addr::{FRAME_SIZE, Hpa};

@@ -149,7 +149,11 @@ pub fn admit(gathered: &Gathered) {
             apic_id: cpu.apic_id,
         });
     }
-    log::info!("{} of {} CPUs run", online().count(), pcpu::all().len());
+    log::info!(
+        "CPUs that run: {} of {}",
+        online().count(),
+        pcpu::all().len()
+    );
     let mut told = None;
     for cpu in online() {
         let plan = cpu.barrier.plan();

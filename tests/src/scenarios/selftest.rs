@@ -21,38 +21,62 @@ struct Provocation {
     says: &'static [&'static str],
     /// A function that the backtrace has to name.
     function: &'static str,
+    /// CPUs of the machine.
+    cpus: u32,
 }
 
-const PROVOCATIONS: [Provocation; 5] = [
+const PROVOCATIONS: [Provocation; 7] = [
     Provocation {
         name: "panic_says_where_and_stops",
         hypervisor: "selftest = \"panic\"",
         says: &["provoked by selftest"],
         function: "selftest::run",
+        cpus: 1,
     },
     Provocation {
         name: "own_code_cannot_be_written",
         hypervisor: "selftest = \"write-code\"",
         says: &["exception 14 (page fault), error code 0x3", "cr2 0x"],
         function: "selftest::run",
+        cpus: 1,
     },
     Provocation {
         name: "own_data_cannot_be_executed",
         hypervisor: "selftest = \"execute-data\"",
         says: &["exception 14 (page fault), error code 0x11", "cr2 0x"],
         function: "handover::after_firmware",
+        cpus: 1,
     },
     Provocation {
         name: "stack_overflow_ends_at_the_guard_page",
         hypervisor: "selftest = \"stack-overflow\"",
         says: &["exception 8 (double fault)"],
         function: "probestack",
+        cpus: 1,
     },
     Provocation {
         name: "a_frame_that_is_not_mapped_cannot_be_read",
         hypervisor: "selftest = \"read-unmapped\"",
         says: &["exception 14 (page fault), error code 0x0", "cr2 0x"],
         function: "selftest::run",
+        cpus: 1,
+    },
+    Provocation {
+        name: "a_machine_check_that_nothing_explains_stops_the_machine",
+        hypervisor: "selftest = \"machine-check\"",
+        says: &[
+            "machine check, and no bank holds an error: the machine is stopped",
+            "exception 18 (machine check)",
+        ],
+        function: "selftest::run",
+        cpus: 1,
+    },
+    Provocation {
+        name: "a_panic_on_one_cpu_stops_the_others_and_names_it",
+        hypervisor: "selftest = \"panic-other-cpu\"",
+        says: &["on CPU 1:", "provoked on another CPU by selftest"],
+        function: "call::carry_out",
+        cpus: 2,
     },
 ];
 
@@ -71,7 +95,11 @@ pub fn scenarios() -> Vec<Scenario> {
 fn provoke(context: &Context<'_>, provocation: Provocation) -> Outcome {
     let mut manifest = Manifest::of(HELLO);
     manifest.hypervisor = provocation.hypervisor;
-    let mut machine = context.start(context.boot_guest(&manifest)?, Setup::default())?;
+    let setup = Setup {
+        cpus: provocation.cpus,
+        ..Setup::default()
+    };
+    let mut machine = context.start(context.boot_guest(&manifest)?, setup)?;
     machine.event("panic", 0)?;
     machine.expect(r"\*\*\* stopped; switch the machine off \*\*\*")?;
     let mut fragments = vec!["*** Bulkhead has failed and stopped this machine ***"];

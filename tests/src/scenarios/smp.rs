@@ -90,11 +90,18 @@ fn init_first(context: &Context<'_>) -> Outcome {
     machine.expect("case init-bsp: start\n")?;
     let fault = machine.event("guest-fault", 0)?;
     machine.ensure(
-        fault.text("what") == "executed-outside-memory" && fault.text("detail").contains("0xfffffff0"),
+        fault.text("what") == "executed-outside-memory"
+            && fault.text("detail").contains("0xfffffff0"),
         || format!("the VM ends for another reason: {}", fault.0),
     )?;
     machine.off()?;
-    machine.ensure_events(&["vm-start", "guest-fault", "vm-stop", "counters", "machine-off"])
+    machine.ensure_events(&[
+        "vm-start",
+        "guest-fault",
+        "vm-stop",
+        "counters",
+        "machine-off",
+    ])
 }
 
 fn linux(context: &Context<'_>, cpus: u32) -> Outcome {
