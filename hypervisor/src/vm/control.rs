@@ -27,7 +27,7 @@ use core::time::Duration;
 /// The console is looked at so many times a second.
 const LOOKS_PER_SECOND: u64 = 500;
 /// Frames that are counted at a time: a fraction of a millisecond.
-pub(super) const AUDIT_FRAMES: FrameCount = FrameCount(1 << 16);
+pub(super) const AUDIT_FRAMES: FrameCount = FrameCount(1 << 13);
 /// How long a stopped guest's last words may wait for a terminal that takes none.
 const LAST_WORDS_MS: u64 = 2_000;
 

@@ -13,7 +13,7 @@ use bulkhead_core::addr::{Gva, Hpa};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::insn::Gprs;
 use bulkhead_core::lifecycle::End;
-use bulkhead_core::vcpu::{Action, Cpu, Plain, Readiness, Vcpu};
+use bulkhead_core::vcpu::{Action, Plain, Readiness, Vcpu};
 use bulkhead_core::vmx::exit::{self, REASON_NAMES};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
