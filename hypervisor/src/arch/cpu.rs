@@ -51,7 +51,7 @@ pub fn rdtsc_in_order() -> u64 {
 }
 
 /// LFENCE: waits until every instruction before it is done.
-fn fence() {
+pub fn fence() {
     // SAFETY: every x86_64 processor has it, and it changes nothing.
     unsafe { asm!("lfence", options(nostack, preserves_flags)) }
 }

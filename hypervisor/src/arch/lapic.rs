@@ -2,8 +2,8 @@
 //!
 //! A CPU takes interrupts only where it waits, or by leaving its guest. Either way the vector means nothing but "look".
 
-use super::cpu::{rdmsr, wrmsr};
-use core::hint::spin_loop;
+use super::cpu::{self, rdmsr, wrmsr};
+use core::sync::atomic::{self, Ordering};
 
 const IA32_APIC_BASE: u32 = 0x1b;
 const APIC_ENABLE: u64 = 1 << 11;
@@ -94,10 +94,10 @@ pub fn send_startup(to: u32, page: u8) {
 }
 
 fn command(icr: u64) {
-    // A write to the ICR is no fence in x2APIC mode (Intel SDM vol. 3A, "MSR Access in x2APIC Mode"): what the receiver
-    // is to find must be written before.
-    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
-    spin_loop();
+    // A write to the ICR is no fence in x2APIC mode: what the receiver is to find must be seen before, which takes both
+    // fences (Intel SDM vol. 3A, "MSR Access in x2APIC Mode").
+    atomic::fence(Ordering::SeqCst);
+    cpu::fence();
     // SAFETY: `quiet` put the APIC into x2APIC mode, and the callers compose valid commands.
     unsafe { wrmsr(X2APIC_ICR, icr) };
 }

@@ -16,8 +16,8 @@ use core::fmt;
 /// Bytes that may wait for the serial port before guests' consoles are told to hold their own.
 const BACKLOG: usize = 16 << 10;
 /// Pieces of a guest's output that are moved at a look: one guest's flood leaves time for the others.
-const PIECES: usize = 64;
-const PIECE_BYTES: usize = 64;
+const PIECES: usize = 8;
+const PIECE_BYTES: usize = 512;
 /// Typed bytes that are taken at a look.
 const TYPED_AT_ONCE: usize = 64;
 /// Typed bytes that wait for a guest to take them.

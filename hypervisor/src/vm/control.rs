@@ -27,7 +27,7 @@ use core::time::Duration;
 /// The console is looked at so many times a second.
 const LOOKS_PER_SECOND: u64 = 500;
 /// Frames that are counted at a time: a fraction of a millisecond.
-pub(super) const AUDIT_FRAMES: FrameCount = FrameCount(1 << 16);
+pub(super) const AUDIT_FRAMES: FrameCount = FrameCount(1 << 13);
 /// How long a stopped guest's last words may wait for a terminal that takes none.
 const LAST_WORDS_MS: u64 = 2_000;
 
@@ -136,16 +136,15 @@ impl Control {
             }
         }
         self.rest();
-        if is_busy {
-            // The CPU's vCPUs get as much of it as this took.
-            let done = rdtsc();
-            let at = done.saturating_add(done.saturating_sub(now));
-            return Duty { at, is_busy };
-        }
-        Duty {
-            at: self.next_look,
-            is_busy,
-        }
+        // The CPU's vCPUs get as much of it as this took, whatever made it take long.
+        let done = rdtsc();
+        let fair = done.saturating_add(done.saturating_sub(now));
+        let at = if is_busy {
+            fair
+        } else {
+            self.next_look.max(fair)
+        };
+        Duty { at, is_busy }
     }
 
     /// What follows where no VM runs or will by itself: switches the machine off, unless an operator wants it so.
@@ -281,7 +280,7 @@ impl Controlled {
             Action::LoadAndRun => self.begin_load(),
             Action::Park => {
                 self.paused = Some(now);
-                shared.want(Wanted::Parked);
+                shared.park(true);
                 events::send(&Event::VmPause { vm });
             }
             Action::Unpark => self.unpark(now),
@@ -304,7 +303,7 @@ impl Controlled {
             let ticks = now.saturating_sub(since);
             shared.devices.lock().postpone_watchdog(ticks);
         }
-        shared.want(Wanted::Run);
+        shared.park(false);
         events::send(&Event::VmResume {
             vm: self.vm.plan.name.as_str(),
         });

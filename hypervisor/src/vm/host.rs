@@ -3,6 +3,7 @@
 
 use super::shared::VmShared;
 use crate::arch::{cpu, lapic};
+use crate::pcpu;
 use crate::vmx::instruction::{self, Current};
 use alloc::sync::Arc;
 use bulkhead_core::addr::Gpa;
@@ -10,6 +11,7 @@ use bulkhead_core::bus::{Signal, Signals};
 use bulkhead_core::vcpu::{Cpu, Signalled};
 use bulkhead_core::vmx::field::VmcsAccess;
 use core::arch::asm;
+use core::sync::atomic::Ordering;
 
 /// This CPU, running one vCPU.
 pub struct Host {
@@ -40,6 +42,12 @@ impl Host {
 }
 
 impl Host {
+    /// Forgets that vCPUs of this CPU were signalled: who calls this looks at all of them.
+    pub fn forget_signals(&mut self) {
+        self.signalled = false;
+        self.leave = false;
+    }
+
     #[cold]
     fn look(&mut self) -> Signalled {
         self.signalled = false;
@@ -74,7 +82,11 @@ impl Signals for Host {
     fn signal(&mut self, to: u32, signal: Signal) {
         if self.vm.post(to, signal) {
             self.signalled = true;
-            self.leave |= to != self.me;
+            if to != self.me {
+                self.leave = true;
+                // For what happens after the exit's handler, which looks at nothing else.
+                pcpu::this().look.store(true, Ordering::Relaxed);
+            }
         }
     }
 }

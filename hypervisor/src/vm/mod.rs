@@ -282,7 +282,7 @@ impl Vm {
             guest_loader::load(&request, &mut self.shared.space()).map_err(VmError::Load)?;
         self.shared.reset(models::start(watchdog_fired));
         network::set_links(&self.shared, true);
-        self.shared.want(shared::Wanted::Run);
+        self.shared.open();
         // One time for all: the vCPUs' time-stamp counters agree.
         let tsc_offset = cpu::rdtsc().wrapping_neg();
         for (port, (id, vmcs)) in self.shared.vcpus.iter().zip((0..).zip(&self.vmcs)) {

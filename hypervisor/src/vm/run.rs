@@ -13,7 +13,7 @@ use bulkhead_core::addr::{Gva, Hpa};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::insn::Gprs;
 use bulkhead_core::lifecycle::End;
-use bulkhead_core::vcpu::{Action, Cpu, Plain, Readiness, Vcpu};
+use bulkhead_core::vcpu::{Action, Plain, Readiness, Vcpu};
 use bulkhead_core::vmx::exit::{self, REASON_NAMES};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
@@ -197,11 +197,8 @@ fn carry_out(frame: &mut RunFrame, action: Action) -> bool {
 
 /// Prepares the entry after a device did something on the vCPU's behalf.
 fn finish(vcpu: &mut Vcpu, host: &mut Host, gprs: &mut Gprs) -> bool {
-    let mut leave = pcpu::this().look.load(Ordering::Relaxed);
-    if let Some(signalled) = host.take_signalled() {
-        leave |= signalled.leave;
-    }
-    // Outside the exit's handler a signal for the vCPU itself is not told from others.
+    let leave = pcpu::this().look.load(Ordering::Relaxed);
+    host.forget_signals();
     if let Some(port) = host.vm.vcpus.get(host.me as usize)
         && port.mailbox.is_waiting()
     {
@@ -246,7 +243,7 @@ impl Running {
             vcpu.receive(host, gprs, mail);
         }
         // What came from the vCPU itself was in the same box.
-        let _ = host.take_signalled();
+        host.forget_signals();
     }
 
     /// Whether something waits for it.

@@ -205,12 +205,13 @@ impl Local {
     /// Runs a vCPU until it gives the CPU back, at `until` at the latest.
     fn run(&mut self, entity: EntityId, until: u64) {
         let index = usize::from(entity.0);
+        // What it takes to bring the vCPU here is its own time: one that comes often and stays briefly pays for that.
+        let begin = rdtsc();
         self.switch_to(index);
         let own = self.own;
         let Some(Some(Slot { running, .. })) = self.slots.get_mut(index) else {
             return;
         };
-        let begin = rdtsc();
         running.vcpu.begin(begin, until);
         running.set_running(true);
         let me = running.host.me;

@@ -27,6 +27,9 @@ use spin::{Mutex, Once};
 use super::network::Unsent;
 use super::run::Running;
 
+// One bit of `deaf` for each vCPU.
+const _: () = assert!(bulkhead_core::manifest::MAX_VCPUS <= u64::BITS);
+
 /// What the CPUs do with a VM's vCPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -156,10 +159,21 @@ impl VmShared {
         }
     }
 
-    /// Changes that, and has the CPUs see it.
-    pub fn want(&self, wanted: Wanted) {
-        self.wanted.store(wanted as u8, Ordering::SeqCst);
-        self.kick();
+    /// Lets the vCPUs run that their CPUs are about to be given.
+    pub fn open(&self) {
+        self.wanted.store(Wanted::Run as u8, Ordering::SeqCst);
+    }
+
+    /// Parks the vCPUs, or lets them run again; nothing where the VM's run has ended.
+    pub fn park(&self, parked: bool) {
+        let wanted = if parked { Wanted::Parked } else { Wanted::Run };
+        let change = |old| (old != Wanted::Nothing as u8).then_some(wanted as u8);
+        let changed = self
+            .wanted
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+        if changed.is_ok() {
+            self.kick();
+        }
     }
 
     /// Has its CPUs look around.
@@ -209,7 +223,8 @@ impl VmShared {
     /// Ends the VM's run, unless something else did before.
     pub fn end(&self, ending: Ending) {
         self.ending.lock().get_or_insert(ending);
-        self.want(Wanted::Nothing);
+        self.wanted.store(Wanted::Nothing as u8, Ordering::SeqCst);
+        self.kick();
     }
 
     /// Its memory.
@@ -258,7 +273,8 @@ impl VmShared {
             return false;
         }
         let deaf = self.deaf.fetch_or(bit, Ordering::SeqCst) | bit;
-        deaf == all && !self.mail_waits()
+        // A vCPU that was deaf clears its bit before it takes its mail: one that took it meanwhile shows now.
+        deaf == all && !self.mail_waits() && self.deaf.load(Ordering::SeqCst) == all
     }
 
     fn mail_waits(&self) -> bool {

@@ -262,6 +262,12 @@ fn work(machine: &Machine<'_>, counters: &Event) -> Outcome<Work> {
     }
     let frames = counters.0.pointer("/frames/clear").and_then(Value::as_u64);
     work.insert("frames".to_owned(), frames.unwrap_or(0));
+    // What every run has: without it two runs would compare equal by saying nothing.
+    for name in ["wrmsr", "frames"] {
+        if work.get(name).is_none_or(|count| *count == 0) {
+            return Err(machine.failure(&format!("the counters say no `{name}`")));
+        }
+    }
     Ok(work)
 }
 

@@ -119,6 +119,10 @@ impl Console {
                     let Some(chain) = queue.pop(ram)? else {
                         return Ok(());
                     };
+                    // It would use up nothing, and so be no bound to those that come after it.
+                    if chain.readable_len() == 0 {
+                        return Err(QueueError::TooShort);
+                    }
                     none.insert(Sending { chain, sent: 0 })
                 }
             };

@@ -176,6 +176,11 @@ impl Chain {
         self.writable_bytes
     }
 
+    /// How many buffers it has.
+    pub(super) const fn descriptors(&self) -> u32 {
+        self.count as u32
+    }
+
     /// Bytes in all its buffers.
     pub(super) const fn len(&self) -> u32 {
         self.readable_bytes + self.writable_bytes

@@ -46,6 +46,8 @@ const NO_NOTIFY: u16 = 1;
 const PASS_SIZES: u32 = 4;
 /// Bytes in chains after which a pass takes no more: what is copied in one exit delays everybody on that processor.
 const PASS_BYTES: u32 = 4 << 20;
+/// What following one descriptor counts as, in bytes copied: chains of many small ones cost no less.
+const DESCRIPTOR_COST: u32 = 2048;
 
 /// One virtqueue, as the driver set it up.
 #[derive(Clone, Debug)]
@@ -223,7 +225,10 @@ impl Queue {
         };
         let chain = Chain::collect(ram, head, table, self.indirect)?;
         self.chains_left -= 1;
-        self.bytes_left = self.bytes_left.saturating_sub(chain.len());
+        let cost = chain
+            .len()
+            .saturating_add(chain.descriptors().saturating_mul(DESCRIPTOR_COST));
+        self.bytes_left = self.bytes_left.saturating_sub(cost);
         Ok(Some(chain))
     }
 
