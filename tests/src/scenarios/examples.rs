@@ -35,7 +35,8 @@ pub fn scenarios() -> Vec<Scenario> {
             LIMIT,
             two_debians,
         )
-        .with_payloads(&[DEMO_KERNEL, INITRD]),
+        .with_payloads(&[DEMO_KERNEL, INITRD])
+        .only_when_long(),
     ]
 }
 
