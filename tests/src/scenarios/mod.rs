@@ -2,6 +2,7 @@
 
 mod bench;
 mod devices;
+mod examples;
 mod faults;
 mod guests;
 mod hostile;
@@ -26,6 +27,7 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
     scenarios.extend(bench::scenarios());
     scenarios.extend(linux::scenarios());
+    scenarios.extend(examples::scenarios());
     scenarios.extend(smp::scenarios());
     scenarios.extend(faults::scenarios());
     scenarios.extend(sched::scenarios());
