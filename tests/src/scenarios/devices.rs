@@ -109,9 +109,16 @@ fn frames(context: &Context<'_>) -> Outcome {
     machine.off()?;
     for vm in ["ping", "pong"] {
         let nic = machine.event_of(vm, "nic", 0)?;
+        // Before a guest has set its card up, what is sent to it finds no buffer.
+        let lost_early = |drops: &Value| {
+            drops.as_object().is_some_and(|drops| {
+                drops.iter().all(|(reason, count)| {
+                    reason == "no_buffer" && count.as_u64().is_some_and(|count| count <= 2)
+                })
+            })
+        };
         machine.ensure(
-            nic.number("sent_frames") > Some(FRAMES)
-                && nic.0.get("drops") == Some(&Value::Object(Default::default())),
+            nic.number("sent_frames") > Some(FRAMES) && nic.0.get("drops").is_some_and(lost_early),
             || format!("frames were lost: {}", nic.0),
         )?;
     }
