@@ -48,6 +48,9 @@ pub enum Error {
         "the emulator's 64-bit signed division cannot be trusted: {0}; Linux would die of divide errors on it"
     )]
     Idiv(#[from] crate::provision::idiv::IdivError),
+    /// The emulator has a function no more that is known to be wrong.
+    #[error("the emulator's delivery of virtual interrupts cannot be mended: {0}")]
+    Interrupts(#[from] crate::provision::function::FunctionError),
     /// The manifest is wrong; the text lists every finding.
     #[error("{0}")]
     Manifest(String),

@@ -29,7 +29,8 @@ pub const TSC_DEADLINE: u32 = 0x6e0;
 const ENABLE: u64 = 1 << 11;
 const ENABLE_X2APIC: u64 = 1 << 10;
 const SOFTWARE_ENABLE: u64 = 1 << 8;
-const SPURIOUS_VECTOR: u64 = 0xff;
+/// The vector that the guests give to spurious interrupts.
+pub const SPURIOUS_VECTOR: u8 = 0xff;
 
 /// A destination, or a shorthand, and what is sent there: the interrupt command register's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +107,7 @@ static ENABLED: AtomicBool = AtomicBool::new(false);
 pub fn enable() -> Result<(), Fault> {
     let base = try_rdmsr(APIC_BASE)?;
     write(APIC_BASE, base | ENABLE | ENABLE_X2APIC)?;
-    write(SPURIOUS, SOFTWARE_ENABLE | SPURIOUS_VECTOR)?;
+    write(SPURIOUS, SOFTWARE_ENABLE | u64::from(SPURIOUS_VECTOR))?;
     ENABLED.store(true, Relaxed);
     Ok(())
 }

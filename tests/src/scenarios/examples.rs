@@ -35,8 +35,7 @@ pub fn scenarios() -> Vec<Scenario> {
             LIMIT,
             two_debians,
         )
-        .with_payloads(&[DEMO_KERNEL, INITRD])
-        .only_when_long(),
+        .with_payloads(&[DEMO_KERNEL, INITRD]),
     ]
 }
 

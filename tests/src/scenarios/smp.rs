@@ -12,9 +12,10 @@ use super::linux::{DEMO_KERNEL, DEMO_PAYLOADS, PROMPT};
 const LIMIT: u64 = 300;
 const LINUX_LIMIT: u64 = 900;
 /// The guest's cases that run unless one is asked for.
-const CASES: [&str; 7] = [
+const CASES: [&str; 8] = [
     "start",
     "ipi",
+    "masked",
     "destinations",
     "strangers",
     "nmi",
@@ -71,6 +72,8 @@ fn all_cases(context: &Context<'_>, cpus: u32, vcpus: u32, hypervisor: &'static 
     machine.expect("case start: (?:ok|FAIL.*)\n")?;
     let each = machine.expect("smp: ipi 10000 of 10000 arrived, [0-9]+ ticks each\n")?;
     context.note(each.trim().to_owned());
+    let masked = machine.expect("smp: masked [0-9]+ sent, .*\n")?;
+    context.note(masked.trim().to_owned());
     machine.expect("all cases done\n")?;
     let verdicts: Vec<_> = CASES
         .iter()

@@ -1,15 +1,17 @@
 //! Bochs 3.1 with its libraries and firmware, unpacked from Debian packages into the cache.
 //!
 //! Newer than what Debian 12 ships (see `SUPPORT.md`), so it runs on its own dynamic loader and
-//! libraries. Its signed division is checked, and mended when wrong, before the directory is put in place.
+//! libraries. Its signed division is checked, and mended when wrong, and its delivery of virtual interrupts is mended, before
+//! the directory is put in place.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::paths::Workspace;
 use crate::provision::apt::{self, PrivateApt};
-use crate::provision::{idiv, once};
+use crate::provision::{idiv, interrupts, once};
 use crate::ui::Step;
 
 /// The Debian suite that carries a Bochs new enough; Debian 13's 3.0 dies inside OVMF.
@@ -23,7 +25,7 @@ const PACKAGES: [&str; 6] = [
     "libc-bin",
 ];
 /// Changes when the directory's layout or the mending does, so that an old cache is not reused.
-const DIRECTORY: &str = "bochs-forky-1";
+const DIRECTORY: &str = "bochs-forky-2";
 
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const BINARY: &str = "usr/bin/bochs-bin";
@@ -54,13 +56,7 @@ impl Bochs {
             apt::unpack(&packages, dir)?;
             apt.discard()?;
             step.done(&format!("{} packages", packages.len()));
-            let step = Step::start("Checking the emulator's 64-bit signed division");
-            let outcome = idiv::mend(&dir.join(BINARY))?;
-            step.done(match outcome {
-                idiv::Outcome::WasRight => "right",
-                idiv::Outcome::Mended => "was wrong, mended in the private copy, right now",
-            });
-            Ok(())
+            mend(&dir.join(BINARY))
         })?;
         let bochs = Self { root };
         for needed in [
@@ -121,4 +117,22 @@ impl Bochs {
     pub fn root(&self) -> &Path {
         &self.root
     }
+}
+
+/// Mends what is wrong with the emulator at `binary`.
+fn mend(binary: &Path) -> Result<()> {
+    let mut file = fs::read(binary).context("read", binary)?;
+    let step = Step::start("Checking the emulator's 64-bit signed division");
+    step.done(match idiv::mend(&mut file)? {
+        idiv::Outcome::WasRight => "right",
+        idiv::Outcome::Mended => "was wrong, mended in the private copy, right now",
+    });
+    let step = Step::start("Mending the emulator's delivery of virtual interrupts");
+    step.done(match interrupts::mend(&mut file)? {
+        interrupts::Outcome::Mended => "mended in the private copy",
+        interrupts::Outcome::Unknown => {
+            "its code is not the known one and stays as it is; where it is wrong, guests of several vCPUs hang"
+        }
+    });
+    fs::write(binary, file).context("write", binary)
 }

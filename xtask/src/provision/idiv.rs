@@ -3,19 +3,19 @@
 //! Debian's build of Bochs 3.1 miscompiles `long_idiv` (a strict-aliasing violation in its source), so
 //! IDIV with a 64-bit operand returns garbage and Linux dies of a divide error. [`mend`] runs the
 //! function, as found by its dynamic symbol, on a table of cases in a child process. When an answer is wrong it
-//! overwrites the function in the private copy of the emulator and runs the same table again.
+//! overwrites the function and runs the same table again.
 //!
 //! Neighbours: `bochs` calls this while it provisions the emulator.
 #![allow(unsafe_code)] // Executes foreign machine code, in a child process, to learn whether it is right.
 
-use std::fs;
 use std::io;
-use std::path::Path;
 
 use memmap2::{Mmap, MmapMut};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, alarm, fork};
-use object::{Object, ObjectSegment, ObjectSymbol};
+use object::{Object, ObjectSegment};
+
+use super::function::{Function, FunctionError};
 
 /// `void long_idiv(Bit128s *quotient, Bit64s *remainder, const Bit128s *dividend, Bit64s divisor)`.
 const SYMBOL: &str = "_Z9long_idivP7Bit128sPlPKS_l";
@@ -27,18 +27,15 @@ const FILLER: u8 = 0xcc;
 /// Why the emulator's division could neither be shown right nor be mended.
 #[derive(Debug, thiserror::Error)]
 pub enum IdivError {
-    /// The file is not an ELF image this code understands.
-    #[error("the emulator's file cannot be read as ELF ({0})")]
-    Elf(#[from] object::Error),
-    /// Reading, mapping or writing the file failed.
+    /// The function cannot be tested or replaced, because it is not there to be found.
+    #[error("{0}")]
+    Function(#[from] FunctionError),
+    /// Memory for the self-test could not be mapped.
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The self-test's child process could not be run.
     #[error("the self-test could not run ({0})")]
     Child(#[from] nix::Error),
-    /// The function is not exported, so it can be neither tested nor replaced.
-    #[error("the emulator does not export `{SYMBOL}`")]
-    NoSymbol,
     /// The function is shorter than its replacement.
     #[error("the function has {have} bytes and its replacement needs {need}")]
     TooShort {
@@ -55,95 +52,59 @@ pub enum IdivError {
 /// What [`mend`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every case was right; the file is untouched.
+    /// Every case was right; nothing was changed.
     WasRight,
-    /// Cases were wrong; the function was replaced and passes now.
+    /// Cases were wrong; the function in the given file was replaced and passes now.
     Mended,
 }
 
-/// Tests the division in the emulator at `path`, and replaces it when it is wrong.
+/// Tests the division in the emulator whose file is `file`, and replaces it when it is wrong.
 ///
 /// # Errors
 /// When the function cannot be found, tested or mended.
-pub fn mend(path: &Path) -> Result<Outcome, IdivError> {
-    let mut file = fs::read(path)?;
-    if divides_correctly(&file)? {
+pub fn mend(file: &mut [u8]) -> Result<Outcome, IdivError> {
+    if divides_correctly(file)? {
         return Ok(Outcome::WasRight);
     }
-    let function = Function::find(&file)?;
+    let body = Function::find(file, SYMBOL)?.body_mut(file)?;
     let code = replacement();
-    if function.size < code.len() {
+    let have = body.len();
+    let Some((head, rest)) = body.split_at_mut_checked(code.len()) else {
         return Err(IdivError::TooShort {
-            have: function.size,
+            have,
             need: code.len(),
         });
-    }
-    let end = function.offset.saturating_add(function.size);
-    let body = file
-        .get_mut(function.offset..end)
-        .ok_or(IdivError::NoSymbol)?;
-    let (head, rest) = body.split_at_mut(code.len());
+    };
     head.copy_from_slice(code);
     rest.fill(FILLER);
-    if !divides_correctly(&file)? {
-        return Err(IdivError::StillWrong);
-    }
-    let mut name = path.as_os_str().to_os_string();
-    name.push(".mended");
-    let mended = Path::new(&name);
-    fs::write(mended, &file)?;
-    fs::set_permissions(mended, fs::metadata(path)?.permissions())?;
-    fs::rename(mended, path)?;
-    Ok(Outcome::Mended)
-}
-
-/// Where the function lies: its offset in the file, its address once loaded, its size.
-#[derive(Debug, Clone, Copy)]
-struct Function {
-    offset: usize,
-    address: usize,
-    size: usize,
-}
-
-impl Function {
-    fn find(file: &[u8]) -> Result<Self, IdivError> {
-        let elf = object::File::parse(file)?;
-        let symbol = elf
-            .dynamic_symbols()
-            .find(|s| s.name() == Ok(SYMBOL))
-            .ok_or(IdivError::NoSymbol)?;
-        elf.segments()
-            .find_map(|segment| {
-                let (start, length) = segment.file_range();
-                let within = symbol.address().checked_sub(segment.address())?;
-                (within.checked_add(symbol.size())? <= length).then_some(Self {
-                    offset: usize::try_from(start.checked_add(within)?).ok()?,
-                    address: usize::try_from(symbol.address()).ok()?,
-                    size: usize::try_from(symbol.size()).ok()?,
-                })
-            })
-            .ok_or(IdivError::NoSymbol)
+    if divides_correctly(file)? {
+        Ok(Outcome::Mended)
+    } else {
+        Err(IdivError::StillWrong)
     }
 }
 
 /// Lays the image out as the loader would, without relocating it: the function and its callee
 /// reach each other by relative calls, and touch nothing that a relocation changes.
 fn load(file: &[u8]) -> Result<Mmap, IdivError> {
-    let elf = object::File::parse(file)?;
+    let elf = object::File::parse(file).map_err(FunctionError::Elf)?;
     let end = elf
         .segments()
         .filter_map(|s| s.address().checked_add(s.size()))
         .max()
         .unwrap_or(0);
-    let length = usize::try_from(end).map_err(|_| IdivError::NoSymbol)?;
+    let length = usize::try_from(end).map_err(|_| FunctionError::NoSymbol(SYMBOL))?;
     let mut memory = MmapMut::map_anon(length)?;
     for segment in elf.segments() {
-        let data = segment.data()?;
-        let start = usize::try_from(segment.address()).map_err(|_| IdivError::NoSymbol)?;
-        let end = start.checked_add(data.len()).ok_or(IdivError::NoSymbol)?;
+        let data = segment.data().map_err(FunctionError::Elf)?;
+        let start =
+            usize::try_from(segment.address()).map_err(|_| FunctionError::NoSymbol(SYMBOL))?;
+        let end = start
+            .checked_add(data.len())
+            .ok_or(FunctionError::NoSymbol(SYMBOL))?;
         memory
             .get_mut(start..end)
-            .ok_or(IdivError::NoSymbol)?
+            .ok_or(FunctionError::NoSymbol(SYMBOL))?
             .copy_from_slice(data);
     }
     Ok(memory.make_exec()?)
@@ -175,11 +136,11 @@ type LongIdiv = unsafe extern "sysv64" fn(*mut Bit128s, *mut i64, *const Bit128s
 
 /// Runs the function of the image `file` on every case, in a child that cannot harm this process.
 fn divides_correctly(file: &[u8]) -> Result<bool, IdivError> {
-    let function = Function::find(file)?;
+    let function = Function::find(file, SYMBOL)?;
     let image = load(file)?;
     let entry = image
         .get(function.address..)
-        .ok_or(IdivError::NoSymbol)?
+        .ok_or(FunctionError::NoSymbol(SYMBOL))?
         .as_ptr();
     // SAFETY: the address is the start of the function of this signature, in an executable mapping that outlives the
     // child's use of it; that its code may be wrong is why it is called only in the child below.
@@ -342,11 +303,10 @@ mod tests {
 
     #[test]
     fn a_file_without_the_function_is_refused() {
-        let path = std::env::current_exe().unwrap();
-        assert!(matches!(mend(&path), Err(IdivError::NoSymbol)));
+        let mut file = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         assert!(matches!(
-            Function::find(b"not an ELF file"),
-            Err(IdivError::Elf(_))
+            mend(&mut file),
+            Err(IdivError::Function(FunctionError::NoSymbol(SYMBOL)))
         ));
     }
 }
