@@ -200,10 +200,8 @@ const OPTIONAL: Secondary = Secondary::RDTSCP
     .union(Secondary::INVPCID)
     .union(Secondary::TSC_SCALING)
     .union(Secondary::CONCEAL_FROM_PT);
-/// Taken with the next when there. None: with two VMs of two vCPUs each on two CPUs, one interrupt in some thousands that was
-/// announced by the notification vector never arrived, on Bochs; whose fault that is has to be found before the bit is
-/// `Pin::POSTED_INTERRUPTS`. Without it the sender kicks the other CPU, which costs that one an exit.
-const POSTED: Pin = Pin::empty();
+/// Taken with the next when there. Without it the sender kicks the other CPU, which costs that one an exit.
+const POSTED: Pin = Pin::POSTED_INTERRUPTS;
 /// Taken together when there and wished for.
 const APICV: Secondary = Secondary::VIRTUALIZE_X2APIC
     .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
