@@ -110,7 +110,9 @@ fn transfer(context: &Context<'_>, machine: &mut Machine<'_>) -> Outcome {
     const DIGEST: &str = "[0-9a-f]{64}";
     let blocks = FILE_BYTES / 1024;
     machine.switch("right")?;
-    machine.type_line("nc -l -p 5000 < /dev/null > /tmp/file")?;
+    // An end of what it could send would end the transfer.
+    machine.type_line("tail -f /dev/null | nc -l -p 5000 > /tmp/file &")?;
+    machine.expect(PROMPT)?;
     machine.switch("left")?;
     machine.type_line(&format!(
         "dd if=/dev/urandom of=/tmp/file bs=1024 count={blocks} && nc 10.0.0.2 5000 < /tmp/file"
