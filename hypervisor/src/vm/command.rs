@@ -208,7 +208,7 @@ impl Controlled {
     fn stats(&self, now: u64) -> Answer {
         let numbers = VmNumbers::gather(&self.vm);
         numbers.send();
-        let reports = network::reports(&self.vm.shared);
+        let reports = network::reports(self.vm.shared);
         let nics: Vec<_> = reports.iter().map(|nic| nic.event(&self.vm)).collect();
         text(&Reply::Vm(VmStats {
             state: self.life.state(),

@@ -15,7 +15,6 @@ use crate::memory::guest::GuestSpace;
 use crate::pcpu::call;
 use crate::vmx::operation;
 use crate::{events, memory};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount};
 use bulkhead_core::call::Requests;
@@ -92,7 +91,7 @@ impl Control {
     /// Looks after `vms`, none of which runs yet.
     #[must_use]
     pub fn new(vms: Vec<Vm>, power: PowerOff) -> Self {
-        let shared = vms.iter().map(|vm| Arc::clone(&vm.shared)).collect();
+        let shared = vms.iter().map(|vm| vm.shared).collect();
         Self {
             vms: vms.into_iter().map(Controlled::new).collect(),
             terminal: Terminal::new(shared),
@@ -224,7 +223,7 @@ impl Controlled {
 
     /// What is looked at many times a second.
     fn look(&mut self, now: u64) {
-        exchange(&self.vm.shared);
+        exchange(self.vm.shared);
         if self.life.state() == State::Running {
             self.watch(now);
         }
@@ -232,7 +231,7 @@ impl Controlled {
 
     /// Ends a VM whose watchdog ran out.
     fn watch(&self, now: u64) {
-        let shared = &self.vm.shared;
+        let shared = self.vm.shared;
         let timeout_ms = {
             let devices = shared.devices.lock();
             if !devices.watchdog_expired(now) {
@@ -261,7 +260,7 @@ impl Controlled {
         }
         if let Some(back) = self.back {
             let patience = u64::from(tsc_khz()) * LAST_WORDS_MS;
-            if exchange(&self.vm.shared) || now.saturating_sub(back) > patience {
+            if exchange(self.vm.shared) || now.saturating_sub(back) > patience {
                 self.back = None;
                 self.ended(now);
             }
@@ -272,7 +271,7 @@ impl Controlled {
     }
 
     fn apply(&mut self, action: Action, now: u64) {
-        let shared = &self.vm.shared;
+        let shared = self.vm.shared;
         let vm = self.vm.plan.name.as_str();
         match action {
             Action::Nothing => {}
@@ -298,7 +297,7 @@ impl Controlled {
     }
 
     fn unpark(&mut self, now: u64) {
-        let shared = &self.vm.shared;
+        let shared = self.vm.shared;
         if let Some(since) = self.paused.take() {
             let ticks = now.saturating_sub(since);
             shared.devices.lock().postpone_watchdog(ticks);

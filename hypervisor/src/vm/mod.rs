@@ -23,7 +23,6 @@ use crate::pcpu;
 use crate::vmx::operation::Features;
 use crate::vmx::vmcs::Bitmaps;
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::apic::LocalApic;
@@ -202,7 +201,7 @@ pub fn build_bitmaps(memory: &mut Memory, apicv: bool) -> Result<Bitmaps, VmErro
 /// What a VM is made from, and what it has for good.
 pub struct Vm {
     /// What every CPU knows of it.
-    pub shared: Arc<VmShared>,
+    pub shared: &'static VmShared,
     /// What the manifest says of it.
     pub plan: VmPlan,
     /// Its RAM, and what its disks' changed blocks lie in.
@@ -259,7 +258,8 @@ impl Vm {
             share,
         );
         Ok(Self {
-            shared: Arc::new(shared),
+            // A VM stays when its run has ended: it can be started again.
+            shared: Box::leak(Box::new(shared)),
             plan,
             frames,
             files,
@@ -281,7 +281,7 @@ impl Vm {
         let entry =
             guest_loader::load(&request, &mut self.shared.space()).map_err(VmError::Load)?;
         self.shared.reset(models::start(watchdog_fired));
-        network::set_links(&self.shared, true);
+        network::set_links(self.shared, true);
         self.shared.open();
         // One time for all: the vCPUs' time-stamp counters agree.
         let tsc_offset = cpu::rdtsc().wrapping_neg();
@@ -302,13 +302,13 @@ impl Vm {
 
     /// Its run ended: its devices reach its memory no more, and nobody reaches its devices.
     pub fn disconnect(&self) {
-        network::set_links(&self.shared, false);
+        network::set_links(self.shared, false);
         self.shared.devices.lock().disconnect();
     }
 
     /// Says what its disks and network cards did.
     pub fn report_devices(&self) {
-        for report in network::reports(&self.shared) {
+        for report in network::reports(self.shared) {
             events::send(&Event::Nic(report.event(self)));
         }
         for counters in models::disk_counters(self) {
@@ -346,7 +346,7 @@ impl Vm {
         let registers = &entry.registers;
         Box::new(Running {
             vcpu,
-            host: Host::new(Arc::clone(&self.shared), id),
+            host: Host::new(self.shared, id),
             left: Left::GaveBack,
             gprs: Gprs([
                 registers.rax,

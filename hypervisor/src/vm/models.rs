@@ -114,7 +114,7 @@ pub fn take_overlays(
 #[must_use]
 pub fn disk_counters(vm: &Vm) -> Vec<DiskCounters<'_>> {
     let name = vm.plan.name.as_str();
-    let counters = (0..).zip(block_counters(&vm.shared));
+    let counters = (0..).zip(block_counters(vm.shared));
     counters
         .map(|(disk, did)| DiskCounters {
             vm: name,

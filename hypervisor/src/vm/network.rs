@@ -7,7 +7,6 @@
 use super::Vm;
 use super::shared::{VmBus, VmShared};
 use crate::arch::cpu::rdtsc;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::events::NicCounters;
 use bulkhead_core::switch::{MAX_FRAME, PortConfig, PortCounters, PortId, Switch, SwitchError};
@@ -26,7 +25,7 @@ struct Network {
 }
 
 struct Card {
-    vm: Arc<VmShared>,
+    vm: &'static VmShared,
     nic: u8,
 }
 
@@ -45,7 +44,7 @@ pub fn install(ports: &[PortConfig], vms: &[Vm], tsc_khz: u32) -> Result<(), Swi
             unreachable!("a port of a VM that is not there");
         };
         cards.push(Card {
-            vm: Arc::clone(&vm.shared),
+            vm: vm.shared,
             nic: port.nic,
         });
     }

@@ -159,7 +159,7 @@ impl Local {
         if let Err(failed) = unsafe { instruction::vmclear(running.vmcs) } {
             panic!("{failed}, of a VMCS that was in use");
         }
-        let vm = alloc::sync::Arc::clone(&running.host.vm);
+        let vm = running.host.vm;
         vm.returned.lock().push(running);
         if let Some(boot) = pcpu::all().first() {
             boot.kick();
@@ -218,7 +218,7 @@ impl Local {
         running.host.vm.set_deaf(me, false);
         running.take_mail();
         running.left = Left::GaveBack;
-        let vm = &running.host.vm;
+        let vm = running.host.vm;
         let unsent = vm.unsent.is_waiting() && network::resume(vm);
         let ready = !unsent && running.vcpu.prepare_entry(&mut running.host) == Readiness::Enter;
         if ready && !own.look.load(Ordering::SeqCst) {

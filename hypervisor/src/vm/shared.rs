@@ -6,7 +6,6 @@ use crate::arch::lapic;
 use crate::memory::guest::GuestSpace;
 use crate::pcpu::{self, Pcpu};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
@@ -42,17 +41,17 @@ pub enum Wanted {
     Run = 2,
 }
 
-static ALL: Once<Vec<Arc<VmShared>>> = Once::new();
+static ALL: Once<Vec<&'static VmShared>> = Once::new();
 
 /// Makes `vms`, in the order of their numbers, what [`by_id`] gives.
-pub fn install(vms: Vec<Arc<VmShared>>) {
+pub fn install(vms: Vec<&'static VmShared>) {
     ALL.call_once(|| vms);
 }
 
 /// The VM with this number.
 #[must_use]
 pub fn by_id(id: VmId) -> Option<&'static VmShared> {
-    ALL.get()?.get(usize::from(id.0)).map(|vm| &**vm)
+    ALL.get()?.get(usize::from(id.0)).copied()
 }
 
 /// How a VM's run ended, and where.
