@@ -290,8 +290,7 @@ impl Vm {
             if id != 0 {
                 let _ = port.mailbox.post(Signal::Init);
             }
-            let at = port.pcpu.load(core::sync::atomic::Ordering::Relaxed);
-            let Some(cpu) = pcpu::all().get(at) else {
+            let Some(cpu) = pcpu::all().get(port.pcpu) else {
                 unreachable!("a vCPU was placed on a CPU that is not there");
             };
             cpu.inbox.lock().push(running);

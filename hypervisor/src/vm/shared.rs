@@ -19,7 +19,7 @@ use bulkhead_core::sched::Share;
 use bulkhead_core::vcpu::DeviceAccess;
 use bulkhead_core::vcpu::counters::Counters;
 use bulkhead_core::vcpu::mail::Mailbox;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::time::Duration;
 use spin::{Mutex, Once};
 
@@ -68,7 +68,7 @@ pub struct VcpuPort {
     /// What waits for it.
     pub mailbox: Mailbox,
     /// The CPU that it was placed on.
-    pub pcpu: AtomicUsize,
+    pub pcpu: usize,
     /// It is in the guest, or about to be.
     pub running: AtomicBool,
     /// What it did, as its CPU last said.
@@ -130,7 +130,7 @@ impl VmShared {
                 .iter()
                 .map(|cpu| VcpuPort {
                     mailbox: Mailbox::default(),
-                    pcpu: AtomicUsize::new(*cpu),
+                    pcpu: *cpu,
                     running: AtomicBool::new(false),
                     counters: Mutex::default(),
                     asked: AtomicBool::new(false),
@@ -151,9 +151,11 @@ impl VmShared {
     #[inline]
     #[must_use]
     pub fn wanted(&self) -> Wanted {
+        const RUN: u8 = Wanted::Run as u8;
+        const PARKED: u8 = Wanted::Parked as u8;
         match self.wanted.load(Ordering::SeqCst) {
-            2 => Wanted::Run,
-            1 => Wanted::Parked,
+            RUN => Wanted::Run,
+            PARKED => Wanted::Parked,
             _ => Wanted::Nothing,
         }
     }
@@ -316,7 +318,7 @@ impl VcpuPort {
     }
 
     fn cpu(&self) -> Option<&'static Pcpu> {
-        pcpu::all().get(self.pcpu.load(Ordering::Relaxed))
+        pcpu::all().get(self.pcpu)
     }
 }
 
