@@ -1,6 +1,7 @@
 //! The switch from outside: small cases by name, and a million frames that nobody arranged.
 
 use super::*;
+use crate::ledger::VmId;
 use crate::manifest::BitRate;
 
 const HZ: u64 = 1_000_000_000;
@@ -230,17 +231,6 @@ fn bad_ports_are_refused() {
         .collect();
     assert_eq!(make(&many), Err(SwitchError::TooManyPorts { ports: 513 }));
     assert_eq!(make(&many[..MAX_PORTS]), Ok(()));
-}
-
-#[test]
-fn ports_are_found_by_their_nic() {
-    let mut second = port(1, 2, Spoofing::Deny);
-    second.vm = VmId(0);
-    second.nic = 1;
-    let switch = switch(&[port(0, 1, Spoofing::Deny), second]);
-    assert_eq!(switch.port_of(VmId(0), 1), Some(PortId(1)));
-    assert_eq!(switch.port_of(VmId(1), 0), None);
-    assert_eq!(switch.ports().count(), 2);
 }
 
 #[test]
