@@ -179,7 +179,7 @@ impl Terminal {
             return true;
         };
         let seat = self.vms.get(mux.front());
-        let patience = u64::from(vm::tsc_khz()) * PATIENCE_MS;
+        let patience = vm::ticks(PATIENCE_MS);
         !mux.prompt_is_open()
             && seat.is_some_and(|seat| {
                 seat.typed.len() >= TYPED_AHEAD && now.saturating_sub(seat.took) < patience

@@ -5,7 +5,7 @@
 
 use super::control::{AUDIT_FRAMES, Control, Controlled};
 use super::report::{self, MachineNumbers, VmNumbers};
-use super::{models, network, tsc_khz};
+use super::{models, network, ticks};
 use crate::console::CONSOLE;
 use crate::console::Show;
 use crate::console::terminal::Answer;
@@ -127,7 +127,7 @@ impl Control {
         self.asked = Some(Asked {
             command,
             vm,
-            until: now.saturating_add(u64::from(tsc_khz()) * PATIENCE_MS),
+            until: now.saturating_add(ticks(PATIENCE_MS)),
             audit: Audit::default(),
             balanced: (!counts).then_some(true),
         });

@@ -6,7 +6,7 @@
 use super::command::Asked;
 use super::report::{MachineNumbers, VmNumbers};
 use super::shared::{Ending, VmBus, Wanted};
-use super::{Vm, tsc_khz, uptime};
+use super::{Vm, ticks, uptime};
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::power::PowerOff;
 use crate::console::terminal::{Terminal, exchange};
@@ -116,7 +116,7 @@ impl Control {
     pub fn step(&mut self, now: u64) -> Duty {
         let mut is_busy = false;
         if now >= self.next_look {
-            let period = u64::from(tsc_khz()) * 1000 / LOOKS_PER_SECOND;
+            let period = ticks(1_000) / LOOKS_PER_SECOND;
             self.next_look = now.saturating_add(period);
             EVENTS.lock().pump();
             for vm in &mut self.vms {
@@ -259,7 +259,7 @@ impl Controlled {
             self.back = Some(now);
         }
         if let Some(back) = self.back {
-            let patience = u64::from(tsc_khz()) * LAST_WORDS_MS;
+            let patience = ticks(LAST_WORDS_MS);
             if exchange(self.vm.shared) || now.saturating_sub(back) > patience {
                 self.back = None;
                 self.ended(now);

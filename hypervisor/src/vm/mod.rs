@@ -145,6 +145,12 @@ pub fn tsc_khz() -> u32 {
     machine().tsc_khz
 }
 
+/// So many milliseconds in the TSC's ticks.
+#[must_use]
+pub fn ticks(milliseconds: u64) -> u64 {
+    u64::from(tsc_khz()).saturating_mul(milliseconds)
+}
+
 /// The time that had gone by at host TSC `now` since the TSC was 0.
 #[must_use]
 pub fn uptime(now: u64) -> Duration {
