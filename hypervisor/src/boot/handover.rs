@@ -203,7 +203,7 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
             EVENTS.lock().go_asynchronous();
             let mut control = Control::new(vms, facts.power);
             control.start();
-            scheduler::run_cpu(Some(control))
+            scheduler::run_vcpus(Some(control))
         }
         Err(error) => fail(&error, "no VM runs"),
     }

@@ -268,7 +268,7 @@ extern "sysv64" fn begin(argument: u64) -> ! {
     }
     own.go_online();
     STAGE.store(ONLINE, Ordering::SeqCst);
-    scheduler::run_cpu(None)
+    scheduler::run_vcpus(None)
 }
 
 /// Everything but VMX operation.

@@ -286,7 +286,7 @@ impl Vm {
         let request = payload::load_request(&self.plan, &self.files, &self.layout, &platform);
         let entry =
             guest_loader::load(&request, &mut self.shared.space()).map_err(VmError::Load)?;
-        self.shared.reset(models::start(watchdog_fired));
+        self.shared.reset(models::start_state(watchdog_fired));
         network::set_links(self.shared, true);
         self.shared.open();
         // One time for all: the vCPUs' time-stamp counters agree.

@@ -20,13 +20,11 @@ use bulkhead_core::sched::{CpuScheduler, Decision, EntityId, GroupId};
 use bulkhead_core::vcpu::{Activity, Readiness};
 use core::sync::atomic::Ordering;
 
-/// vCPUs that one CPU can have.
-const MAX_LOCAL: usize = 256;
-
 /// One CPU's vCPUs.
 struct Local {
     own: &'static Pcpu,
     scheduler: CpuScheduler,
+    /// By [`EntityId`]. They grow when a VM starts; their memory is counted with the vCPUs' (`models::heap_needed`).
     slots: Vec<Option<Slot>>,
     /// Whose registers the processor holds.
     loaded: Option<usize>,
@@ -43,12 +41,12 @@ struct Slot {
 }
 
 /// Runs vCPUs on this CPU for ever. The boot CPU also has `control` look after the VMs.
-pub fn run_cpu(mut control: Option<control::Control>) -> ! {
+pub fn run_vcpus(mut control: Option<control::Control>) -> ! {
     let own = pcpu::this();
     let mut local = Local {
         own,
         scheduler: CpuScheduler::new(machine().tsc_khz),
-        slots: Vec::with_capacity(MAX_LOCAL),
+        slots: Vec::new(),
         loaded: None,
         last_vm: None,
     };
