@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::virtio::blk::{Disk, DiskError, SECTOR_BYTES};
-use crate::device::virtio::testing::Random;
+use crate::testing::Random;
 
 /// Image and overlay as vectors; an access outside of them panics.
 struct Vectors {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::ledger::VmId;
 use crate::manifest::BitRate;
+use crate::testing::Random;
 
 const HZ: u64 = 1_000_000_000;
 const BROADCAST: Mac = Mac([0xff; 6]);
@@ -266,21 +267,7 @@ fn ports_of_a_plan_share_a_segment_by_its_name() {
     assert!(Switch::new(&ports, NonZeroU64::new(HZ).unwrap()).is_ok());
 }
 
-/// xorshift64: the same million frames every time.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit
-    }
-
     fn mac(&mut self) -> Mac {
         match self.below(8) {
             0 => BROADCAST,

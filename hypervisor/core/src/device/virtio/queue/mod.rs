@@ -350,6 +350,22 @@ impl Queue {
         told
     }
 
+    /// Takes every chain there is, and completes each with as many bytes as `serve` says it wrote.
+    ///
+    /// # Errors
+    /// As [`pop`](Self::pop)'s and `serve`'s.
+    pub fn serve_all<R: GuestRam + ?Sized>(
+        &mut self,
+        ram: &mut R,
+        mut serve: impl FnMut(&Chain, &mut R) -> Result<u32, QueueError>,
+    ) -> Result<(), QueueError> {
+        while let Some(chain) = self.pop(ram)? {
+            let written = serve(&chain, ram)?;
+            self.complete(ram, chain.head(), written)?;
+        }
+        Ok(())
+    }
+
     /// The entry of a ring that a free-running index names.
     const fn slot(&self, ring: Gpa, index: u16, entry_bytes: u64) -> Gpa {
         let slot = (index & (self.size - 1)) as u64;
