@@ -7,7 +7,6 @@ use super::{CONSOLE, Console, Show};
 use crate::vm;
 use crate::vm::shared::{VmBus, VmShared};
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::console::mux::Sink;
 use bulkhead_core::console::{CommandError, Mux, Request, Routing};
@@ -81,7 +80,7 @@ pub struct Terminal {
 
 /// A VM, and what was typed to it that it has no room for yet.
 struct Seat {
-    vm: Arc<VmShared>,
+    vm: &'static VmShared,
     typed: VecDeque<u8>,
     /// Host TSC at which it last took a byte, or had none to take.
     took: u64,
@@ -116,7 +115,7 @@ impl fmt::Write for Answer {
 impl Terminal {
     /// A terminal for `vms`, the first in front.
     #[must_use]
-    pub fn new(vms: Vec<Arc<VmShared>>) -> Self {
+    pub fn new(vms: Vec<&'static VmShared>) -> Self {
         let names = vms.iter().map(|vm| vm.name.clone()).collect();
         CONSOLE.lock().mux = Some(Mux::new(names));
         let seat = |vm| Seat {
@@ -180,7 +179,7 @@ impl Terminal {
             return true;
         };
         let seat = self.vms.get(mux.front());
-        let patience = u64::from(vm::tsc_khz()) * PATIENCE_MS;
+        let patience = vm::ticks(PATIENCE_MS);
         !mux.prompt_is_open()
             && seat.is_some_and(|seat| {
                 seat.typed.len() >= TYPED_AHEAD && now.saturating_sub(seat.took) < patience
@@ -234,7 +233,7 @@ impl Seat {
         }
         let mut devices = self.vm.devices.lock();
         while let Some(byte) = self.typed.front() {
-            if !devices.push_input(*byte, &mut VmBus(&self.vm)) {
+            if !devices.push_input(*byte, &mut VmBus(self.vm)) {
                 return;
             }
             self.typed.pop_front();

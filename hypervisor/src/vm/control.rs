@@ -6,7 +6,7 @@
 use super::command::Asked;
 use super::report::{MachineNumbers, VmNumbers};
 use super::shared::{Ending, VmBus, Wanted};
-use super::{Vm, tsc_khz, uptime};
+use super::{Vm, ticks, uptime};
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::power::PowerOff;
 use crate::console::terminal::{Terminal, exchange};
@@ -15,7 +15,6 @@ use crate::memory::guest::GuestSpace;
 use crate::pcpu::call;
 use crate::vmx::operation;
 use crate::{events, memory};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount};
 use bulkhead_core::call::Requests;
@@ -92,7 +91,7 @@ impl Control {
     /// Looks after `vms`, none of which runs yet.
     #[must_use]
     pub fn new(vms: Vec<Vm>, power: PowerOff) -> Self {
-        let shared = vms.iter().map(|vm| Arc::clone(&vm.shared)).collect();
+        let shared = vms.iter().map(|vm| vm.shared).collect();
         Self {
             vms: vms.into_iter().map(Controlled::new).collect(),
             terminal: Terminal::new(shared),
@@ -117,7 +116,7 @@ impl Control {
     pub fn step(&mut self, now: u64) -> Duty {
         let mut is_busy = false;
         if now >= self.next_look {
-            let period = u64::from(tsc_khz()) * 1000 / LOOKS_PER_SECOND;
+            let period = ticks(1_000) / LOOKS_PER_SECOND;
             self.next_look = now.saturating_add(period);
             EVENTS.lock().pump();
             for vm in &mut self.vms {
@@ -224,7 +223,7 @@ impl Controlled {
 
     /// What is looked at many times a second.
     fn look(&mut self, now: u64) {
-        exchange(&self.vm.shared);
+        exchange(self.vm.shared);
         if self.life.state() == State::Running {
             self.watch(now);
         }
@@ -232,7 +231,7 @@ impl Controlled {
 
     /// Ends a VM whose watchdog ran out.
     fn watch(&self, now: u64) {
-        let shared = &self.vm.shared;
+        let shared = self.vm.shared;
         let timeout_ms = {
             let devices = shared.devices.lock();
             if !devices.watchdog_expired(now) {
@@ -260,8 +259,8 @@ impl Controlled {
             self.back = Some(now);
         }
         if let Some(back) = self.back {
-            let patience = u64::from(tsc_khz()) * LAST_WORDS_MS;
-            if exchange(&self.vm.shared) || now.saturating_sub(back) > patience {
+            let patience = ticks(LAST_WORDS_MS);
+            if exchange(self.vm.shared) || now.saturating_sub(back) > patience {
                 self.back = None;
                 self.ended(now);
             }
@@ -272,7 +271,7 @@ impl Controlled {
     }
 
     fn apply(&mut self, action: Action, now: u64) {
-        let shared = &self.vm.shared;
+        let shared = self.vm.shared;
         let vm = self.vm.plan.name.as_str();
         match action {
             Action::Nothing => {}
@@ -298,7 +297,7 @@ impl Controlled {
     }
 
     fn unpark(&mut self, now: u64) {
-        let shared = &self.vm.shared;
+        let shared = self.vm.shared;
         if let Some(since) = self.paused.take() {
             let ticks = now.saturating_sub(since);
             shared.devices.lock().postpone_watchdog(ticks);

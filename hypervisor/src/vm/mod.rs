@@ -23,7 +23,6 @@ use crate::pcpu;
 use crate::vmx::operation::Features;
 use crate::vmx::vmcs::Bitmaps;
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::apic::LocalApic;
@@ -146,6 +145,12 @@ pub fn tsc_khz() -> u32 {
     machine().tsc_khz
 }
 
+/// So many milliseconds in the TSC's ticks.
+#[must_use]
+pub fn ticks(milliseconds: u64) -> u64 {
+    u64::from(tsc_khz()).saturating_mul(milliseconds)
+}
+
 /// The time that had gone by at host TSC `now` since the TSC was 0.
 #[must_use]
 pub fn uptime(now: u64) -> Duration {
@@ -202,7 +207,7 @@ pub fn build_bitmaps(memory: &mut Memory, apicv: bool) -> Result<Bitmaps, VmErro
 /// What a VM is made from, and what it has for good.
 pub struct Vm {
     /// What every CPU knows of it.
-    pub shared: Arc<VmShared>,
+    pub shared: &'static VmShared,
     /// What the manifest says of it.
     pub plan: VmPlan,
     /// Its RAM, and what its disks' changed blocks lie in.
@@ -259,7 +264,8 @@ impl Vm {
             share,
         );
         Ok(Self {
-            shared: Arc::new(shared),
+            // A VM stays when its run has ended: it can be started again.
+            shared: Box::leak(Box::new(shared)),
             plan,
             frames,
             files,
@@ -280,8 +286,8 @@ impl Vm {
         let request = payload::load_request(&self.plan, &self.files, &self.layout, &platform);
         let entry =
             guest_loader::load(&request, &mut self.shared.space()).map_err(VmError::Load)?;
-        self.shared.reset(models::start(watchdog_fired));
-        network::set_links(&self.shared, true);
+        self.shared.reset(models::start_state(watchdog_fired));
+        network::set_links(self.shared, true);
         self.shared.open();
         // One time for all: the vCPUs' time-stamp counters agree.
         let tsc_offset = cpu::rdtsc().wrapping_neg();
@@ -290,8 +296,7 @@ impl Vm {
             if id != 0 {
                 let _ = port.mailbox.post(Signal::Init);
             }
-            let at = port.pcpu.load(core::sync::atomic::Ordering::Relaxed);
-            let Some(cpu) = pcpu::all().get(at) else {
+            let Some(cpu) = pcpu::all().get(port.pcpu) else {
                 unreachable!("a vCPU was placed on a CPU that is not there");
             };
             cpu.inbox.lock().push(running);
@@ -302,13 +307,13 @@ impl Vm {
 
     /// Its run ended: its devices reach its memory no more, and nobody reaches its devices.
     pub fn disconnect(&self) {
-        network::set_links(&self.shared, false);
+        network::set_links(self.shared, false);
         self.shared.devices.lock().disconnect();
     }
 
     /// Says what its disks and network cards did.
     pub fn report_devices(&self) {
-        for report in network::reports(&self.shared) {
+        for report in network::reports(self.shared) {
             events::send(&Event::Nic(report.event(self)));
         }
         for counters in models::disk_counters(self) {
@@ -346,7 +351,7 @@ impl Vm {
         let registers = &entry.registers;
         Box::new(Running {
             vcpu,
-            host: Host::new(Arc::clone(&self.shared), id),
+            host: Host::new(self.shared, id),
             left: Left::GaveBack,
             gprs: Gprs([
                 registers.rax,
