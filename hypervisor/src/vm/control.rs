@@ -415,15 +415,15 @@ impl Controlled {
         if let State::BackOff { until } = self.life.state() {
             let delay = until.saturating_sub(uptime(now));
             log::warn!(
-                "VM \"{}\" starts again in {} s: it crashed {} times in a row",
+                "VM \"{}\" starts again in {} s: it ended {} times in a row soon after its start",
                 self.vm.plan.name,
                 delay.as_secs(),
-                self.life.crashes_in_a_row()
+                self.life.ends_in_a_row()
             );
             events::send(&Event::VmBackOff {
                 vm: self.vm.plan.name.as_str(),
                 reason: &ending.end,
-                crashes: self.life.crashes_in_a_row(),
+                in_a_row: self.life.ends_in_a_row(),
                 delay,
             });
         }
