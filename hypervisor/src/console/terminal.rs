@@ -4,7 +4,6 @@
 //! CPU's alone.
 
 use super::{CONSOLE, Console, Show};
-use crate::vm;
 use crate::vm::shared::{VmBus, VmShared};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -20,11 +19,9 @@ const PIECES: usize = 8;
 const PIECE_BYTES: usize = 512;
 /// Typed bytes that are taken at a look.
 const TYPED_AT_ONCE: usize = 64;
-/// Typed bytes that wait for a guest to take them.
-const TYPED_AHEAD: usize = 1024;
-/// How long the rest is left in the port, where a sender may be told to wait, before it is thrown away: a guest that hangs
-/// must not keep the escape key from being seen.
-const PATIENCE_MS: u64 = 1_000;
+/// Typed bytes that wait for a guest to take them: a large paste. What comes after them is thrown away: the port is always
+/// read, or a guest that takes its input slowly could keep the escape key from being seen.
+pub const TYPED_AHEAD: usize = 16 << 10;
 const BELL: &[u8] = b"\x07";
 
 /// Moves what a VM's guest wrote to the terminal, as far as there is room; true where nothing is left.
@@ -83,8 +80,8 @@ pub struct Terminal {
 struct Seat {
     vm: Arc<VmShared>,
     typed: VecDeque<u8>,
-    /// Host TSC at which it last took a byte, or had none to take.
-    took: u64,
+    /// The bell rang since there was room last: once is enough, whatever is lost.
+    rang: bool,
 }
 
 /// Text for the operator. Its lines end with a line feed.
@@ -122,7 +119,7 @@ impl Terminal {
         let seat = |vm| Seat {
             vm,
             typed: VecDeque::with_capacity(TYPED_AHEAD),
-            took: 0,
+            rang: false,
         };
         Self {
             vms: vms.into_iter().map(seat).collect(),
@@ -130,14 +127,14 @@ impl Terminal {
         }
     }
 
-    /// Feeds the serial port, and takes what was typed at host TSC `now`: to the VM in front, or to the prompt. Gives the
-    /// command that was, if one was; its answer is due.
-    pub fn look(&mut self, now: u64) -> Option<Result<Request, CommandError>> {
+    /// Feeds the serial port, and takes what was typed: to the VM in front, or to the prompt. Gives the command that was, if
+    /// one was; its answer is due.
+    pub fn look(&mut self) -> Option<Result<Request, CommandError>> {
         CONSOLE.lock().serial.pump();
         self.show_answer();
-        let command = self.take_typed(now);
+        let command = self.take_typed();
         for seat in &mut self.vms {
-            seat.deliver(now);
+            seat.deliver();
         }
         command
     }
@@ -155,12 +152,12 @@ impl Terminal {
         }
     }
 
-    fn take_typed(&mut self, now: u64) -> Option<Result<Request, CommandError>> {
+    fn take_typed(&mut self) -> Option<Result<Request, CommandError>> {
         for _ in 0..TYPED_AT_ONCE {
             let routing = {
                 let mut console = CONSOLE.lock();
                 // What is typed ahead of an answer waits in the port.
-                if console.is_answering() || self.holds(&console, now) {
+                if console.is_answering() {
                     return None;
                 }
                 console.take_typed()?
@@ -174,26 +171,14 @@ impl Terminal {
         None
     }
 
-    /// Whether typed bytes are to be left in the port, because the VM in front has enough.
-    fn holds(&self, console: &Console, now: u64) -> bool {
-        let Some(mux) = &console.mux else {
-            return true;
-        };
-        let seat = self.vms.get(mux.front());
-        let patience = u64::from(vm::tsc_khz()) * PATIENCE_MS;
-        !mux.prompt_is_open()
-            && seat.is_some_and(|seat| {
-                seat.typed.len() >= TYPED_AHEAD && now.saturating_sub(seat.took) < patience
-            })
-    }
-
     fn type_to(&mut self, vm: usize, byte: u8) {
         let Some(seat) = self.vms.get_mut(vm) else {
             return;
         };
         if seat.typed.len() < TYPED_AHEAD {
             seat.typed.push_back(byte);
-        } else {
+            seat.rang = false;
+        } else if !core::mem::replace(&mut seat.rang, true) {
             Show(&mut CONSOLE.lock().serial).show(BELL);
         }
     }
@@ -227,9 +212,8 @@ impl Terminal {
 
 impl Seat {
     /// Types what waits, as far as the guest has room.
-    fn deliver(&mut self, now: u64) {
+    fn deliver(&mut self) {
         if self.typed.is_empty() {
-            self.took = now;
             return;
         }
         let mut devices = self.vm.devices.lock();
@@ -238,7 +222,6 @@ impl Seat {
                 return;
             }
             self.typed.pop_front();
-            self.took = now;
         }
     }
 }

@@ -123,7 +123,7 @@ impl Control {
             for vm in &mut self.vms {
                 vm.look(now);
             }
-            if let Some(command) = self.terminal.look(now) {
+            if let Some(command) = self.terminal.look() {
                 self.command(command, now);
                 is_busy = true;
             }
