@@ -48,6 +48,7 @@ use core::fmt;
 use core::time::Duration;
 use guest_loader::{EntryState, LayoutError, LoadError, MemoryLayout, PlatformDescription};
 use host::Host;
+use network::Unsent;
 use run::{Left, Running};
 use shared::VmShared;
 use spin::Once;
@@ -348,6 +349,7 @@ impl Vm {
             vcpu,
             host: Host::new(Arc::clone(&self.shared), id),
             left: Left::GaveBack,
+            unsent: Unsent::default(),
             gprs: Gprs([
                 registers.rax,
                 registers.rcx,
