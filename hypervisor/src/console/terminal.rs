@@ -1,7 +1,7 @@
 //! The serial port as a terminal for every VM and the prompt: what is typed goes in, what guests write comes out.
 //!
 //! `bulkhead_core::console::Mux`, inside [`CONSOLE`], says what goes where. [`exchange`] is any CPU's; [`Terminal`] is the boot
-//! CPU's alone.
+//! CPU's alone, which never waits for a VM's devices.
 
 use super::{CONSOLE, Console, Show};
 use crate::vm::shared::{VmBus, VmShared};
@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::console::mux::Sink;
 use bulkhead_core::console::{CommandError, Mux, Request, Routing};
+use bulkhead_core::device::board::Devices;
 use core::fmt;
 
 /// Bytes that may wait for the serial port before guests' consoles are told to hold their own.
@@ -26,10 +27,19 @@ const BELL: &[u8] = b"\x07";
 
 /// Moves what a VM's guest wrote to the terminal, as far as there is room; true where nothing is left.
 pub fn exchange(vm: &VmShared) -> bool {
+    move_output(vm, &mut vm.devices.lock())
+}
+
+/// The same where nobody has the VM's devices; false, and nothing is done, where somebody has.
+pub fn try_exchange(vm: &VmShared) -> bool {
+    let devices = vm.devices.try_lock();
+    devices.is_some_and(|mut devices| move_output(vm, &mut devices))
+}
+
+/// The devices are held throughout, or two of the VM's vCPUs could change the order of what they take.
+fn move_output(vm: &VmShared, devices: &mut Devices) -> bool {
     let index = usize::from(vm.id.0);
     let mut bytes = [0; PIECE_BYTES];
-    // Held throughout, or two of the VM's vCPUs could change the order of what they take.
-    let mut devices = vm.devices.lock();
     for _ in 0..PIECES {
         if !CONSOLE.lock().has_room(index) {
             return false;
@@ -211,12 +221,14 @@ impl Terminal {
 }
 
 impl Seat {
-    /// Types what waits, as far as the guest has room.
+    /// Types what waits, as far as the guest has room; nothing where somebody has the VM's devices.
     fn deliver(&mut self) {
         if self.typed.is_empty() {
             return;
         }
-        let mut devices = self.vm.devices.lock();
+        let Some(mut devices) = self.vm.devices.try_lock() else {
+            return;
+        };
         while let Some(byte) = self.typed.front() {
             if !devices.push_input(*byte, &mut VmBus(&self.vm)) {
                 return;

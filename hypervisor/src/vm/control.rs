@@ -9,7 +9,7 @@ use super::shared::{Ending, VmBus, Wanted};
 use super::{Vm, tsc_khz, uptime};
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::power::PowerOff;
-use crate::console::terminal::{Terminal, exchange};
+use crate::console::terminal::{Terminal, try_exchange};
 use crate::console::{CONSOLE, EVENTS};
 use crate::memory::guest::GuestSpace;
 use crate::pcpu::call;
@@ -73,8 +73,19 @@ pub(super) struct Controlled {
     ran: (u64, Option<u64>),
     /// Host TSC since which it is paused.
     paused: Option<u64>,
+    owed: Owed,
     /// What ended the run before.
     last: Option<End>,
+}
+
+/// What its devices are still to be told, once nobody has them. The boot CPU does not wait for them: they are locked by vCPUs
+/// as often as the guest likes, and other VMs' vCPUs have their turns here.
+#[derive(Clone, Copy, Default, Debug)]
+struct Owed {
+    /// The power button was pressed.
+    button: bool,
+    /// Its vCPUs may run again, and its watchdog's time with them.
+    unpark: bool,
 }
 
 /// What is being done with a VM, a piece at a time.
@@ -196,6 +207,7 @@ impl Controlled {
             used: false,
             ran: (0, Some(0)),
             paused: None,
+            owed: Owed::default(),
             last: None,
         }
     }
@@ -224,8 +236,9 @@ impl Controlled {
 
     /// What is looked at many times a second.
     fn look(&mut self, now: u64) {
-        exchange(&self.vm.shared);
-        if self.life.state() == State::Running {
+        try_exchange(&self.vm.shared);
+        // One that is still to be unparked has its watchdog's time put forward first.
+        if self.life.state() == State::Running && !self.owed.unpark {
             self.watch(now);
         }
     }
@@ -234,7 +247,9 @@ impl Controlled {
     fn watch(&self, now: u64) {
         let shared = &self.vm.shared;
         let timeout_ms = {
-            let devices = shared.devices.lock();
+            let Some(devices) = shared.devices.try_lock() else {
+                return;
+            };
             if !devices.watchdog_expired(now) {
                 return;
             }
@@ -261,13 +276,15 @@ impl Controlled {
         }
         if let Some(back) = self.back {
             let patience = u64::from(tsc_khz()) * LAST_WORDS_MS;
-            if exchange(&self.vm.shared) || now.saturating_sub(back) > patience {
+            let last_words = try_exchange(&self.vm.shared);
+            if (last_words || now.saturating_sub(back) > patience) && self.vm.disconnect() {
                 self.back = None;
                 self.ended(now);
             }
         }
         let action = self.life.tick(uptime(now));
         self.apply(action, now);
+        self.pay(now);
         self.work(now)
     }
 
@@ -279,15 +296,18 @@ impl Controlled {
             Action::LoadAndRun if self.work == Work::Count => self.to_load = true,
             Action::LoadAndRun => self.begin_load(),
             Action::Park => {
-                self.paused = Some(now);
-                shared.park(true);
+                // Where it is still to be unparked, its pause goes on.
+                if !core::mem::take(&mut self.owed.unpark) {
+                    self.paused = Some(now);
+                    shared.park(true);
+                }
                 events::send(&Event::VmPause { vm });
             }
-            Action::Unpark => self.unpark(now),
+            Action::Unpark => self.unpark(),
             Action::PressPowerButton { unpark } => {
-                shared.devices.lock().press_power_button(&mut VmBus(shared));
+                self.owed.button = true;
                 if unpark {
-                    self.unpark(now);
+                    self.unpark();
                 }
             }
             Action::HardStop => shared.end(Ending {
@@ -297,16 +317,34 @@ impl Controlled {
         }
     }
 
-    fn unpark(&mut self, now: u64) {
-        let shared = &self.vm.shared;
-        if let Some(since) = self.paused.take() {
-            let ticks = now.saturating_sub(since);
-            shared.devices.lock().postpone_watchdog(ticks);
-        }
-        shared.park(false);
+    fn unpark(&mut self) {
+        self.owed.unpark = true;
         events::send(&Event::VmResume {
             vm: self.vm.plan.name.as_str(),
         });
+    }
+
+    /// Tells the devices what they are to be told, unless somebody has them.
+    fn pay(&mut self, now: u64) {
+        if !self.owed.button && !self.owed.unpark {
+            return;
+        }
+        let shared = &self.vm.shared;
+        let Some(mut devices) = shared.devices.try_lock() else {
+            return;
+        };
+        let Owed { button, unpark } = core::mem::take(&mut self.owed);
+        if button {
+            devices.press_power_button(&mut VmBus(shared));
+        }
+        if !unpark {
+            return;
+        }
+        if let Some(since) = self.paused.take() {
+            devices.postpone_watchdog(now.saturating_sub(since));
+        }
+        drop(devices);
+        shared.park(false);
     }
 
     fn begin_load(&mut self) {
@@ -406,7 +444,7 @@ impl Controlled {
             rip: None,
         });
         drop(vcpus);
-        self.vm.disconnect();
+        self.owed = Owed::default();
         self.report(ending);
         self.work = Work::Count;
         self.audit = Audit::default();

@@ -301,10 +301,13 @@ impl Vm {
         Ok(())
     }
 
-    /// Its run ended: its devices reach its memory no more, and nobody reaches its devices.
-    pub fn disconnect(&self) {
+    /// Its run ended: its devices reach its memory no more, and nobody reaches its devices. False where somebody, who delivers
+    /// a frame, still has them.
+    #[must_use]
+    pub fn disconnect(&self) -> bool {
         network::set_links(&self.shared, false);
-        self.shared.devices.lock().disconnect();
+        let devices = self.shared.devices.try_lock();
+        devices.map(|mut devices| devices.disconnect()).is_some()
     }
 
     /// Says what its disks and network cards did.
