@@ -4,25 +4,26 @@
 //! `Lifecycle`; this module carries it out. What an operator types is `command`'s, what the numbers are `report`'s.
 
 use super::command::Asked;
+use super::load::Load;
 use super::report::{MachineNumbers, VmNumbers};
 use super::shared::{Ending, VmBus, Wanted};
-use super::{Vm, tsc_khz, uptime};
+use super::{Vm, VmError, tsc_khz, uptime};
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::power::PowerOff;
 use crate::console::terminal::{Terminal, try_exchange};
 use crate::console::{CONSOLE, EVENTS};
-use crate::memory::guest::GuestSpace;
 use crate::pcpu::call;
 use crate::vmx::operation;
 use crate::{events, memory};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use bulkhead_core::addr::{Frame, FrameCount};
+use bulkhead_core::addr::FrameCount;
 use bulkhead_core::call::Requests;
 use bulkhead_core::events::Event;
-use bulkhead_core::ledger::{Audit, FrameRun, SCRUB_FRAMES};
+use bulkhead_core::ledger::Audit;
 use bulkhead_core::lifecycle::{Action, End, Lifecycle, Order, Refusal, State};
 use core::time::Duration;
+use guest_loader::EntryState;
 
 /// The console is looked at so many times a second.
 const LOOKS_PER_SECOND: u64 = 500;
@@ -89,14 +90,12 @@ struct Owed {
 }
 
 /// What is being done with a VM, a piece at a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Work {
     None,
     /// Counting the machine's frames, now that the VM holds nothing but its memory.
     Count,
-    /// Zeroing frames: the index of the run, and the frame in it.
-    Clear(usize, Frame),
-    Load,
+    /// Clearing its memory and loading its guest.
+    Load(Load),
 }
 
 impl Control {
@@ -142,7 +141,7 @@ impl Control {
         is_busy |= self.gather(now);
         for (index, vm) in self.vms.iter_mut().enumerate() {
             is_busy |= vm.step(now);
-            if vm.work == Work::Load {
+            if matches!(vm.work, Work::Load(_)) {
                 self.terminal.forget(index);
             }
         }
@@ -293,7 +292,7 @@ impl Controlled {
         let vm = self.vm.plan.name.as_str();
         match action {
             Action::Nothing => {}
-            Action::LoadAndRun if self.work == Work::Count => self.to_load = true,
+            Action::LoadAndRun if matches!(self.work, Work::Count) => self.to_load = true,
             Action::LoadAndRun => self.begin_load(),
             Action::Park => {
                 // Where it is still to be unparked, its pause goes on.
@@ -348,15 +347,13 @@ impl Controlled {
     }
 
     fn begin_load(&mut self) {
-        self.work = match self.vm.frames.first() {
-            Some(run) if self.used => Work::Clear(0, run.first),
-            _ => Work::Load,
-        };
+        self.work = Work::Load(Load::begin(&self.vm, self.used));
+        self.used = true;
     }
 
     /// The next piece of work; true where there is more.
     fn work(&mut self, now: u64) -> bool {
-        match self.work {
+        match &mut self.work {
             Work::None => return false,
             Work::Count => {
                 let balanced = self.audit.step(&memory::lock().ledger, AUDIT_FRAMES);
@@ -364,13 +361,13 @@ impl Controlled {
                     self.counted(balanced);
                 }
             }
-            Work::Clear(index, from) => self.clear(index, from),
-            Work::Load => {
-                self.work = Work::None;
-                self.load(now);
-            }
+            Work::Load(load) => match load.step(&self.vm) {
+                Ok(None) => {}
+                Ok(Some(entry)) => self.start(entry, now),
+                Err(error) => self.fail(&error),
+            },
         }
-        self.work != Work::None
+        !matches!(self.work, Work::None)
     }
 
     fn counted(&mut self, balanced: bool) {
@@ -381,27 +378,9 @@ impl Controlled {
         }
     }
 
-    fn clear(&mut self, index: usize, from: Frame) {
-        let Some(run) = self.vm.frames.get(index) else {
-            self.work = Work::Load;
-            return;
-        };
-        let count = FrameCount((run.end().0 - from.0).min(SCRUB_FRAMES));
-        let piece = FrameRun::new(from, count);
-        if let Err(error) = GuestSpace::clear(self.vm.shared.id, piece) {
-            panic!("VM \"{}\" cannot be cleared: {error}", self.vm.plan.name);
-        }
-        self.work = if piece.end() < run.end() {
-            Work::Clear(index, piece.end())
-        } else {
-            match self.vm.frames.get(index + 1) {
-                Some(next) => Work::Clear(index + 1, next.first),
-                None => Work::Load,
-            }
-        };
-    }
-
-    fn load(&mut self, now: u64) {
+    /// The guest is loaded: runs it.
+    fn start(&mut self, entry: EntryState, now: u64) {
+        self.work = Work::None;
         let name = self.vm.plan.name.as_str();
         if let Some(end) = self.last {
             let count = self.life.restarts() + 1;
@@ -415,24 +394,21 @@ impl Controlled {
             log::info!("starting VM \"{name}\"");
         }
         events::send(&Event::VmStart { vm: name });
-        self.used = true;
         self.paused = None;
-        match self.vm.start(self.last == Some(End::Watchdog)) {
-            Ok(()) => {
-                self.out = true;
-                self.ran = (rdtsc(), None);
-                let action = self.life.started(uptime(rdtsc()));
-                self.apply(action, now);
-            }
-            Err(error) => {
-                log::error!("VM \"{name}\" cannot be started: {error}");
-                events::send(&Event::VmStop {
-                    vm: name,
-                    reason: &error,
-                });
-                self.life.failed();
-            }
-        }
+        self.vm.start(entry, self.last == Some(End::Watchdog));
+        self.out = true;
+        self.ran = (rdtsc(), None);
+        let action = self.life.started(uptime(rdtsc()));
+        self.apply(action, now);
+    }
+
+    /// The guest cannot be loaded.
+    fn fail(&mut self, error: &VmError) {
+        self.work = Work::None;
+        let vm = self.vm.plan.name.as_str();
+        log::error!("VM \"{vm}\" cannot be started: {error}");
+        events::send(&Event::VmStop { vm, reason: error });
+        self.life.failed();
     }
 
     /// All vCPUs came back, and what the guest wrote was taken.
