@@ -61,7 +61,7 @@ pub fn run(test: SelfTest, memory: &mut Memory) {
 pub fn fail_elsewhere() {
     if call::ask_one(1, Requests::FAIL) {
         let begin = rdtsc();
-        while rdtsc().wrapping_sub(begin) < u64::from(vm::tsc_khz()) * PATIENCE_MS {
+        while rdtsc().wrapping_sub(begin) < vm::ticks(PATIENCE_MS) {
             core::hint::spin_loop();
         }
     }

@@ -14,12 +14,10 @@ bitflags! {
     pub struct Requests: u32 {
         /// Forget the hypervisor's own translations.
         const FORGET_HOST = 1 << 0;
-        /// Forget what EPT and linear addresses of guests mean.
-        const FORGET_GUESTS = 1 << 1;
         /// Leave VMX operation and stop for good.
-        const LEAVE = 1 << 2;
+        const LEAVE = 1 << 1;
         /// Break an invariant, as a self-test.
-        const FAIL = 1 << 3;
+        const FAIL = 1 << 2;
     }
 }
 
@@ -148,15 +146,15 @@ mod tests {
     #[test]
     fn what_is_asked_while_it_is_carried_out_is_done_once_more() {
         let slip = Slip::new();
-        slip.ask(Requests::FORGET_GUESTS);
+        slip.ask(Requests::FORGET_HOST);
         let first = slip.take();
-        slip.ask(Requests::FORGET_GUESTS);
+        slip.ask(Requests::FORGET_HOST);
         slip.done(first);
-        assert!(!slip.is_done(Requests::FORGET_GUESTS));
+        assert!(!slip.is_done(Requests::FORGET_HOST));
         let second = slip.take();
-        assert_eq!(second, Requests::FORGET_GUESTS);
+        assert_eq!(second, Requests::FORGET_HOST);
         slip.done(second);
-        assert!(slip.is_done(Requests::FORGET_GUESTS));
+        assert!(slip.is_done(Requests::FORGET_HOST));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub mod skew;
 pub mod switch;
 pub mod symmetry;
 pub mod table;
+#[cfg(test)]
+mod testing;
 pub mod topology;
 pub mod vcpu;
 pub mod vmx;

@@ -95,12 +95,6 @@ pub const fn has_arch_capabilities(leaf7: &CpuidResult) -> bool {
     leaf7.edx & Means::ARCH_CAPABILITIES.bits() != 0
 }
 
-/// Whether a CPU has IA32_SPEC_CTRL, by its CPUID leaf 7.
-#[must_use]
-pub const fn has_spec_ctrl(leaf7: &CpuidResult) -> bool {
-    leaf7.edx & (Means::IBRS_IBPB.bits() | Means::STIBP.bits()) != 0
-}
-
 /// What one CPU does at each switch between VMs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SwitchPlan {

@@ -3,10 +3,13 @@
 //! [`write()`] copies it to a page, with the few numbers that it needs behind it; a start-up interrupt names the page.
 //! CPUs are started one at a time, each finding its stack and its argument in [`HANDOVER`].
 
+use super::cpu::IA32_EFER;
 use bulkhead_core::addr::{FRAME_SIZE, Hpa};
 use core::arch::global_asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
+use x86_64::registers::control::{Cr0Flags, Cr4Flags};
+use x86_64::registers::model_specific::EferFlags;
 
 /// What the CPU that is being started takes along: its stack's top, and the argument of the function that it calls.
 #[repr(C)]
@@ -40,12 +43,36 @@ struct Numbers {
     image: u64,
 }
 
+/// Where in the page they lie.
 const NUMBERS: usize = 0x100;
 /// 64-bit code, marked as accessed: the page is read-only by the time it is used.
 const CODE_64: u64 = 0x00af_9b00_0000_ffff;
 const SELECTOR: u16 = 8;
 
-// Real mode, CS = page >> 4, IP = 0. The page holds this code; at NUMBERS lie the numbers.
+/// CR4: what 64-bit mode needs.
+const CR4_ON: u32 = Cr4Flags::PHYSICAL_ADDRESS_EXTENSION.bits() as u32;
+/// IA32_EFER: 64-bit mode, and the no-execute bit that the tables have.
+const EFER_ON: u32 =
+    EferFlags::LONG_MODE_ENABLE.bits() as u32 | EferFlags::NO_EXECUTE_ENABLE.bits() as u32;
+/// CR0: protection and paging, also of what the hypervisor itself writes.
+const CR0_ON: u32 = Cr0Flags::PROTECTED_MODE_ENABLE.bits() as u32
+    | Cr0Flags::WRITE_PROTECT.bits() as u32
+    | Cr0Flags::PAGING.bits() as u32;
+/// CR0: caches off, as INIT leaves it.
+const CR0_OFF: u32 =
+    Cr0Flags::CACHE_DISABLE.bits() as u32 | Cr0Flags::NOT_WRITE_THROUGH.bits() as u32;
+
+// start_code: real mode, cs:ip = (page >> 4):0; all other registers are what INIT left
+//   ds             = cs: the numbers are at NUMBERS of it
+//   eax, ecx, edx  lost
+//   esp            not used: nothing here pushes
+// start_code_long: 64-bit mode, cs = SELECTOR, the hypervisor's tables, caches on; no stack yet
+//   rax            the address of `start_long`
+// start_long: the same, in the image
+//   rsp            = HANDOVER.stack
+//   rdi            = HANDOVER.argument, the function's first
+//   rbp            = 0: a backtrace ends here
+//   rax            = HANDOVER.entry, which is called and does not return
 global_asm!(
     ".globl start_code, start_code_long, start_code_end",
     ".code16",
@@ -55,20 +82,19 @@ global_asm!(
     "mov ax, cs",
     "mov ds, ax",
     "data32 lgdt [{numbers} + {gdtr}]",
-    // PAE, then the tables, then long mode with no-execute; CR0 last turns protection and paging on together.
+    // CR0 comes last: it turns protection, paging and with them 64-bit mode on together.
     "mov eax, cr4",
-    "or eax, 0x20",
+    "or eax, {cr4_on}",
     "mov cr4, eax",
     "mov eax, [{numbers} + {root}]",
     "mov cr3, eax",
-    "mov ecx, 0xc0000080",
+    "mov ecx, {efer}",
     "rdmsr",
-    "or eax, 0x900",
+    "or eax, {efer_on}",
     "wrmsr",
-    // Caches on: INIT left CD and NW set.
     "mov eax, cr0",
-    "and eax, 0x9fffffff",
-    "or eax, 0x80010001",
+    "and eax, {cr0_keep}",
+    "or eax, {cr0_on}",
     "mov cr0, eax",
     // JMP m16:32, which assemblers do not agree how to write in 16-bit code.
     ".byte 0x66, 0xff, 0x2e",
@@ -89,6 +115,11 @@ global_asm!(
     "mov rax, [rip + {handover} + {entry}]",
     "call rax",
     "ud2",
+    cr4_on = const CR4_ON,
+    efer = const IA32_EFER,
+    efer_on = const EFER_ON,
+    cr0_keep = const !CR0_OFF,
+    cr0_on = const CR0_ON,
     numbers = const NUMBERS,
     gdtr = const offset_of!(Numbers, gdt_limit),
     root = const offset_of!(Numbers, root),

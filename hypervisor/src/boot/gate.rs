@@ -52,14 +52,15 @@ impl core::error::Error for Unsuitable {}
 /// # Errors
 /// The first that is not as Bulkhead needs it.
 pub fn check() -> Result<(), Unsuitable> {
+    const VMX: u32 = 1 << 5;
     const X2APIC: u32 = 1 << 21;
     const XSAVE: u32 = 1 << 26;
     const TSC_DEADLINE: u32 = 1 << 24;
     const INVARIANT_TSC: u32 = 1 << 8;
     const POWER_LEAF: u32 = 0x8000_0007;
     let features = cpuid(1, 0).ecx;
-    // A processor without VT-x is told so, whatever else it lacks: `vmx::operation::negotiate` comes next.
-    if features & (1 << 5) == 0 {
+    // A processor without VT-x is told so, whatever else it lacks: `vmx::operation::examine` comes next.
+    if features & VMX == 0 {
         return Ok(());
     }
     if features & X2APIC == 0 {

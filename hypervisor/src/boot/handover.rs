@@ -14,7 +14,6 @@ use crate::vm::{self, Machine, Vm, VmError, network, scheduler, shared};
 use crate::vmx::operation::{self, Features};
 use crate::{events, fail, panic, refuse};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Hpa};
 use bulkhead_core::events::{Event, MemoryUse};
@@ -199,12 +198,12 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     let placement = cpus::place(&loaded, gathered.layout)?;
     match create_vms(loaded, &placement) {
         Ok(vms) => {
-            shared::install(vms.iter().map(|vm| Arc::clone(&vm.shared)).collect());
+            shared::install(vms.iter().map(|vm| vm.shared).collect());
             CONSOLE.lock().serial.go_asynchronous();
             EVENTS.lock().go_asynchronous();
             let mut control = Control::new(vms, facts.power);
             control.start();
-            scheduler::run_cpu(Some(control))
+            scheduler::run_vcpus(Some(control))
         }
         Err(error) => fail(&error, "no VM runs"),
     }

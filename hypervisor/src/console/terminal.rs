@@ -6,7 +6,6 @@
 use super::{CONSOLE, Console, Show};
 use crate::vm::shared::{VmBus, VmShared};
 use alloc::collections::VecDeque;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::console::mux::Sink;
 use bulkhead_core::console::{CommandError, Mux, Request, Routing};
@@ -88,7 +87,7 @@ pub struct Terminal {
 
 /// A VM, and what was typed to it that it has no room for yet.
 struct Seat {
-    vm: Arc<VmShared>,
+    vm: &'static VmShared,
     typed: VecDeque<u8>,
     /// The bell rang since there was room last: once is enough, whatever is lost.
     rang: bool,
@@ -123,7 +122,7 @@ impl fmt::Write for Answer {
 impl Terminal {
     /// A terminal for `vms`, the first in front.
     #[must_use]
-    pub fn new(vms: Vec<Arc<VmShared>>) -> Self {
+    pub fn new(vms: Vec<&'static VmShared>) -> Self {
         let names = vms.iter().map(|vm| vm.name.clone()).collect();
         CONSOLE.lock().mux = Some(Mux::new(names));
         let seat = |vm| Seat {
@@ -230,7 +229,7 @@ impl Seat {
             return;
         };
         while let Some(byte) = self.typed.front() {
-            if !devices.push_input(*byte, &mut VmBus(&self.vm)) {
+            if !devices.push_input(*byte, &mut VmBus(self.vm)) {
                 return;
             }
             self.typed.pop_front();

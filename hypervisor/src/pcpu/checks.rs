@@ -9,7 +9,8 @@ use crate::arch::exception::Context;
 use crate::arch::machine_check;
 use crate::panic::{self, Cause};
 use crate::vm::shared::{self, Ending};
-use crate::{events, memory, vm};
+use crate::vm::ticks;
+use crate::{events, memory};
 use bulkhead_core::addr::{Frame, FrameCount, Hpa};
 use bulkhead_core::events::Event;
 use bulkhead_core::ledger::FrameRun;
@@ -255,8 +256,4 @@ fn tell_nmis(own: &Pcpu, new: u64, total: u64) {
         cpu: cpu as u32,
         detail: &format_args!("{new} more, {total} so far; nothing stops"),
     });
-}
-
-fn ticks(milliseconds: u64) -> u64 {
-    u64::from(vm::tsc_khz()) * milliseconds
 }

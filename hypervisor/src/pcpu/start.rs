@@ -180,7 +180,7 @@ fn failure(cpu: &Pcpu, why: Option<Refusal>) -> StartError {
 /// Waits until the CPU that is being started gets to `stage`.
 fn wait_for(cpu: &Pcpu, stage: u8, tsc_khz: u32) -> Result<(), StartError> {
     let begin = rdtsc();
-    let patience = u64::from(tsc_khz) * PATIENCE_MS;
+    let patience = ticks_us(PATIENCE_MS * 1000, tsc_khz);
     loop {
         match STAGE.load(Ordering::SeqCst) {
             REFUSED => return Err(failure(cpu, *REFUSAL.lock())),
@@ -192,16 +192,21 @@ fn wait_for(cpu: &Pcpu, stage: u8, tsc_khz: u32) -> Result<(), StartError> {
 }
 
 fn wait_us(microseconds: u64, tsc_khz: u32) {
-    let ticks = u64::from(tsc_khz) * microseconds / 1000;
+    let wait = ticks_us(microseconds, tsc_khz);
     let begin = rdtsc();
-    while rdtsc().wrapping_sub(begin) < ticks {
+    while rdtsc().wrapping_sub(begin) < wait {
         spin_loop();
     }
 }
 
+/// Ticks of a TSC that [`vm::ticks`] does not know yet.
+fn ticks_us(microseconds: u64, tsc_khz: u32) -> u64 {
+    u64::from(tsc_khz) * microseconds / 1000
+}
+
 /// Sends messages to and fro; `None` where the other CPU stops to answer.
 fn compare_counters(tsc_khz: u32) -> Option<Skew> {
-    let patience = u64::from(tsc_khz) * PATIENCE_MS;
+    let patience = ticks_us(PATIENCE_MS * 1000, tsc_khz);
     let mut skew = Skew::default();
     for round in 1..=ROUNDS {
         let before = rdtsc_in_order();
@@ -263,7 +268,7 @@ extern "sysv64" fn begin(argument: u64) -> ! {
     }
     own.go_online();
     STAGE.store(ONLINE, Ordering::SeqCst);
-    scheduler::run_cpu(None)
+    scheduler::run_vcpus(None)
 }
 
 /// Everything but VMX operation.

@@ -5,11 +5,12 @@
 
 use super::control::{AUDIT_FRAMES, Control, Controlled};
 use super::report::{self, MachineNumbers, VmNumbers};
-use super::{models, network, tsc_khz};
+use super::{models, network, ticks};
 use crate::console::CONSOLE;
 use crate::console::Show;
 use crate::console::terminal::Answer;
 use crate::{events, memory};
+use alloc::string::String;
 use alloc::vec::Vec;
 use bulkhead_core::console::reply::{MachineStats, Reply, VmRow, VmStats};
 use bulkhead_core::console::{Command, CommandError, Mux, Request};
@@ -23,13 +24,25 @@ const PATIENCE_MS: u64 = 100;
 
 /// A command whose answer is being gathered.
 pub struct Asked {
-    command: Command,
-    vm: Option<usize>,
+    /// As it was typed.
+    line: String,
+    question: Question,
     /// Host TSC at which it is answered with what there is.
     until: u64,
     audit: Audit,
     /// What the audit found, once it is done.
     balanced: Option<bool>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Question {
+    /// `list`.
+    List,
+    /// `stats`.
+    Machine,
+    /// `stats` of a VM.
+    Vm(usize),
 }
 
 /// `reply` as text.
@@ -43,41 +56,45 @@ fn text(reply: &Reply<'_>) -> Answer {
 impl Control {
     /// Carries out what was typed at host TSC `now`.
     pub(super) fn command(&mut self, typed: Result<Request, CommandError>, now: u64) {
+        let line = typed_line();
         let Request { command, vm } = match typed {
             Ok(request) => request,
             Err(error) => {
-                tell(&error);
+                tell(&line, &error);
                 return self.terminal.answer(text(&Reply::NoCommand(&error)));
             }
         };
         if let (Some(order), Some(vm)) = (command.order(), vm) {
-            return self.order(vm, order, now);
+            return self.order(&line, vm, order, now);
         }
-        tell(&"ok");
-        match (&command, vm) {
+        let answer = match (command, vm) {
+            (Command::List, _) => return self.ask(line, Question::List, now),
+            (Command::Stats { .. }, None) => return self.ask(line, Question::Machine, now),
+            (Command::Stats { .. }, Some(vm)) => return self.ask(line, Question::Vm(vm), now),
             (Command::Switch { .. }, Some(vm)) => {
-                let mut guard = CONSOLE.lock();
-                let console = &mut *guard;
-                if let Some(mux) = &mut console.mux {
-                    mux.switch(vm, &mut Show(&mut console.serial));
-                }
+                switch(vm);
+                None
             }
-            (Command::Trace { on, .. }, Some(vm)) => self.trace(vm, *on),
-            (Command::Log { lines }, _) => self.log(*lines),
-            (Command::Help { topic }, _) => self.terminal.answer(text(&Reply::Help(*topic))),
-            _ => self.ask(command, vm, now),
+            (Command::Trace { on, .. }, Some(vm)) => Some(self.trace(vm, on)),
+            (Command::Log { lines }, _) => Some(log(lines)),
+            (Command::Help { topic }, _) => Some(text(&Reply::Help(topic))),
+            (command, _) => {
+                unreachable!("`{}` names no VM", command.verb())
+            }
+        };
+        tell(&line, &"ok");
+        if let Some(answer) = answer {
+            self.terminal.answer(answer);
         }
     }
 
-    fn order(&mut self, vm: usize, order: Order, now: u64) {
-        let Some(controlled) = self.vms.get_mut(vm) else {
-            unreachable!("a command names VM {vm}, which the console does not know");
-        };
-        let name = controlled.vm.plan.name.clone();
-        let vm = name.as_str();
-        let answer = match controlled.order(order, now) {
+    fn order(&mut self, line: &str, vm: usize, order: Order, now: u64) {
+        let controlled = self.named(vm);
+        let outcome = controlled.order(order, now);
+        let vm = controlled.vm.plan.name.as_str();
+        let answer = match outcome {
             Ok(action) => {
-                tell(&"ok");
+                tell(line, &"ok");
                 text(&Reply::Done {
                     vm,
                     order,
@@ -86,50 +103,43 @@ impl Control {
                 })
             }
             Err(refusal) => {
-                tell(&refusal);
+                tell(line, &refusal);
                 text(&Reply::Refused { vm, refusal })
             }
         };
         self.terminal.answer(answer);
     }
 
-    fn trace(&mut self, vm: usize, on: Option<bool>) {
-        let Some(Controlled { vm, .. }) = self.vms.get(vm) else {
-            return;
-        };
+    fn trace(&mut self, vm: usize, on: Option<bool>) -> Answer {
+        let Controlled { vm, .. } = self.named(vm);
         if let Some(on) = on {
             vm.shared.set_trace(on);
         }
-        let reply = Reply::Trace {
+        text(&Reply::Trace {
             vm: vm.plan.name.as_str(),
             on: vm.shared.is_traced(),
-        };
-        self.terminal.answer(text(&reply));
+        })
     }
 
-    fn log(&mut self, wanted: u32) {
-        let mut answer = Answer::default();
-        {
-            let console = CONSOLE.lock();
-            let (pieces, lines) = console.last_lines(wanted);
-            let _ = write!(answer, "{}", Reply::Log { lines, wanted });
-            answer.add_all(&pieces);
+    /// The VM that the console calls `vm`.
+    fn named(&mut self, vm: usize) -> &mut Controlled {
+        match self.vms.get_mut(vm) {
+            Some(controlled) => controlled,
+            None => unreachable!("a command names VM {vm}, which the console does not know"),
         }
-        self.terminal.answer(answer);
     }
 
     /// Has everything gathered that the answer to `list` or `stats` needs.
-    fn ask(&mut self, command: Command, vm: Option<usize>, now: u64) {
+    fn ask(&mut self, line: String, question: Question, now: u64) {
         for controlled in self.vms.iter().filter(|controlled| controlled.is_out()) {
             controlled.vm.shared.ask_counters();
         }
-        let counts = matches!(command, Command::Stats { vm: None });
         self.asked = Some(Asked {
-            command,
-            vm,
-            until: now.saturating_add(u64::from(tsc_khz()) * PATIENCE_MS),
+            line,
+            question,
+            until: now.saturating_add(ticks(PATIENCE_MS)),
             audit: Audit::default(),
-            balanced: (!counts).then_some(true),
+            balanced: (question != Question::Machine).then_some(true),
         });
     }
 
@@ -148,15 +158,15 @@ impl Control {
         if now < asked.until && !out.all(|controlled| controlled.vm.shared.has_said()) {
             return false;
         }
-        let Some(Asked { command, vm, .. }) = self.asked.take() else {
+        let Some(Asked { line, question, .. }) = self.asked.take() else {
             return false;
         };
-        let answer = match (&command, vm.and_then(|vm| self.vms.get(vm))) {
-            (Command::List, _) => self.list(now),
-            (_, Some(controlled)) => controlled.stats(now),
-            (_, None) => self.stats(balanced),
+        let answer = match question {
+            Question::List => self.list(now),
+            Question::Machine => self.stats(balanced),
+            Question::Vm(vm) => self.named(vm).stats(now),
         };
-        drop(command);
+        tell(&line, &"ok");
         self.terminal.answer(answer);
         true
     }
@@ -208,7 +218,7 @@ impl Controlled {
     fn stats(&self, now: u64) -> Answer {
         let numbers = VmNumbers::gather(&self.vm);
         numbers.send();
-        let reports = network::reports(&self.vm.shared);
+        let reports = network::reports(self.vm.shared);
         let nics: Vec<_> = reports.iter().map(|nic| nic.event(&self.vm)).collect();
         text(&Reply::Vm(VmStats {
             state: self.life.state(),
@@ -221,17 +231,39 @@ impl Controlled {
     }
 }
 
-/// Tells the event stream what came of the command that was typed last.
-fn tell(outcome: &dyn core::fmt::Display) {
-    let line = {
-        let console = CONSOLE.lock();
-        console
-            .mux
-            .as_ref()
-            .map(|mux| alloc::string::String::from(mux.line()))
-    };
+/// Brings a VM's console to the front.
+fn switch(vm: usize) {
+    let mut guard = CONSOLE.lock();
+    let console = &mut *guard;
+    if let Some(mux) = &mut console.mux {
+        mux.switch(vm, &mut Show(&mut console.serial));
+    }
+}
+
+fn log(wanted: u32) -> Answer {
+    let mut answer = Answer::default();
+    let console = CONSOLE.lock();
+    let (pieces, lines) = console.last_lines(wanted);
+    // An answer takes everything.
+    let _ = write!(answer, "{}", Reply::Log { lines, wanted });
+    answer.add_all(&pieces);
+    answer
+}
+
+/// The command that is being carried out, as it was typed.
+fn typed_line() -> String {
+    let console = CONSOLE.lock();
+    console
+        .mux
+        .as_ref()
+        .map(|mux| String::from(mux.line()))
+        .unwrap_or_default()
+}
+
+/// Tells the event stream what came of the command `line`.
+fn tell(line: &str, outcome: &dyn core::fmt::Display) {
     events::send(&Event::Command {
-        line: &line.unwrap_or_default(),
+        line: &line,
         outcome,
     });
 }

@@ -7,7 +7,7 @@ use super::command::Asked;
 use super::load::Load;
 use super::report::{MachineNumbers, VmNumbers};
 use super::shared::{Ending, VmBus, Wanted};
-use super::{Vm, VmError, tsc_khz, uptime};
+use super::{Vm, VmError, ticks, uptime};
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::power::PowerOff;
 use crate::console::terminal::{Terminal, try_exchange};
@@ -15,7 +15,6 @@ use crate::console::{CONSOLE, EVENTS};
 use crate::pcpu::call;
 use crate::vmx::operation;
 use crate::{events, memory};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::FrameCount;
 use bulkhead_core::call::Requests;
@@ -102,7 +101,7 @@ impl Control {
     /// Looks after `vms`, none of which runs yet.
     #[must_use]
     pub fn new(vms: Vec<Vm>, power: PowerOff) -> Self {
-        let shared = vms.iter().map(|vm| Arc::clone(&vm.shared)).collect();
+        let shared = vms.iter().map(|vm| vm.shared).collect();
         Self {
             vms: vms.into_iter().map(Controlled::new).collect(),
             terminal: Terminal::new(shared),
@@ -127,7 +126,7 @@ impl Control {
     pub fn step(&mut self, now: u64) -> Duty {
         let mut is_busy = false;
         if now >= self.next_look {
-            let period = u64::from(tsc_khz()) * 1000 / LOOKS_PER_SECOND;
+            let period = ticks(1_000) / LOOKS_PER_SECOND;
             self.next_look = now.saturating_add(period);
             EVENTS.lock().pump();
             for vm in &mut self.vms {
@@ -235,7 +234,7 @@ impl Controlled {
 
     /// What is looked at many times a second.
     fn look(&mut self, now: u64) {
-        try_exchange(&self.vm.shared);
+        try_exchange(self.vm.shared);
         // One that is still to be unparked has its watchdog's time put forward first.
         if self.life.state() == State::Running && !self.owed.unpark {
             self.watch(now);
@@ -244,7 +243,7 @@ impl Controlled {
 
     /// Ends a VM whose watchdog ran out.
     fn watch(&self, now: u64) {
-        let shared = &self.vm.shared;
+        let shared = self.vm.shared;
         let timeout_ms = {
             let Some(devices) = shared.devices.try_lock() else {
                 return;
@@ -274,8 +273,8 @@ impl Controlled {
             self.back = Some(now);
         }
         if let Some(back) = self.back {
-            let patience = u64::from(tsc_khz()) * LAST_WORDS_MS;
-            let last_words = try_exchange(&self.vm.shared);
+            let patience = ticks(LAST_WORDS_MS);
+            let last_words = try_exchange(self.vm.shared);
             if (last_words || now.saturating_sub(back) > patience) && self.vm.disconnect() {
                 self.back = None;
                 self.ended(now);
@@ -288,7 +287,7 @@ impl Controlled {
     }
 
     fn apply(&mut self, action: Action, now: u64) {
-        let shared = &self.vm.shared;
+        let shared = self.vm.shared;
         let vm = self.vm.plan.name.as_str();
         match action {
             Action::Nothing => {}
@@ -328,7 +327,7 @@ impl Controlled {
         if !self.owed.button && !self.owed.unpark {
             return;
         }
-        let shared = &self.vm.shared;
+        let shared = self.vm.shared;
         let Some(mut devices) = shared.devices.try_lock() else {
             return;
         };

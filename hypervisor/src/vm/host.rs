@@ -5,7 +5,6 @@ use super::shared::VmShared;
 use crate::arch::{cpu, lapic};
 use crate::pcpu;
 use crate::vmx::instruction::{self, Current};
-use alloc::sync::Arc;
 use bulkhead_core::addr::Gpa;
 use bulkhead_core::bus::{Signal, Signals};
 use bulkhead_core::vcpu::{Cpu, Signalled};
@@ -16,7 +15,7 @@ use core::sync::atomic::Ordering;
 /// This CPU, running one vCPU.
 pub struct Host {
     /// The VM.
-    pub vm: Arc<VmShared>,
+    pub vm: &'static VmShared,
     /// The vCPU's number.
     pub me: u32,
     /// Its exits are logged.
@@ -30,7 +29,7 @@ pub struct Host {
 impl Host {
     /// For vCPU `me` of `vm`.
     #[must_use]
-    pub const fn new(vm: Arc<VmShared>, me: u32) -> Self {
+    pub const fn new(vm: &'static VmShared, me: u32) -> Self {
         Self {
             vm,
             me,

@@ -24,7 +24,6 @@ use crate::pcpu;
 use crate::vmx::operation::Features;
 use crate::vmx::vmcs::Bitmaps;
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::apic::LocalApic;
@@ -150,6 +149,12 @@ pub fn tsc_khz() -> u32 {
     machine().tsc_khz
 }
 
+/// So many milliseconds in the TSC's ticks.
+#[must_use]
+pub fn ticks(milliseconds: u64) -> u64 {
+    u64::from(tsc_khz()).saturating_mul(milliseconds)
+}
+
 /// The time that had gone by at host TSC `now` since the TSC was 0.
 #[must_use]
 pub fn uptime(now: u64) -> Duration {
@@ -206,7 +211,7 @@ pub fn build_bitmaps(memory: &mut Memory, apicv: bool) -> Result<Bitmaps, VmErro
 /// What a VM is made from, and what it has for good.
 pub struct Vm {
     /// What every CPU knows of it.
-    pub shared: Arc<VmShared>,
+    pub shared: &'static VmShared,
     /// What the manifest says of it.
     pub plan: VmPlan,
     /// Its RAM, and what its disks' changed blocks lie in.
@@ -263,7 +268,8 @@ impl Vm {
             share,
         );
         Ok(Self {
-            shared: Arc::new(shared),
+            // A VM stays when its run has ended: it can be started again.
+            shared: Box::leak(Box::new(shared)),
             plan,
             frames,
             files,
@@ -287,8 +293,8 @@ impl Vm {
 
     /// Gives the vCPUs of a guest that is loaded to their CPUs; the first of them starts as `entry` says.
     pub fn start(&self, entry: EntryState, watchdog_fired: bool) {
-        self.shared.reset(models::start(watchdog_fired));
-        network::set_links(&self.shared, true);
+        self.shared.reset(models::start_state(watchdog_fired));
+        network::set_links(self.shared, true);
         self.shared.open();
         // One time for all: the vCPUs' time-stamp counters agree.
         let tsc_offset = cpu::rdtsc().wrapping_neg();
@@ -297,8 +303,7 @@ impl Vm {
             if id != 0 {
                 let _ = port.mailbox.post(Signal::Init);
             }
-            let at = port.pcpu.load(core::sync::atomic::Ordering::Relaxed);
-            let Some(cpu) = pcpu::all().get(at) else {
+            let Some(cpu) = pcpu::all().get(port.pcpu) else {
                 unreachable!("a vCPU was placed on a CPU that is not there");
             };
             cpu.inbox.lock().push(running);
@@ -310,14 +315,14 @@ impl Vm {
     /// a frame, still has them.
     #[must_use]
     pub fn disconnect(&self) -> bool {
-        network::set_links(&self.shared, false);
+        network::set_links(self.shared, false);
         let devices = self.shared.devices.try_lock();
         devices.map(|mut devices| devices.disconnect()).is_some()
     }
 
     /// Says what its disks and network cards did.
     pub fn report_devices(&self) {
-        for report in network::reports(&self.shared) {
+        for report in network::reports(self.shared) {
             events::send(&Event::Nic(report.event(self)));
         }
         for counters in models::disk_counters(self) {
@@ -355,7 +360,7 @@ impl Vm {
         let registers = &entry.registers;
         Box::new(Running {
             vcpu,
-            host: Host::new(Arc::clone(&self.shared), id),
+            host: Host::new(self.shared, id),
             left: Left::GaveBack,
             unsent: Unsent::default(),
             gprs: Gprs([

@@ -50,7 +50,7 @@ pub fn build(
     Devices::new(Setup {
         models,
         console: plan.console,
-        start: start(false),
+        start: start_state(false),
     })
     .map_err(VmError::Devices)
 }
@@ -71,7 +71,7 @@ fn build_disk(plan: &DiskPlan, stored: Stored, image_bytes: u64) -> Result<Box<d
 
 /// What a VM's devices find when it starts now.
 #[must_use]
-pub fn start(watchdog_fired: bool) -> Start {
+pub fn start_state(watchdog_fired: bool) -> Start {
     let machine = super::machine();
     let (seconds, then) = machine.epoch;
     let now = cpu::rdtsc();
@@ -115,7 +115,7 @@ pub fn take_overlays(
 #[must_use]
 pub fn disk_counters(vm: &Vm) -> Vec<DiskCounters<'_>> {
     let name = vm.plan.name.as_str();
-    let counters = (0..).zip(block_counters(&vm.shared));
+    let counters = (0..).zip(block_counters(vm.shared));
     counters
         .map(|(disk, did)| DiskCounters {
             vm: name,
@@ -143,7 +143,7 @@ fn block_counters(vm: &VmShared) -> Vec<BlockCounters> {
 
 /// Heap that a VM needs beside its vCPUs, disks and network cards: names, devices, consoles.
 const VM_BYTES: usize = (32 << 10) + TYPED_AHEAD;
-/// Heap that a vCPU needs, its vector registers included.
+/// Heap that a vCPU needs, its vector registers and its entries in its CPU's lists included.
 const VCPU_BYTES: usize = 32 << 10;
 /// Heap that a disk needs beside its map: buffers of a block each, a queue.
 const DISK_BYTES: usize = 16 << 10;

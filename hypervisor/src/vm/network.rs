@@ -8,9 +8,9 @@
 use super::Vm;
 use super::shared::{VmBus, VmShared};
 use crate::arch::cpu::rdtsc;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::events::NicCounters;
+use bulkhead_core::manifest::MAX_NICS;
 use bulkhead_core::switch::{MAX_FRAME, PortConfig, PortCounters, PortId, Switch, SwitchError};
 use core::num::NonZeroU64;
 use spin::{Mutex, Once};
@@ -26,7 +26,7 @@ struct Network {
 }
 
 struct Card {
-    vm: Arc<VmShared>,
+    vm: &'static VmShared,
     nic: u8,
 }
 
@@ -45,7 +45,7 @@ pub fn install(ports: &[PortConfig], vms: &[Vm], tsc_khz: u32) -> Result<(), Swi
             unreachable!("a port of a VM that is not there");
         };
         cards.push(Card {
-            vm: Arc::clone(&vm.shared),
+            vm: vm.shared,
             nic: port.nic,
         });
     }
@@ -60,7 +60,7 @@ pub fn install(ports: &[PortConfig], vms: &[Vm], tsc_khz: u32) -> Result<(), Swi
 #[derive(Default)]
 pub struct Unsent(u8);
 
-const _: () = assert!(bulkhead_core::manifest::MAX_NICS <= u8::BITS as usize);
+const _: () = assert!(MAX_NICS <= u8::BITS as usize);
 
 impl Unsent {
     /// Whether a card has.
@@ -80,7 +80,7 @@ impl Unsent {
     /// Goes on with what `vm`'s cards had left, a batch each; true where there is still some.
     pub fn resume(&mut self, vm: &VmShared) -> bool {
         let waiting = core::mem::take(&mut self.0);
-        for nic in (0..8).filter(|nic| waiting & 1 << nic != 0) {
+        for nic in (0..MAX_NICS as u8).filter(|nic| waiting & 1 << nic != 0) {
             self.kick(vm, nic);
         }
         self.is_waiting()

@@ -66,7 +66,7 @@ impl<'a> VmNumbers<'a> {
             events::send(&Event::Vcpu(VcpuCounters {
                 vm: self.vm.plan.name.as_str(),
                 vcpu: id,
-                cpu: port.pcpu.load(Ordering::Relaxed) as u32,
+                cpu: port.pcpu as u32,
                 exits: &exits,
                 ticks: ticks(&counters),
                 switches: counters.switches,

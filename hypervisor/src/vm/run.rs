@@ -8,7 +8,6 @@ use crate::arch::cpu::rdtsc;
 use crate::console::terminal;
 use crate::pcpu;
 use crate::vmx::enter::RunFrame;
-use alloc::sync::Arc;
 use bulkhead_core::addr::{Gva, Hpa};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::insn::Gprs;
@@ -129,8 +128,8 @@ extern "sysv64" fn prepare(frame: &mut RunFrame) -> bool {
 extern "sysv64" fn handle_port(frame: &mut RunFrame, start: u64) -> bool {
     // SAFETY: as in `handle_exit`, which ends with this call.
     let running = unsafe { &mut *frame.context };
-    let mut devices = devices_of(running);
     let Running { vcpu, host, .. } = running;
+    let mut devices = Locked(&host.vm.devices);
     match vcpu.handle_port(host, &mut frame.gpr, &mut devices, start) {
         Some(Action::Resume) => true,
         Some(action) => carry_out(frame, action),
@@ -138,22 +137,13 @@ extern "sysv64" fn handle_port(frame: &mut RunFrame, start: u64) -> bool {
     }
 }
 
-/// The devices of the VM, apart from the vCPU.
-#[inline(always)]
-#[allow(unsafe_code, reason = "the VM outlives the borrow of the vCPU")]
-fn devices_of<'a>(running: &Running) -> Locked<'a> {
-    let vm = Arc::as_ptr(&running.host.vm);
-    // SAFETY: `running` keeps the VM alive for the rest of the exit, and only shared references to it exist.
-    Locked(unsafe { &(*vm).devices })
-}
-
 #[inline(never)]
 #[allow(unsafe_code, reason = "the context arrives through assembly")]
 extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -> bool {
     // SAFETY: as in `handle_exit`, which ends with this call.
     let running = unsafe { &mut *frame.context };
-    let mut devices = devices_of(running);
     let Running { vcpu, host, .. } = running;
+    let mut devices = Locked(&host.vm.devices);
     match vcpu.handle_exit(host, &mut frame.gpr, &mut devices, reason, start) {
         Action::Resume => true,
         action => carry_out(frame, action),
@@ -178,11 +168,11 @@ fn carry_out(frame: &mut RunFrame, action: Action) -> bool {
         Action::Resume => true,
         Action::Leave => false,
         Action::Poll => {
-            terminal::exchange(&host.vm);
+            terminal::exchange(host.vm);
             finish(vcpu, host, &mut frame.gpr)
         }
         Action::Transmit(nic) => {
-            unsent.kick(&host.vm, nic);
+            unsent.kick(host.vm, nic);
             finish(vcpu, host, &mut frame.gpr) && !unsent.is_waiting()
         }
         Action::Stop(reason) => {
@@ -229,7 +219,7 @@ impl Running {
 
     /// Whether the vCPU cannot be woken by anything but another one, and all others neither. Its VMCS is current.
     pub fn halted_for_good(&self) -> bool {
-        let vm = &self.host.vm;
+        let vm = self.host.vm;
         let is_deaf = self.vcpu.is_deaf(&self.host);
         let vcpus = vm.vcpus.len() as u32;
         vm.set_deaf(self.host.me, is_deaf) && !vm.devices.lock().can_send_nmi(vcpus)

@@ -20,13 +20,11 @@ use bulkhead_core::sched::{CpuScheduler, Decision, EntityId, GroupId};
 use bulkhead_core::vcpu::{Activity, Readiness};
 use core::sync::atomic::Ordering;
 
-/// vCPUs that one CPU can have.
-const MAX_LOCAL: usize = 256;
-
 /// One CPU's vCPUs.
 struct Local {
     own: &'static Pcpu,
     scheduler: CpuScheduler,
+    /// By [`EntityId`]. They grow when a VM starts; their memory is counted with the vCPUs' (`models::heap_needed`).
     slots: Vec<Option<Slot>>,
     /// Whose registers the processor holds.
     loaded: Option<usize>,
@@ -43,12 +41,12 @@ struct Slot {
 }
 
 /// Runs vCPUs on this CPU for ever. The boot CPU also has `control` look after the VMs.
-pub fn run_cpu(mut control: Option<control::Control>) -> ! {
+pub fn run_vcpus(mut control: Option<control::Control>) -> ! {
     let own = pcpu::this();
     let mut local = Local {
         own,
         scheduler: CpuScheduler::new(machine().tsc_khz),
-        slots: Vec::with_capacity(MAX_LOCAL),
+        slots: Vec::new(),
         loaded: None,
         last_vm: None,
     };
@@ -159,7 +157,7 @@ impl Local {
         if let Err(failed) = unsafe { instruction::vmclear(running.vmcs) } {
             panic!("{failed}, of a VMCS that was in use");
         }
-        let vm = alloc::sync::Arc::clone(&running.host.vm);
+        let vm = running.host.vm;
         vm.returned.lock().push(running);
         if let Some(boot) = pcpu::all().first() {
             boot.kick();
@@ -218,7 +216,7 @@ impl Local {
         running.host.vm.set_deaf(me, false);
         running.take_mail();
         running.left = Left::GaveBack;
-        let unsent = running.unsent.is_waiting() && running.unsent.resume(&running.host.vm);
+        let unsent = running.unsent.is_waiting() && running.unsent.resume(running.host.vm);
         let ready = !unsent && running.vcpu.prepare_entry(&mut running.host) == Readiness::Enter;
         if ready && !own.look.load(Ordering::SeqCst) {
             enter(running, own.exit_stack);

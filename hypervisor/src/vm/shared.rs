@@ -6,7 +6,6 @@ use crate::arch::lapic;
 use crate::memory::guest::GuestSpace;
 use crate::pcpu::{self, Pcpu};
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
@@ -20,7 +19,7 @@ use bulkhead_core::sched::Share;
 use bulkhead_core::vcpu::DeviceAccess;
 use bulkhead_core::vcpu::counters::Counters;
 use bulkhead_core::vcpu::mail::Mailbox;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::time::Duration;
 use spin::{Mutex, Once};
 
@@ -41,17 +40,17 @@ pub enum Wanted {
     Run = 2,
 }
 
-static ALL: Once<Vec<Arc<VmShared>>> = Once::new();
+static ALL: Once<Vec<&'static VmShared>> = Once::new();
 
 /// Makes `vms`, in the order of their numbers, what [`by_id`] gives.
-pub fn install(vms: Vec<Arc<VmShared>>) {
+pub fn install(vms: Vec<&'static VmShared>) {
     ALL.call_once(|| vms);
 }
 
 /// The VM with this number.
 #[must_use]
 pub fn by_id(id: VmId) -> Option<&'static VmShared> {
-    ALL.get()?.get(usize::from(id.0)).map(|vm| &**vm)
+    ALL.get()?.get(usize::from(id.0)).copied()
 }
 
 /// How a VM's run ended, and where.
@@ -68,7 +67,7 @@ pub struct VcpuPort {
     /// What waits for it.
     pub mailbox: Mailbox,
     /// The CPU that it was placed on.
-    pub pcpu: AtomicUsize,
+    pub pcpu: usize,
     /// It is in the guest, or about to be.
     pub running: AtomicBool,
     /// What it did, as its CPU last said.
@@ -128,7 +127,7 @@ impl VmShared {
                 .iter()
                 .map(|cpu| VcpuPort {
                     mailbox: Mailbox::default(),
-                    pcpu: AtomicUsize::new(*cpu),
+                    pcpu: *cpu,
                     running: AtomicBool::new(false),
                     counters: Mutex::default(),
                     asked: AtomicBool::new(false),
@@ -148,9 +147,11 @@ impl VmShared {
     #[inline]
     #[must_use]
     pub fn wanted(&self) -> Wanted {
+        const RUN: u8 = Wanted::Run as u8;
+        const PARKED: u8 = Wanted::Parked as u8;
         match self.wanted.load(Ordering::SeqCst) {
-            2 => Wanted::Run,
-            1 => Wanted::Parked,
+            RUN => Wanted::Run,
+            PARKED => Wanted::Parked,
             _ => Wanted::Nothing,
         }
     }
@@ -312,7 +313,7 @@ impl VcpuPort {
     }
 
     fn cpu(&self) -> Option<&'static Pcpu> {
-        pcpu::all().get(self.pcpu.load(Ordering::Relaxed))
+        pcpu::all().get(self.pcpu)
     }
 }
 

@@ -1,7 +1,8 @@
 //! A VM that dies or rages beside one that works and checks itself: the one notices nothing of the other.
 //!
 //! The witness is the guest `burn`, `mode=check`: it says of every round whether memory, registers, timer and interrupts are
-//! as they should be. What it did, by its counters, has to be what it does alone.
+//! as they should be. Those of its counters that depend on its own instructions only ([`OWN_EXITS`], faults, frames) have to be
+//! what they are when it runs alone; times, and exits that others can cause, are not compared.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use xtask::session::events::Event;
-
 use crate::context::{Context, Setup};
 use crate::lab::BURN;
 use crate::machine::Machine;
@@ -199,39 +197,56 @@ fn watch<const COUNT: usize>(
     machine: &mut Machine<'_>,
     vms: [&str; COUNT],
 ) -> Outcome<[Used; COUNT]> {
-    let mut before = Vec::new();
-    for vm in vms {
-        before.push(machine.counters(vm)?);
-    }
-    let mut after: Vec<Event>;
+    let before = Ticks::of(machine, vms)?;
     loop {
+        machine.ensure(!context.left().is_zero(), || {
+            format!("{ENOUGH_TICKS} ticks did not pass in time")
+        })?;
         machine.watch(WATCHED.min(context.left()))?;
-        after = Vec::new();
+        let after = Ticks::of(machine, vms)?;
+        let used: Vec<_> = after
+            .iter()
+            .zip(&before)
+            .map(|(after, before)| after.since(before))
+            .collect();
+        if used.iter().all(|used| used.passed > ENOUGH_TICKS) {
+            return used
+                .try_into()
+                .map_err(|_| machine.failure("a VM has no counters"));
+        }
+    }
+}
+
+/// What a VM's counters say at one look.
+struct Ticks {
+    now: u64,
+    guest: u64,
+    root: u64,
+}
+
+impl Ticks {
+    fn of<const COUNT: usize>(machine: &mut Machine<'_>, vms: [&str; COUNT]) -> Outcome<Vec<Self>> {
+        let mut all = Vec::new();
         for vm in vms {
-            after.push(machine.counters(vm)?);
+            let counters = machine.counters(vm)?;
+            let number = |key| {
+                let missing = || machine.failure(&format!("`counters` has no `{key}`"));
+                counters.number(key).ok_or_else(missing)
+            };
+            all.push(Self {
+                now: number("t")?,
+                guest: number("guest_ticks")?,
+                root: number("root_ticks")?,
+            });
         }
-        let enough = before.iter().zip(&after).all(|(before, after)| {
-            after.number("t") > before.number("t").map(|t| t + ENOUGH_TICKS)
-        });
-        if enough {
-            break;
+        Ok(all)
+    }
+
+    fn since(&self, before: &Self) -> Used {
+        Used {
+            passed: self.now.saturating_sub(before.now),
+            guest: self.guest.saturating_sub(before.guest),
+            root: self.root.saturating_sub(before.root),
         }
     }
-    let grown = |index: usize, key| {
-        let number = |event: Option<&Event>| event.and_then(|event| event.number(key));
-        match (number(before.get(index)), number(after.get(index))) {
-            (Some(before), Some(after)) => Ok(after.saturating_sub(before)),
-            _ => Err(machine.failure(&format!("`counters` has no `{key}`"))),
-        }
-    };
-    let mut used = Vec::new();
-    for index in 0..COUNT {
-        used.push(Used {
-            passed: grown(index, "t")?,
-            guest: grown(index, "guest_ticks")?,
-            root: grown(index, "root_ticks")?,
-        });
-    }
-    used.try_into()
-        .map_err(|_| machine.failure("a VM has no counters"))
 }

@@ -128,8 +128,8 @@ impl Mux {
     }
 
     /// How many bytes of a VM's output are kept unseen, and how many were lost.
-    #[must_use]
-    pub fn unseen(&self, vm: usize) -> (usize, u64) {
+    #[cfg(test)]
+    pub(super) fn unseen(&self, vm: usize) -> (usize, u64) {
         self.backlogs.get(vm).map_or((0, 0), Backlog::size)
     }
 

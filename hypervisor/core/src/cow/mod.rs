@@ -112,12 +112,6 @@ impl BlockMap {
         self.places.len() as u64
     }
 
-    /// Overlay blocks in use, and how many there are.
-    #[must_use]
-    pub const fn overlay_use(&self) -> (u32, u32) {
-        (self.used, self.overlay_blocks)
-    }
-
     /// Where a block is.
     ///
     /// # Errors

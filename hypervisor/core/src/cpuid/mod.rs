@@ -219,12 +219,6 @@ impl CpuidTable {
         self.xstate.allowed()
     }
 
-    /// Bytes a standard-form XSAVE area needs for [`allowed_xcr0`](Self::allowed_xcr0).
-    #[must_use]
-    pub fn xsave_area_size(&self) -> u32 {
-        self.xstate.standard_size(self.allowed_xcr0().bits())
-    }
-
     /// Checks a value for XSETBV with ECX=0.
     ///
     /// # Errors

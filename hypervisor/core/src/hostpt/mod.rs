@@ -13,7 +13,7 @@ pub mod pe;
 mod tests;
 mod window;
 
-use crate::addr::{Frame, FrameCount, Hpa, Hva};
+use crate::addr::{FrameCount, Hpa, Hva};
 use crate::ledger::{FrameRun, Holder, Holding, MapRight};
 use crate::table::{Flushed, Invalidate, Leaf, PageSize, Stale, Table, TableMemory};
 
@@ -154,13 +154,6 @@ impl HostTables {
     /// The page that holds `at`, or `None` where nothing is mapped.
     pub fn translate(&self, memory: &impl TableMemory, at: Hva) -> Option<Leaf<Hva, HostAttr>> {
         self.table.translate(memory, at)
-    }
-
-    /// Whether `frame` is mapped where its addresses are equal.
-    pub fn is_identity(&self, memory: &impl TableMemory, frame: Frame) -> bool {
-        let at = Hva(frame.start().0);
-        self.translate(memory, at)
-            .is_some_and(|leaf| leaf.input.0 == leaf.frame.start().0)
     }
 
     /// Has every CPU forget these tables, and proves it.

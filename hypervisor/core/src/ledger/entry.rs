@@ -175,13 +175,6 @@ pub(super) struct Kind {
 }
 
 impl Kind {
-    pub(super) const fn of(owner: Owner, state: State) -> Self {
-        Self {
-            owner: OwnerTag::of(owner),
-            state,
-        }
-    }
-
     pub(super) const fn get(self) -> (Owner, State) {
         (self.owner.owner(), self.state)
     }

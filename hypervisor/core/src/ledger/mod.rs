@@ -30,8 +30,6 @@ mod tests;
 
 use crate::addr::{Frame, FrameCount};
 
-use entry::Kind;
-
 pub use alloc::Request;
 pub use books::{Audit, Books, OwnerClass};
 pub use entry::{Entry, FrameInfo, KeyId, Owner, Rights, State, VmId};
@@ -119,19 +117,6 @@ impl Ledger<'_> {
             let (owner, state) = kind.get();
             Some((found, owner, state))
         })
-    }
-
-    /// The first run at or after `from` that needs scrubbing and belongs to `owner`
-    /// ([`Owner::Nobody`]: freed frames), at most `limit` long.
-    #[must_use]
-    pub fn next_dirty(&self, owner: Owner, from: Frame, limit: FrameCount) -> Option<FrameRun> {
-        let wanted = Kind::of(owner, State::Dirty);
-        let mut frames = (from.0..self.frames().0).map(Frame);
-        let is_dirty = |frame: &Frame| self.entry(*frame).is_some_and(|e| e.kind() == wanted);
-        let first = frames.find(is_dirty)?;
-        let cap = usize::try_from(limit.0.saturating_sub(1)).unwrap_or(usize::MAX);
-        let more = frames.take(cap).take_while(is_dirty).count() as u64;
-        Some(FrameRun::new(first, FrameCount(1 + more)))
     }
 
     /// Zeroes the dirty frames of `run` and records that: freed ones become [`State::Free`], owned

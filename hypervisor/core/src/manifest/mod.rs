@@ -33,6 +33,7 @@ mod nic;
 pub mod path;
 pub mod payload;
 pub mod plan;
+mod quantity;
 pub mod rate;
 pub mod schema;
 pub mod size;

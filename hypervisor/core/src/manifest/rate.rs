@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use super::quantity::{self, QuantityFault};
+
 /// The least rate a NIC can be held to.
 pub const MIN: BitRate = BitRate(64_000);
 /// The highest rate that can be asked for.
@@ -29,6 +31,17 @@ pub enum RateFault {
     TooSmall,
 }
 
+impl From<QuantityFault> for RateFault {
+    fn from(fault: QuantityFault) -> Self {
+        match fault {
+            QuantityFault::NoNumber => Self::NoNumber,
+            QuantityFault::NoUnit => Self::NoUnit,
+            QuantityFault::UnknownUnit => Self::UnknownUnit,
+            QuantityFault::TooLarge => Self::TooLarge,
+        }
+    }
+}
+
 impl BitRate {
     /// The bits of a second.
     #[must_use]
@@ -41,22 +54,7 @@ impl BitRate {
     /// # Errors
     /// Says which rule `text` breaks.
     pub fn parse(text: &str) -> Result<Self, RateFault> {
-        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
-        let digits = text.strip_suffix(unit).unwrap_or_default();
-        if digits.is_empty() {
-            return Err(RateFault::NoNumber);
-        }
-        let unit = match unit.trim_start() {
-            "" => return Err(RateFault::NoUnit),
-            unit => unit,
-        };
-        let (_, factor) = UNITS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .ok_or(RateFault::UnknownUnit)?;
-        // Digits only, so the one thing that can go wrong is that they are too many.
-        let number: u64 = digits.parse().map_err(|_| RateFault::TooLarge)?;
-        let rate = Self(number.checked_mul(*factor).ok_or(RateFault::TooLarge)?);
+        let rate = Self(quantity::parse(text, &UNITS)?);
         if rate > MAX {
             Err(RateFault::TooLarge)
         } else if rate < MIN {
@@ -70,13 +68,7 @@ impl BitRate {
 /// Shown in the largest unit that divides it, as the manifest would have it.
 impl fmt::Display for BitRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match UNITS
-            .iter()
-            .find(|(_, factor)| self.0 != 0 && self.0.is_multiple_of(*factor))
-        {
-            Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
-            None => write!(f, "{} bits per second", self.0),
-        }
+        quantity::show(f, self.0, &UNITS, "bits per second")
     }
 }
 

@@ -2,12 +2,25 @@
 
 use core::fmt;
 
+use super::quantity::{self, QuantityFault};
 use crate::addr::SIZE_2M;
 
 /// The least memory a VM can have, and what its memory must be a multiple of: one large page.
 pub const GRANULE: ByteSize = ByteSize(SIZE_2M);
 /// The most memory one VM can be given. Sixty-four of these add up without overflow.
 pub const MAX: ByteSize = ByteSize(1 << 40);
+
+/// The units, the largest first, each as it is shown before its other name.
+const UNITS: [(&str, u64); 8] = [
+    ("T", 1 << 40),
+    ("TiB", 1 << 40),
+    ("G", 1 << 30),
+    ("GiB", 1 << 30),
+    ("M", 1 << 20),
+    ("MiB", 1 << 20),
+    ("K", 1 << 10),
+    ("KiB", 1 << 10),
+];
 
 /// A number of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +48,17 @@ pub enum SizeFault {
     },
 }
 
+impl From<QuantityFault> for SizeFault {
+    fn from(fault: QuantityFault) -> Self {
+        match fault {
+            QuantityFault::NoNumber => Self::NoNumber,
+            QuantityFault::NoUnit => Self::NoUnit,
+            QuantityFault::UnknownUnit => Self::UnknownUnit,
+            QuantityFault::TooLarge => Self::TooLarge,
+        }
+    }
+}
+
 impl ByteSize {
     /// The number of bytes.
     #[must_use]
@@ -47,23 +71,7 @@ impl ByteSize {
     /// # Errors
     /// Says which rule `text` breaks.
     pub fn parse_memory(text: &str) -> Result<Self, SizeFault> {
-        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
-        let digits = text.strip_suffix(unit).unwrap_or_default();
-        if digits.is_empty() {
-            return Err(SizeFault::NoNumber);
-        }
-        let shift = match unit.trim_start() {
-            "" => return Err(SizeFault::NoUnit),
-            "K" | "KiB" => 10,
-            "M" | "MiB" => 20,
-            "G" | "GiB" => 30,
-            "T" | "TiB" => 40,
-            _ => return Err(SizeFault::UnknownUnit),
-        };
-        // Digits only, so the one thing that can go wrong is that they are too many.
-        let number: u64 = digits.parse().map_err(|_| SizeFault::TooLarge)?;
-        let bytes = number.checked_mul(1 << shift).ok_or(SizeFault::TooLarge)?;
-        Self(bytes).in_granules()
+        Self(quantity::parse(text, &UNITS)?).in_granules()
     }
 
     fn in_granules(self) -> Result<Self, SizeFault> {
@@ -88,14 +96,7 @@ impl ByteSize {
 /// Shown in the largest unit that divides it, as the manifest would have it.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
-        match units
-            .iter()
-            .find(|(shift, _)| self.0 != 0 && self.0.trailing_zeros() >= *shift)
-        {
-            Some((shift, unit)) => write!(f, "{}{unit}", self.0 >> shift),
-            None => write!(f, "{} bytes", self.0),
-        }
+        quantity::show(f, self.0, &UNITS, "bytes")
     }
 }
 

@@ -33,7 +33,6 @@ use self::frame::{Frame, SenderClaim};
 use self::mac::Mac;
 use self::rate::TokenBucket;
 use self::table::MacTable;
-use crate::ledger::VmId;
 use crate::manifest::{MacAddress, Spoofing};
 
 /// Why no switch can be made of a list of ports.
@@ -188,21 +187,6 @@ impl Switch {
     #[must_use]
     pub fn link(&self, port: PortId) -> bool {
         self.up.contains(port)
-    }
-
-    /// Every port with its configuration and counters, in the order of their numbers.
-    pub fn ports(&self) -> impl Iterator<Item = (PortId, &PortConfig, &PortCounters)> {
-        (0..)
-            .zip(&self.ports)
-            .map(|(number, port)| (PortId(number), &port.config, &port.counters))
-    }
-
-    /// The port of a VM's NIC.
-    #[must_use]
-    pub fn port_of(&self, vm: VmId, nic: u8) -> Option<PortId> {
-        self.ports()
-            .find(|(_, config, _)| config.vm == vm && config.nic == nic)
-            .map(|(port, ..)| port)
     }
 
     /// What was counted at a port.

@@ -1,7 +1,9 @@
 //! The switch from outside: small cases by name, and a million frames that nobody arranged.
 
 use super::*;
+use crate::ledger::VmId;
 use crate::manifest::BitRate;
+use crate::testing::Random;
 
 const HZ: u64 = 1_000_000_000;
 const BROADCAST: Mac = Mac([0xff; 6]);
@@ -233,17 +235,6 @@ fn bad_ports_are_refused() {
 }
 
 #[test]
-fn ports_are_found_by_their_nic() {
-    let mut second = port(1, 2, Spoofing::Deny);
-    second.vm = VmId(0);
-    second.nic = 1;
-    let switch = switch(&[port(0, 1, Spoofing::Deny), second]);
-    assert_eq!(switch.port_of(VmId(0), 1), Some(PortId(1)));
-    assert_eq!(switch.port_of(VmId(1), 0), None);
-    assert_eq!(switch.ports().count(), 2);
-}
-
-#[test]
 fn ports_of_a_plan_share_a_segment_by_its_name() {
     let manifest = r#"
         version = 1
@@ -276,21 +267,7 @@ fn ports_of_a_plan_share_a_segment_by_its_name() {
     assert!(Switch::new(&ports, NonZeroU64::new(HZ).unwrap()).is_ok());
 }
 
-/// xorshift64: the same million frames every time.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit
-    }
-
     fn mac(&mut self) -> Mac {
         match self.below(8) {
             0 => BROADCAST,

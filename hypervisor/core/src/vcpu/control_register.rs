@@ -4,12 +4,15 @@
 //! restore these two bits), VMXE, MCE (a machine check with MCE clear would shut the processor down) and
 //! every CR4 bit of a feature that the guest's CPUID does not show.
 
-use super::Cpu;
+use super::registers::{GprIndex, Gprs};
+use super::step::Step;
+use super::{Cpu, Vcpu};
 use crate::addr::Gpa;
-use crate::fault::GuestFault;
+use crate::fault::{GuestFault, StopReason};
 use crate::msr;
 use crate::vmx::capability::Negotiated;
 use crate::vmx::controls::Entry;
+use crate::vmx::exit::CrAccess;
 use crate::vmx::field::{self, Natural};
 
 const CR0_PE: u64 = 1 << 0;
@@ -25,6 +28,37 @@ const CR4_PAE: u64 = 1 << 5;
 const CR4_MCE: u64 = 1 << 6;
 const CR4_VMXE: u64 = 1 << 13;
 const CR4_PCIDE: u64 = 1 << 17;
+
+impl Vcpu {
+    /// A write to CR0 or CR4 of what the host owns.
+    pub(super) fn control_register<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        gprs: &Gprs,
+        access: CrAccess,
+    ) -> Result<Step, GuestFault> {
+        let value = |cpu: &C, gpr: u8| match GprIndex::new(gpr) {
+            GprIndex::RSP => cpu.read(field::GUEST_RSP).0,
+            index => gprs.get(index),
+        };
+        match access {
+            CrAccess::Write { cr: 0, gpr } => {
+                write_cr0(cpu, &self.controls, value(cpu, gpr))?;
+            }
+            CrAccess::Write { cr: 4, gpr } => {
+                write_cr4(
+                    cpu,
+                    &self.controls,
+                    self.cpuid.allowed_cr4(),
+                    value(cpu, gpr),
+                )?;
+            }
+            // No control that makes other accesses exit is on.
+            _ => return Err(GuestFault::Stop(StopReason::UnexpectedExit(28))),
+        }
+        Ok(Step::NEXT)
+    }
+}
 
 /// CR0 bits that the host owns.
 #[must_use]

@@ -196,7 +196,7 @@ impl EptViolation {
 
 /// A VMX or SMX instruction, which no guest has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the instructions' names say it")]
 pub enum VmxInstruction {
     Getsec,
     Vmclear,
@@ -302,7 +302,7 @@ impl Interruption {
 
 /// One VM exit, decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the manual's names of the reasons say it")]
 pub enum Exit {
     /// An exception that the bitmap selects, or an NMI.
     Exception(Interruption),

@@ -1,6 +1,7 @@
 //! Chains with buffers where a test wants them, for the tests of device models.
 
-use super::testing::{Machine, NEXT, Random, Ring, WRITE};
+use super::testing::{Machine, NEXT, Ring, WRITE};
+use crate::testing::Random;
 
 /// A buffer of a chain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

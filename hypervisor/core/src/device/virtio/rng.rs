@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 
-use super::{DeviceKind, Effect, Queue, QueueError, VirtioDevice};
+use super::{Chain, DeviceKind, Effect, Queue, QueueError, VirtioDevice};
 use crate::bus::Bus;
 
 const QUEUE_SIZE: u16 = 16;
@@ -22,6 +22,19 @@ impl Rng {
     #[must_use]
     pub fn new(source: EntropySource) -> Self {
         Self { source }
+    }
+
+    /// Answers one request; how many bytes that wrote.
+    fn serve(&mut self, chain: &Chain, bus: &mut dyn Bus) -> Result<u32, QueueError> {
+        let mut bytes = [0; REQUEST_BYTES];
+        let wanted = REQUEST_BYTES.min(chain.writable_len() as usize);
+        let bytes = bytes.get_mut(..wanted).unwrap_or_default();
+        // Without entropy the request ends with none: better than bytes somebody could guess.
+        if !(self.source)(bytes) {
+            return Ok(0);
+        }
+        chain.write(bus, 0, bytes)?;
+        Ok(wanted as u32)
     }
 }
 
@@ -48,21 +61,8 @@ impl VirtioDevice for Rng {
         queues: &mut [Queue],
         bus: &mut dyn Bus,
     ) -> Result<Effect, QueueError> {
-        let Some(queue) = queues.first_mut() else {
-            return Ok(Effect::Nothing);
-        };
-        while let Some(chain) = queue.pop(bus)? {
-            let mut bytes = [0; REQUEST_BYTES];
-            let wanted = REQUEST_BYTES.min(chain.writable_len() as usize);
-            let bytes = bytes.get_mut(..wanted).unwrap_or_default();
-            // Without entropy the request ends with none: better than bytes somebody could guess.
-            let written = if (self.source)(bytes) {
-                chain.write(bus, 0, bytes)?;
-                wanted as u32
-            } else {
-                0
-            };
-            queue.complete(bus, chain.head(), written)?;
+        if let Some(queue) = queues.first_mut() {
+            queue.serve_all(bus, |chain, bus| self.serve(chain, bus))?;
         }
         Ok(Effect::Nothing)
     }

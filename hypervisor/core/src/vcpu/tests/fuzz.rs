@@ -6,35 +6,14 @@ use crate::apic::Trigger;
 use crate::bus::{Signal, Signals};
 use crate::insn::GprIndex;
 use crate::platform::{COM1_BASE, IOAPIC_BASE, POWER_SLEEP_CONTROL_PORT, RESET_PORT};
+use crate::testing::Random;
 use crate::vcpu::{Action, Activity, Cpu, CpuBus, Plain, Readiness};
 use crate::vmx::exit::Interruption;
 use crate::vmx::field::{self, Natural};
 
 const EXITS: u32 = 1_000_000;
 
-/// xorshift64: the same run every time.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len() as u64) as usize]
-    }
-
     /// Numbers around which decisions turn, and any others.
     fn wild(&mut self) -> u64 {
         match self.below(6) {

@@ -3,7 +3,7 @@
 
 use super::driver::STATUS;
 use super::*;
-use crate::device::virtio::testing::Random;
+use crate::testing::Random;
 
 const DEVICES: [u8; 4] = [CONSOLE, RNG, NET, DISK];
 const ACCESSES: u32 = 1_000_000;

@@ -257,12 +257,8 @@ impl VirtioDevice for Block {
         queues: &mut [Queue],
         bus: &mut dyn Bus,
     ) -> Result<Effect, QueueError> {
-        let Some(queue) = queues.first_mut() else {
-            return Ok(Effect::Nothing);
-        };
-        while let Some(chain) = queue.pop(bus)? {
-            let written = self.serve(&chain, bus)?;
-            queue.complete(bus, chain.head(), written)?;
+        if let Some(queue) = queues.first_mut() {
+            queue.serve_all(bus, |chain, bus| self.serve(chain, bus))?;
         }
         Ok(Effect::Nothing)
     }

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use super::super::Features;
 use super::super::buffers::{Buffer, broken_ring, gather, offer, scatter, split};
-use super::super::testing::{Machine, Random, Ring};
+use super::super::testing::{Machine, Ring};
 use super::*;
+use crate::testing::Random;
 
 const DATA: u64 = 0x4000;
 const RAM: usize = 0x14000;

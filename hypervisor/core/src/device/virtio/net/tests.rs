@@ -2,8 +2,9 @@
 
 use super::super::Features;
 use super::super::buffers::{Buffer, broken_ring, gather, offer, scatter, split};
-use super::super::testing::{Machine, Random, Ring};
+use super::super::testing::{Machine, Ring};
 use super::*;
+use crate::testing::Random;
 
 /// Where the transmit queue's rings are; the receive queue's are at 0.
 const TRANSMIT_RING: u64 = 0x3000;

@@ -328,7 +328,8 @@ impl Queue {
         Ok(since_event < self.used.wrapping_sub(self.signalled))
     }
 
-    /// Tells the driver that the device looks at the queue on its own: notifications would be exits for nothing.
+    /// Tells the driver, until the queue is reset, that the device looks at the queue on its own: notifications
+    /// would be exits for nothing.
     ///
     /// # Errors
     /// [`QueueError`] where the used ring is not guest memory.
@@ -336,37 +337,33 @@ impl Queue {
         &mut self,
         ram: &mut (impl GuestRam + ?Sized),
     ) -> Result<(), QueueError> {
-        self.set_suppressed(ram, true)
-    }
-
-    /// Takes [`suppress_notifications`](Self::suppress_notifications) back.
-    ///
-    /// # Errors
-    /// [`QueueError`] where the used ring is not guest memory.
-    pub fn enable_notifications(
-        &mut self,
-        ram: &mut (impl GuestRam + ?Sized),
-    ) -> Result<(), QueueError> {
-        self.set_suppressed(ram, false)
-    }
-
-    fn set_suppressed(
-        &mut self,
-        ram: &mut (impl GuestRam + ?Sized),
-        suppressed: bool,
-    ) -> Result<(), QueueError> {
-        if !self.enabled || self.failed || self.suppressed == suppressed {
+        if !self.enabled || self.failed || self.suppressed {
             return Ok(());
         }
-        self.suppressed = suppressed;
+        self.suppressed = true;
         // With event indices the flag has to stay 0, and silence is an event index that is not moved on.
         if self.event_index {
             return Ok(());
         }
-        let flags = if suppressed { NO_NOTIFY } else { 0 };
-        let told = write_u16(ram, offset(self.device, FLAGS), flags);
+        let told = write_u16(ram, offset(self.device, FLAGS), NO_NOTIFY);
         self.failed = told.is_err();
         told
+    }
+
+    /// Takes every chain there is, and completes each with as many bytes as `serve` says it wrote.
+    ///
+    /// # Errors
+    /// As [`pop`](Self::pop)'s and `serve`'s.
+    pub fn serve_all<R: GuestRam + ?Sized>(
+        &mut self,
+        ram: &mut R,
+        mut serve: impl FnMut(&Chain, &mut R) -> Result<u32, QueueError>,
+    ) -> Result<(), QueueError> {
+        while let Some(chain) = self.pop(ram)? {
+            let written = serve(&chain, ram)?;
+            self.complete(ram, chain.head(), written)?;
+        }
+        Ok(())
     }
 
     /// The entry of a ring that a free-running index names.

@@ -2,7 +2,8 @@
 //! leaves the buffers that a descriptor named, and nothing panics.
 
 use super::*;
-use crate::device::virtio::testing::{Access, Random};
+use crate::device::virtio::testing::Access;
+use crate::testing::Random;
 
 const CHAINS: u32 = 1_000_000;
 const RAM: u64 = 0x1_0000;

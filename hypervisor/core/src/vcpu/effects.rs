@@ -1,0 +1,73 @@
+//! What handling an exit reaches: the processor, guest memory, the VM's vCPUs and its devices.
+//!
+//! The shell implements these traits with instructions and locks, tests with maps.
+
+use crate::addr::Gpa;
+use crate::bus::{GuestRam, Signal, Signals};
+#[cfg(doc)]
+use crate::cpuid::CpuidTable;
+use crate::device::board::Devices;
+use crate::vmx::field::VmcsAccess;
+
+use super::mail::Mail;
+
+/// What handling an exit can do to the processor, to guest memory, and to the vCPUs of the VM.
+pub trait Cpu: VmcsAccess + Signals {
+    /// The host's time-stamp counter.
+    fn tsc(&self) -> u64;
+    /// Loads XCR0 with a value that [`CpuidTable::validate_xcr0`] accepted.
+    fn set_xcr0(&mut self, value: u64);
+    /// Loads CR2, which VM entries do not.
+    fn set_cr2(&mut self, value: u64);
+    /// Loads DR6, which VM entries do not.
+    fn set_dr6(&mut self, value: u64);
+    /// Forgets the guest's linear translations, which carry its VPID through exits.
+    fn forget_translations(&mut self);
+    /// Ends the host interrupt that the last exit acknowledged.
+    fn end_host_interrupt(&mut self);
+    /// Copies guest memory from a physical address on; false where there is none.
+    fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool;
+    /// Copies to guest memory from a physical address on; false where there is none.
+    fn write_guest(&mut self, gpa: Gpa, bytes: &[u8]) -> bool;
+    /// What came of the signals that handling this exit sent.
+    fn take_signalled(&mut self) -> Option<Signalled>;
+}
+
+/// What came of the signals that handling one exit sent, by the vCPU or by its devices on its behalf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub struct Signalled {
+    /// What the vCPU itself got.
+    pub mail: Option<Mail>,
+    /// Another vCPU of the same CPU got something.
+    pub leave: bool,
+}
+
+/// A [`Cpu`] as device models see it.
+pub struct CpuBus<'a, C>(pub &'a mut C);
+
+impl<C: Cpu> GuestRam for CpuBus<'_, C> {
+    fn read(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool {
+        self.0.read_guest(gpa, bytes)
+    }
+
+    fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
+        self.0.write_guest(gpa, bytes)
+    }
+}
+
+impl<C: Cpu> Signals for CpuBus<'_, C> {
+    fn vcpus(&self) -> u32 {
+        self.0.vcpus()
+    }
+
+    fn signal(&mut self, to: u32, signal: Signal) {
+        self.0.signal(to, signal);
+    }
+}
+
+/// The devices of the vCPU's VM, which its vCPUs share: the shell has them behind a lock.
+pub trait DeviceAccess {
+    /// Works on the devices, alone.
+    fn with<T>(&mut self, work: impl FnOnce(&mut Devices) -> T) -> T;
+}
