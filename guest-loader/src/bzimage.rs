@@ -215,17 +215,17 @@ impl<'a> BzImage<'a> {
 }
 
 /// Loads a bzImage: kernel, initrd, command line and boot parameters.
-pub(crate) fn load(
-    image: &[u8],
-    payload: &Payload<'_>,
+pub(crate) fn load<'i>(
+    image: &'i [u8],
+    payload: &mut Payload<'i, '_>,
     rsdp: RsdpAddress,
     mem: &mut impl GuestMemory,
 ) -> Result<EntryState, LoadError> {
     let kernel = BzImage::parse(image)?;
     let placed = kernel.place(payload.memory)?;
     let cmdline = payload.write_cmdline(kernel.cmdline_max, mem)?;
-    let initrd = payload.write_initrd(placed, kernel.initrd_last_byte, mem)?;
-    mem.write(placed.start, kernel.payload)?;
+    let initrd = payload.place_initrd(placed, kernel.initrd_last_byte)?;
+    payload.place(placed.start, kernel.payload);
     let zero_page = zero_page(
         &kernel,
         placed.start,

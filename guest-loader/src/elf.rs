@@ -96,18 +96,18 @@ impl<'a> PvhKernel<'a> {
 }
 
 /// Loads an ELF kernel: segments, initrd, command line and start information.
-pub(crate) fn load(
-    image: &[u8],
-    payload: &Payload<'_>,
+pub(crate) fn load<'i>(
+    image: &'i [u8],
+    payload: &mut Payload<'i, '_>,
     rsdp: RsdpAddress,
     mem: &mut impl GuestMemory,
 ) -> Result<EntryState, LoadError> {
     let kernel = PvhKernel::parse(image)?;
     kernel.check_fits(payload.memory)?;
     let cmdline = payload.write_cmdline(start_info::CMDLINE_MAX, mem)?;
-    let initrd = payload.write_initrd(kernel.span(), u64::MAX, mem)?;
+    let initrd = payload.place_initrd(kernel.span(), u64::MAX)?;
     for segment in &kernel.segments {
-        mem.write(segment.range.start, segment.data)?;
+        payload.place(segment.range.start, segment.data);
     }
     start_info::write(&payload.memory.e820(), initrd, cmdline, rsdp, mem)?;
 

@@ -12,9 +12,9 @@ use crate::start_info;
 use crate::{LoadError, Payload};
 
 /// Loads a flat image, initrd, command line and start information.
-pub(crate) fn load(
-    image: &[u8],
-    payload: &Payload<'_>,
+pub(crate) fn load<'i>(
+    image: &'i [u8],
+    payload: &mut Payload<'i, '_>,
     rsdp: RsdpAddress,
     mem: &mut impl GuestMemory,
 ) -> Result<EntryState, LoadError> {
@@ -27,8 +27,8 @@ pub(crate) fn load(
         area,
     })?;
     let cmdline = payload.write_cmdline(start_info::CMDLINE_MAX, mem)?;
-    let initrd = payload.write_initrd(placed, u64::MAX, mem)?;
-    mem.write(placed.start, image)?;
+    let initrd = payload.place_initrd(placed, u64::MAX)?;
+    payload.place(placed.start, image);
     start_info::write(&payload.memory.e820(), initrd, cmdline, rsdp, mem)?;
 
     let mut state = EntryState::long64(placed.start);

@@ -1,7 +1,7 @@
 //! Turns a kernel image, an initrd and a command line into a bootable guest: pure, host-testable.
 //!
 //! [`load`] is the entry: it takes a [`LoadRequest`], writes everything the guest needs through [`GuestMemory`] and
-//! returns the [`EntryState`] a vCPU starts in. Three image formats are known, one module each: `bzimage` (Linux 64-bit
+//! returns the [`EntryState`] a vCPU starts in. [`prepare`] does the same, but leaves the images to be copied piece by piece. Three image formats are known, one module each: `bzimage` (Linux 64-bit
 //! boot protocol), `elf` (PVH), `flat`. `acpi` describes the platform to the guest, `boot_area` says what lies where in
 //! the first MiB, `placement` keeps everything else apart.
 //!
@@ -21,6 +21,7 @@ mod entry;
 mod error;
 mod field;
 mod flat;
+mod loading;
 mod memory;
 mod placement;
 mod reset_vector;
@@ -28,7 +29,9 @@ mod start_info;
 #[cfg(test)]
 mod tests;
 
+use alloc::vec::Vec;
 use bulkhead_core::addr::Gpa;
+use core::num::NonZeroUsize;
 
 pub use crate::acpi::AcpiError;
 pub use crate::bzimage::{BzImage, BzImageError};
@@ -36,10 +39,13 @@ pub use crate::elf::{ElfError, PvhKernel, flatten_elf};
 pub use crate::entry::{DescriptorTable, EntryMode, EntryState, Registers, Segment};
 pub use crate::error::{CmdlineError, LoadError};
 pub use crate::flat::FlatError;
+pub use crate::loading::Loading;
 pub use crate::memory::{
     E820Entry, E820Kind, GpaRange, GuestMemory, LayoutError, MemoryLayout, OutOfRange,
 };
 pub use crate::placement::InitrdError;
+
+use crate::loading::Image;
 
 /// The format of a kernel image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,15 +68,15 @@ pub struct PlatformDescription<'a> {
     pub vcpu_apic_ids: &'a [u32],
 }
 
-/// A guest to load.
+/// A guest to load, from images that live as long as `'i`.
 #[derive(Clone, Copy, Debug)]
-pub struct LoadRequest<'a> {
+pub struct LoadRequest<'i, 'a> {
     /// The kernel image as the manifest's file has it.
-    pub kernel: &'a [u8],
+    pub kernel: &'i [u8],
     /// How to read it.
     pub format: KernelFormat,
     /// The initial RAM disk, if any.
-    pub initrd: Option<&'a [u8]>,
+    pub initrd: Option<&'i [u8]>,
     /// The command line, without terminator.
     pub cmdline: &'a str,
     /// Where the VM's RAM lies.
@@ -85,9 +91,25 @@ pub struct LoadRequest<'a> {
 /// [`LoadError`] says what about the image, initrd, command line or memory cannot work. `mem` may then hold part of the
 /// guest and is not fit to run.
 pub fn load(
-    request: &LoadRequest<'_>,
+    request: &LoadRequest<'_, '_>,
     mem: &mut impl GuestMemory,
 ) -> Result<EntryState, LoadError> {
+    let mut loading = prepare(request, mem)?;
+    loop {
+        if let Some(entry) = loading.step(NonZeroUsize::MAX, mem)? {
+            return Ok(entry);
+        }
+    }
+}
+
+/// Loads a guest into `mem`, which is all zero, except for its images: the answer copies those.
+///
+/// # Errors
+/// As [`load`].
+pub fn prepare<'i>(
+    request: &LoadRequest<'i, '_>,
+    mem: &mut impl GuestMemory,
+) -> Result<Loading<'i>, LoadError> {
     if mem.size() != request.memory.size() {
         return Err(LoadError::MemoryMismatch {
             layout: request.memory.size(),
@@ -95,19 +117,21 @@ pub fn load(
         });
     }
     let format = detect(request.kernel, request.format)?;
-    let payload = Payload {
+    let mut payload = Payload {
         initrd: request.initrd,
+        images: Vec::new(),
         cmdline: request.cmdline,
         memory: request.memory,
     };
     let rsdp = acpi::write(request.platform, mem)?;
     entry::write_tables(mem)?;
     reset_vector::write(mem)?;
-    match format {
-        Format::BzImage => bzimage::load(request.kernel, &payload, rsdp, mem),
-        Format::Elf => elf::load(request.kernel, &payload, rsdp, mem),
-        Format::Flat => flat::load(request.kernel, &payload, rsdp, mem),
-    }
+    let entry = match format {
+        Format::BzImage => bzimage::load(request.kernel, &mut payload, rsdp, mem)?,
+        Format::Elf => elf::load(request.kernel, &mut payload, rsdp, mem)?,
+        Format::Flat => flat::load(request.kernel, &mut payload, rsdp, mem)?,
+    };
+    Ok(Loading::new(entry, payload.images))
 }
 
 /// A format that was decided on.
@@ -131,14 +155,20 @@ fn detect(kernel: &[u8], asked: KernelFormat) -> Result<Format, LoadError> {
     }
 }
 
-/// What every format loads besides the kernel.
-struct Payload<'a> {
-    initrd: Option<&'a [u8]>,
+/// What every format loads besides the kernel, and the images that were given their places.
+struct Payload<'i, 'a> {
+    initrd: Option<&'i [u8]>,
+    images: Vec<Image<'i>>,
     cmdline: &'a str,
     memory: &'a MemoryLayout,
 }
 
-impl Payload<'_> {
+impl<'i> Payload<'i, '_> {
+    /// Has `bytes` copied to `start`.
+    fn place(&mut self, start: Gpa, bytes: &'i [u8]) {
+        self.images.push(Image { start, bytes });
+    }
+
     /// Writes the command line with its terminating zero; `max` is the kernel's own limit in bytes.
     fn write_cmdline(&self, max: u64, mem: &mut impl GuestMemory) -> Result<Gpa, LoadError> {
         let place = boot_area::CMDLINE;
@@ -156,18 +186,17 @@ impl Payload<'_> {
         Ok(place.start)
     }
 
-    /// Places the initrd, if there is one, clear of `kernel` and not beyond `last_byte`, and writes it.
-    fn write_initrd(
-        &self,
+    /// Places the initrd, if there is one, clear of `kernel` and not beyond `last_byte`.
+    fn place_initrd(
+        &mut self,
         kernel: GpaRange,
         last_byte: u64,
-        mem: &mut impl GuestMemory,
     ) -> Result<Option<GpaRange>, LoadError> {
         let Some(initrd) = self.initrd else {
             return Ok(None);
         };
         let place = placement::place_initrd(initrd.len() as u64, kernel, self.memory, last_byte)?;
-        mem.write(place.start, initrd)?;
+        self.place(place.start, initrd);
         Ok(Some(place))
     }
 }

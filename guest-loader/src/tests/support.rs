@@ -1,6 +1,7 @@
 //! What the tests load into and load with: [`TestMemory`], [`Guest`], image builders.
 
 use bulkhead_core::addr::Gpa;
+use core::num::NonZeroUsize;
 
 use crate::field::Fields;
 use crate::memory::{E820Kind, GpaRange};
@@ -10,6 +11,8 @@ use crate::{
 };
 
 pub(super) const MIB: u64 = 1 << 20;
+/// No image is a multiple of it.
+const PIECE: NonZeroUsize = NonZeroUsize::new(1021).unwrap();
 
 /// RAM that remembers what was written where.
 pub(super) struct TestMemory {
@@ -125,6 +128,16 @@ impl Guest<'_> {
         };
         let state = crate::load(&request, &mut mem)?;
         mem.assert_disjoint(&layout);
+        let mut again = TestMemory::new(self.memory);
+        let mut loading = crate::prepare(&request, &mut again)?;
+        let pieces_state = loop {
+            if let Some(state) = loading.step(PIECE, &mut again)? {
+                break state;
+            }
+        };
+        assert_eq!(pieces_state, state, "loaded piece by piece");
+        again.assert_disjoint(&layout);
+        assert!(again.bytes == mem.bytes, "loaded piece by piece");
         Ok((state, mem))
     }
 

@@ -227,7 +227,7 @@ pub fn load_request<'a>(
     files: &VmFiles,
     memory: &'a MemoryLayout,
     platform: &'a PlatformDescription<'a>,
-) -> LoadRequest<'a> {
+) -> LoadRequest<'static, 'a> {
     LoadRequest {
         kernel: files.kernel,
         format: match vm.kernel.format {

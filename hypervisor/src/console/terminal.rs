@@ -1,15 +1,15 @@
 //! The serial port as a terminal for every VM and the prompt: what is typed goes in, what guests write comes out.
 //!
 //! `bulkhead_core::console::Mux`, inside [`CONSOLE`], says what goes where. [`exchange`] is any CPU's; [`Terminal`] is the boot
-//! CPU's alone.
+//! CPU's alone, which never waits for a VM's devices.
 
 use super::{CONSOLE, Console, Show};
-use crate::vm;
 use crate::vm::shared::{VmBus, VmShared};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bulkhead_core::console::mux::Sink;
 use bulkhead_core::console::{CommandError, Mux, Request, Routing};
+use bulkhead_core::device::board::Devices;
 use core::fmt;
 
 /// Bytes that may wait for the serial port before guests' consoles are told to hold their own.
@@ -19,19 +19,26 @@ const PIECES: usize = 8;
 const PIECE_BYTES: usize = 512;
 /// Typed bytes that are taken at a look.
 const TYPED_AT_ONCE: usize = 64;
-/// Typed bytes that wait for a guest to take them.
-const TYPED_AHEAD: usize = 1024;
-/// How long the rest is left in the port, where a sender may be told to wait, before it is thrown away: a guest that hangs
-/// must not keep the escape key from being seen.
-const PATIENCE_MS: u64 = 1_000;
+/// Typed bytes that wait for a guest to take them: a large paste. What comes after them is thrown away: the port is always
+/// read, or a guest that takes its input slowly could keep the escape key from being seen.
+pub const TYPED_AHEAD: usize = 16 << 10;
 const BELL: &[u8] = b"\x07";
 
 /// Moves what a VM's guest wrote to the terminal, as far as there is room; true where nothing is left.
 pub fn exchange(vm: &VmShared) -> bool {
+    move_output(vm, &mut vm.devices.lock())
+}
+
+/// The same where nobody has the VM's devices; false, and nothing is done, where somebody has.
+pub fn try_exchange(vm: &VmShared) -> bool {
+    let devices = vm.devices.try_lock();
+    devices.is_some_and(|mut devices| move_output(vm, &mut devices))
+}
+
+/// The devices are held throughout, or two of the VM's vCPUs could change the order of what they take.
+fn move_output(vm: &VmShared, devices: &mut Devices) -> bool {
     let index = usize::from(vm.id.0);
     let mut bytes = [0; PIECE_BYTES];
-    // Held throughout, or two of the VM's vCPUs could change the order of what they take.
-    let mut devices = vm.devices.lock();
     for _ in 0..PIECES {
         if !CONSOLE.lock().has_room(index) {
             return false;
@@ -82,8 +89,8 @@ pub struct Terminal {
 struct Seat {
     vm: &'static VmShared,
     typed: VecDeque<u8>,
-    /// Host TSC at which it last took a byte, or had none to take.
-    took: u64,
+    /// The bell rang since there was room last: once is enough, whatever is lost.
+    rang: bool,
 }
 
 /// Text for the operator. Its lines end with a line feed.
@@ -121,7 +128,7 @@ impl Terminal {
         let seat = |vm| Seat {
             vm,
             typed: VecDeque::with_capacity(TYPED_AHEAD),
-            took: 0,
+            rang: false,
         };
         Self {
             vms: vms.into_iter().map(seat).collect(),
@@ -129,14 +136,14 @@ impl Terminal {
         }
     }
 
-    /// Feeds the serial port, and takes what was typed at host TSC `now`: to the VM in front, or to the prompt. Gives the
-    /// command that was, if one was; its answer is due.
-    pub fn look(&mut self, now: u64) -> Option<Result<Request, CommandError>> {
+    /// Feeds the serial port, and takes what was typed: to the VM in front, or to the prompt. Gives the command that was, if
+    /// one was; its answer is due.
+    pub fn look(&mut self) -> Option<Result<Request, CommandError>> {
         CONSOLE.lock().serial.pump();
         self.show_answer();
-        let command = self.take_typed(now);
+        let command = self.take_typed();
         for seat in &mut self.vms {
-            seat.deliver(now);
+            seat.deliver();
         }
         command
     }
@@ -154,12 +161,12 @@ impl Terminal {
         }
     }
 
-    fn take_typed(&mut self, now: u64) -> Option<Result<Request, CommandError>> {
+    fn take_typed(&mut self) -> Option<Result<Request, CommandError>> {
         for _ in 0..TYPED_AT_ONCE {
             let routing = {
                 let mut console = CONSOLE.lock();
                 // What is typed ahead of an answer waits in the port.
-                if console.is_answering() || self.holds(&console, now) {
+                if console.is_answering() {
                     return None;
                 }
                 console.take_typed()?
@@ -173,26 +180,14 @@ impl Terminal {
         None
     }
 
-    /// Whether typed bytes are to be left in the port, because the VM in front has enough.
-    fn holds(&self, console: &Console, now: u64) -> bool {
-        let Some(mux) = &console.mux else {
-            return true;
-        };
-        let seat = self.vms.get(mux.front());
-        let patience = vm::ticks(PATIENCE_MS);
-        !mux.prompt_is_open()
-            && seat.is_some_and(|seat| {
-                seat.typed.len() >= TYPED_AHEAD && now.saturating_sub(seat.took) < patience
-            })
-    }
-
     fn type_to(&mut self, vm: usize, byte: u8) {
         let Some(seat) = self.vms.get_mut(vm) else {
             return;
         };
         if seat.typed.len() < TYPED_AHEAD {
             seat.typed.push_back(byte);
-        } else {
+            seat.rang = false;
+        } else if !core::mem::replace(&mut seat.rang, true) {
             Show(&mut CONSOLE.lock().serial).show(BELL);
         }
     }
@@ -225,19 +220,19 @@ impl Terminal {
 }
 
 impl Seat {
-    /// Types what waits, as far as the guest has room.
-    fn deliver(&mut self, now: u64) {
+    /// Types what waits, as far as the guest has room; nothing where somebody has the VM's devices.
+    fn deliver(&mut self) {
         if self.typed.is_empty() {
-            self.took = now;
             return;
         }
-        let mut devices = self.vm.devices.lock();
+        let Some(mut devices) = self.vm.devices.try_lock() else {
+            return;
+        };
         while let Some(byte) = self.typed.front() {
             if !devices.push_input(*byte, &mut VmBus(self.vm)) {
                 return;
             }
             self.typed.pop_front();
-            self.took = now;
         }
     }
 }

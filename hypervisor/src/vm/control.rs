@@ -4,24 +4,25 @@
 //! `Lifecycle`; this module carries it out. What an operator types is `command`'s, what the numbers are `report`'s.
 
 use super::command::Asked;
+use super::load::Load;
 use super::report::{MachineNumbers, VmNumbers};
 use super::shared::{Ending, VmBus, Wanted};
-use super::{Vm, ticks, uptime};
+use super::{Vm, VmError, ticks, uptime};
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::power::PowerOff;
-use crate::console::terminal::{Terminal, exchange};
+use crate::console::terminal::{Terminal, try_exchange};
 use crate::console::{CONSOLE, EVENTS};
-use crate::memory::guest::GuestSpace;
 use crate::pcpu::call;
 use crate::vmx::operation;
 use crate::{events, memory};
 use alloc::vec::Vec;
-use bulkhead_core::addr::{Frame, FrameCount};
+use bulkhead_core::addr::FrameCount;
 use bulkhead_core::call::Requests;
 use bulkhead_core::events::Event;
-use bulkhead_core::ledger::{Audit, FrameRun, SCRUB_FRAMES};
+use bulkhead_core::ledger::Audit;
 use bulkhead_core::lifecycle::{Action, End, Lifecycle, Order, Refusal, State};
 use core::time::Duration;
+use guest_loader::EntryState;
 
 /// The console is looked at so many times a second.
 const LOOKS_PER_SECOND: u64 = 500;
@@ -72,19 +73,28 @@ pub(super) struct Controlled {
     ran: (u64, Option<u64>),
     /// Host TSC since which it is paused.
     paused: Option<u64>,
+    owed: Owed,
     /// What ended the run before.
     last: Option<End>,
 }
 
+/// What its devices are still to be told, once nobody has them. The boot CPU does not wait for them: they are locked by vCPUs
+/// as often as the guest likes, and other VMs' vCPUs have their turns here.
+#[derive(Clone, Copy, Default, Debug)]
+struct Owed {
+    /// The power button was pressed.
+    button: bool,
+    /// Its vCPUs may run again, and its watchdog's time with them.
+    unpark: bool,
+}
+
 /// What is being done with a VM, a piece at a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Work {
     None,
     /// Counting the machine's frames, now that the VM holds nothing but its memory.
     Count,
-    /// Zeroing frames: the index of the run, and the frame in it.
-    Clear(usize, Frame),
-    Load,
+    /// Clearing its memory and loading its guest.
+    Load(Load),
 }
 
 impl Control {
@@ -122,7 +132,7 @@ impl Control {
             for vm in &mut self.vms {
                 vm.look(now);
             }
-            if let Some(command) = self.terminal.look(now) {
+            if let Some(command) = self.terminal.look() {
                 self.command(command, now);
                 is_busy = true;
             }
@@ -130,7 +140,7 @@ impl Control {
         is_busy |= self.gather(now);
         for (index, vm) in self.vms.iter_mut().enumerate() {
             is_busy |= vm.step(now);
-            if vm.work == Work::Load {
+            if matches!(vm.work, Work::Load(_)) {
                 self.terminal.forget(index);
             }
         }
@@ -195,6 +205,7 @@ impl Controlled {
             used: false,
             ran: (0, Some(0)),
             paused: None,
+            owed: Owed::default(),
             last: None,
         }
     }
@@ -223,8 +234,9 @@ impl Controlled {
 
     /// What is looked at many times a second.
     fn look(&mut self, now: u64) {
-        exchange(self.vm.shared);
-        if self.life.state() == State::Running {
+        try_exchange(self.vm.shared);
+        // One that is still to be unparked has its watchdog's time put forward first.
+        if self.life.state() == State::Running && !self.owed.unpark {
             self.watch(now);
         }
     }
@@ -233,7 +245,9 @@ impl Controlled {
     fn watch(&self, now: u64) {
         let shared = self.vm.shared;
         let timeout_ms = {
-            let devices = shared.devices.lock();
+            let Some(devices) = shared.devices.try_lock() else {
+                return;
+            };
             if !devices.watchdog_expired(now) {
                 return;
             }
@@ -260,13 +274,15 @@ impl Controlled {
         }
         if let Some(back) = self.back {
             let patience = ticks(LAST_WORDS_MS);
-            if exchange(self.vm.shared) || now.saturating_sub(back) > patience {
+            let last_words = try_exchange(self.vm.shared);
+            if (last_words || now.saturating_sub(back) > patience) && self.vm.disconnect() {
                 self.back = None;
                 self.ended(now);
             }
         }
         let action = self.life.tick(uptime(now));
         self.apply(action, now);
+        self.pay(now);
         self.work(now)
     }
 
@@ -275,18 +291,21 @@ impl Controlled {
         let vm = self.vm.plan.name.as_str();
         match action {
             Action::Nothing => {}
-            Action::LoadAndRun if self.work == Work::Count => self.to_load = true,
+            Action::LoadAndRun if matches!(self.work, Work::Count) => self.to_load = true,
             Action::LoadAndRun => self.begin_load(),
             Action::Park => {
-                self.paused = Some(now);
-                shared.park(true);
+                // Where it is still to be unparked, its pause goes on.
+                if !core::mem::take(&mut self.owed.unpark) {
+                    self.paused = Some(now);
+                    shared.park(true);
+                }
                 events::send(&Event::VmPause { vm });
             }
-            Action::Unpark => self.unpark(now),
+            Action::Unpark => self.unpark(),
             Action::PressPowerButton { unpark } => {
-                shared.devices.lock().press_power_button(&mut VmBus(shared));
+                self.owed.button = true;
                 if unpark {
-                    self.unpark(now);
+                    self.unpark();
                 }
             }
             Action::HardStop => shared.end(Ending {
@@ -296,28 +315,44 @@ impl Controlled {
         }
     }
 
-    fn unpark(&mut self, now: u64) {
-        let shared = self.vm.shared;
-        if let Some(since) = self.paused.take() {
-            let ticks = now.saturating_sub(since);
-            shared.devices.lock().postpone_watchdog(ticks);
-        }
-        shared.park(false);
+    fn unpark(&mut self) {
+        self.owed.unpark = true;
         events::send(&Event::VmResume {
             vm: self.vm.plan.name.as_str(),
         });
     }
 
-    fn begin_load(&mut self) {
-        self.work = match self.vm.frames.first() {
-            Some(run) if self.used => Work::Clear(0, run.first),
-            _ => Work::Load,
+    /// Tells the devices what they are to be told, unless somebody has them.
+    fn pay(&mut self, now: u64) {
+        if !self.owed.button && !self.owed.unpark {
+            return;
+        }
+        let shared = self.vm.shared;
+        let Some(mut devices) = shared.devices.try_lock() else {
+            return;
         };
+        let Owed { button, unpark } = core::mem::take(&mut self.owed);
+        if button {
+            devices.press_power_button(&mut VmBus(shared));
+        }
+        if !unpark {
+            return;
+        }
+        if let Some(since) = self.paused.take() {
+            devices.postpone_watchdog(now.saturating_sub(since));
+        }
+        drop(devices);
+        shared.park(false);
+    }
+
+    fn begin_load(&mut self) {
+        self.work = Work::Load(Load::begin(&self.vm, self.used));
+        self.used = true;
     }
 
     /// The next piece of work; true where there is more.
     fn work(&mut self, now: u64) -> bool {
-        match self.work {
+        match &mut self.work {
             Work::None => return false,
             Work::Count => {
                 let balanced = self.audit.step(&memory::lock().ledger, AUDIT_FRAMES);
@@ -325,13 +360,13 @@ impl Controlled {
                     self.counted(balanced);
                 }
             }
-            Work::Clear(index, from) => self.clear(index, from),
-            Work::Load => {
-                self.work = Work::None;
-                self.load(now);
-            }
+            Work::Load(load) => match load.step(&self.vm) {
+                Ok(None) => {}
+                Ok(Some(entry)) => self.start(entry, now),
+                Err(error) => self.fail(&error),
+            },
         }
-        self.work != Work::None
+        !matches!(self.work, Work::None)
     }
 
     fn counted(&mut self, balanced: bool) {
@@ -342,27 +377,9 @@ impl Controlled {
         }
     }
 
-    fn clear(&mut self, index: usize, from: Frame) {
-        let Some(run) = self.vm.frames.get(index) else {
-            self.work = Work::Load;
-            return;
-        };
-        let count = FrameCount((run.end().0 - from.0).min(SCRUB_FRAMES));
-        let piece = FrameRun::new(from, count);
-        if let Err(error) = GuestSpace::clear(self.vm.shared.id, piece) {
-            panic!("VM \"{}\" cannot be cleared: {error}", self.vm.plan.name);
-        }
-        self.work = if piece.end() < run.end() {
-            Work::Clear(index, piece.end())
-        } else {
-            match self.vm.frames.get(index + 1) {
-                Some(next) => Work::Clear(index + 1, next.first),
-                None => Work::Load,
-            }
-        };
-    }
-
-    fn load(&mut self, now: u64) {
+    /// The guest is loaded: runs it.
+    fn start(&mut self, entry: EntryState, now: u64) {
+        self.work = Work::None;
         let name = self.vm.plan.name.as_str();
         if let Some(end) = self.last {
             let count = self.life.restarts() + 1;
@@ -376,24 +393,21 @@ impl Controlled {
             log::info!("starting VM \"{name}\"");
         }
         events::send(&Event::VmStart { vm: name });
-        self.used = true;
         self.paused = None;
-        match self.vm.start(self.last == Some(End::Watchdog)) {
-            Ok(()) => {
-                self.out = true;
-                self.ran = (rdtsc(), None);
-                let action = self.life.started(uptime(rdtsc()));
-                self.apply(action, now);
-            }
-            Err(error) => {
-                log::error!("VM \"{name}\" cannot be started: {error}");
-                events::send(&Event::VmStop {
-                    vm: name,
-                    reason: &error,
-                });
-                self.life.failed();
-            }
-        }
+        self.vm.start(entry, self.last == Some(End::Watchdog));
+        self.out = true;
+        self.ran = (rdtsc(), None);
+        let action = self.life.started(uptime(rdtsc()));
+        self.apply(action, now);
+    }
+
+    /// The guest cannot be loaded.
+    fn fail(&mut self, error: &VmError) {
+        self.work = Work::None;
+        let vm = self.vm.plan.name.as_str();
+        log::error!("VM \"{vm}\" cannot be started: {error}");
+        events::send(&Event::VmStop { vm, reason: error });
+        self.life.failed();
     }
 
     /// All vCPUs came back, and what the guest wrote was taken.
@@ -405,7 +419,7 @@ impl Controlled {
             rip: None,
         });
         drop(vcpus);
-        self.vm.disconnect();
+        self.owed = Owed::default();
         self.report(ending);
         self.work = Work::Count;
         self.audit = Audit::default();
@@ -414,15 +428,15 @@ impl Controlled {
         if let State::BackOff { until } = self.life.state() {
             let delay = until.saturating_sub(uptime(now));
             log::warn!(
-                "VM \"{}\" starts again in {} s: it crashed {} times in a row",
+                "VM \"{}\" starts again in {} s: it ended {} times in a row soon after its start",
                 self.vm.plan.name,
                 delay.as_secs(),
-                self.life.crashes_in_a_row()
+                self.life.ends_in_a_row()
             );
             events::send(&Event::VmBackOff {
                 vm: self.vm.plan.name.as_str(),
                 reason: &ending.end,
-                crashes: self.life.crashes_in_a_row(),
+                in_a_row: self.life.ends_in_a_row(),
                 delay,
             });
         }

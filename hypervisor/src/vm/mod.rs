@@ -7,6 +7,7 @@ pub mod command;
 pub mod control;
 pub mod disk;
 pub mod host;
+pub mod load;
 pub mod models;
 pub mod network;
 pub mod report;
@@ -45,8 +46,11 @@ use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
 use bulkhead_core::vmx::controls::Secondary;
 use core::fmt;
 use core::time::Duration;
-use guest_loader::{EntryState, LayoutError, LoadError, MemoryLayout, PlatformDescription};
+use guest_loader::{
+    EntryState, LayoutError, LoadError, Loading, MemoryLayout, PlatformDescription,
+};
 use host::Host;
+use network::Unsent;
 use run::{Left, Running};
 use shared::VmShared;
 use spin::Once;
@@ -274,18 +278,21 @@ impl Vm {
         })
     }
 
-    /// Loads the guest into memory that is all zero, and gives its vCPUs to their CPUs.
+    /// Begins to load the guest into memory that is all zero; its images are left to be copied.
     ///
     /// # Errors
     /// The guest cannot be loaded.
-    pub fn start(&self, watchdog_fired: bool) -> Result<(), VmError> {
+    pub fn prepare(&self) -> Result<Loading<'static>, VmError> {
         let ids = payload::apic_ids(&self.plan);
         let platform = PlatformDescription {
             vcpu_apic_ids: &ids,
         };
         let request = payload::load_request(&self.plan, &self.files, &self.layout, &platform);
-        let entry =
-            guest_loader::load(&request, &mut self.shared.space()).map_err(VmError::Load)?;
+        guest_loader::prepare(&request, &mut self.shared.space()).map_err(VmError::Load)
+    }
+
+    /// Gives the vCPUs of a guest that is loaded to their CPUs; the first of them starts as `entry` says.
+    pub fn start(&self, entry: EntryState, watchdog_fired: bool) {
         self.shared.reset(models::start_state(watchdog_fired));
         network::set_links(self.shared, true);
         self.shared.open();
@@ -302,13 +309,15 @@ impl Vm {
             cpu.inbox.lock().push(running);
             cpu.kick();
         }
-        Ok(())
     }
 
-    /// Its run ended: its devices reach its memory no more, and nobody reaches its devices.
-    pub fn disconnect(&self) {
+    /// Its run ended: its devices reach its memory no more, and nobody reaches its devices. False where somebody, who delivers
+    /// a frame, still has them.
+    #[must_use]
+    pub fn disconnect(&self) -> bool {
         network::set_links(self.shared, false);
-        self.shared.devices.lock().disconnect();
+        let devices = self.shared.devices.try_lock();
+        devices.map(|mut devices| devices.disconnect()).is_some()
     }
 
     /// Says what its disks and network cards did.
@@ -353,6 +362,7 @@ impl Vm {
             vcpu,
             host: Host::new(self.shared, id),
             left: Left::GaveBack,
+            unsent: Unsent::default(),
             gprs: Gprs([
                 registers.rax,
                 registers.rcx,

@@ -4,6 +4,7 @@ use super::disk::Stored;
 use super::{Vm, VmError};
 use crate::arch::{cpu, random};
 use crate::boot::payload::{Loaded, VmFiles};
+use crate::console::terminal::TYPED_AHEAD;
 use crate::memory::Memory;
 use crate::vm::run::Running;
 use crate::vm::shared::VmShared;
@@ -141,7 +142,7 @@ fn block_counters(vm: &VmShared) -> Vec<BlockCounters> {
 }
 
 /// Heap that a VM needs beside its vCPUs, disks and network cards: names, devices, consoles.
-const VM_BYTES: usize = 32 << 10;
+const VM_BYTES: usize = (32 << 10) + TYPED_AHEAD;
 /// Heap that a vCPU needs, its vector registers and its entries in its CPU's lists included.
 const VCPU_BYTES: usize = 32 << 10;
 /// Heap that a disk needs beside its map: buffers of a block each, a queue.

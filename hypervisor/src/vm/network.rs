@@ -2,7 +2,8 @@
 //!
 //! The sender's CPU does it: it takes a frame, asks the switch, and puts the frame into each receiver. One VM's devices
 //! are locked at a time, so two VMs that send to each other cannot wait for each other. What is left after [`BATCH`] frames
-//! stays noted in [`Unsent`], and one of the sender's vCPUs goes on when it has its turn.
+//! stays noted in the [`Unsent`] of the vCPU that kicked, which goes on when it has its next turn and runs on when nothing is
+//! left. The VM's other vCPUs are not held up.
 
 use super::Vm;
 use super::shared::{VmBus, VmShared};
@@ -12,7 +13,6 @@ use bulkhead_core::events::NicCounters;
 use bulkhead_core::manifest::MAX_NICS;
 use bulkhead_core::switch::{MAX_FRAME, PortConfig, PortCounters, PortId, Switch, SwitchError};
 use core::num::NonZeroU64;
-use core::sync::atomic::{AtomicU8, Ordering};
 use spin::{Mutex, Once};
 
 /// Frames that a card passes on before somebody else has a turn.
@@ -56,9 +56,9 @@ pub fn install(ports: &[PortConfig], vms: &[Vm], tsc_khz: u32) -> Result<(), Swi
     Ok(())
 }
 
-/// Cards that have frames left after their batch, one bit each.
+/// Cards that a vCPU kicked and that have frames left after their batch, one bit each.
 #[derive(Default)]
-pub struct Unsent(AtomicU8);
+pub struct Unsent(u8);
 
 const _: () = assert!(MAX_NICS <= u8::BITS as usize);
 
@@ -66,39 +66,35 @@ impl Unsent {
     /// Whether a card has.
     #[inline]
     #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        self.0.load(Ordering::Relaxed) != 0
+    pub const fn is_waiting(&self) -> bool {
+        self.0 != 0
     }
 
-    /// None has.
-    pub fn clear(&self) {
-        self.0.store(0, Ordering::Relaxed);
+    /// The vCPU kicked `vm`'s card `nic`: passes a batch on.
+    pub fn kick(&mut self, vm: &VmShared, nic: u8) {
+        if transmit(vm, nic) {
+            self.0 |= 1_u8.checked_shl(nic.into()).unwrap_or(0);
+        }
     }
 
-    fn add(&self, nic: u8) {
-        self.0.fetch_or(1 << nic, Ordering::Relaxed);
+    /// Goes on with what `vm`'s cards had left, a batch each; true where there is still some.
+    pub fn resume(&mut self, vm: &VmShared) -> bool {
+        let waiting = core::mem::take(&mut self.0);
+        for nic in (0..MAX_NICS as u8).filter(|nic| waiting & 1 << nic != 0) {
+            self.kick(vm, nic);
+        }
+        self.is_waiting()
     }
 }
 
-/// Passes on frames that `vm`'s network card `nic` has, at most [`BATCH`].
-pub fn transmit(vm: &VmShared, nic: u8) {
+/// Passes on frames that `vm`'s network card `nic` has, at most [`BATCH`]; true where it may have more.
+fn transmit(vm: &VmShared, nic: u8) -> bool {
     let mut bus = VmBus(vm);
     let more = match NETWORK.get() {
         Some(network) => network.pass_on(vm, nic),
         None => false,
     };
-    if vm.devices.lock().transmit_done(nic, &mut bus) || more {
-        vm.unsent.add(nic);
-    }
-}
-
-/// Goes on with what `vm`'s cards had left; true where there is still some.
-pub fn resume(vm: &VmShared) -> bool {
-    let waiting = vm.unsent.0.swap(0, Ordering::Relaxed);
-    for nic in (0..MAX_NICS as u8).filter(|nic| waiting & 1 << nic != 0) {
-        transmit(vm, nic);
-    }
-    vm.unsent.is_waiting()
+    vm.devices.lock().transmit_done(nic, &mut bus) || more
 }
 
 /// Plugs `vm`'s cards in, or pulls them out.

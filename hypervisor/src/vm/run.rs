@@ -1,7 +1,7 @@
 //! The steady state: what runs between an exit and the next entry.
 
 use super::host::Host;
-use super::network;
+use super::network::Unsent;
 use super::shared::{Ending, Locked, VcpuPort};
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
@@ -26,6 +26,8 @@ pub struct Running {
     pub host: Host,
     /// Why the guest was left.
     pub left: Left,
+    /// Frames that it had sent and that wait for its next turn.
+    pub unsent: Unsent,
     /// Its general registers while it is not entered.
     pub gprs: Gprs,
     /// Its other registers while another vCPU has the CPU.
@@ -155,7 +157,11 @@ fn carry_out(frame: &mut RunFrame, action: Action) -> bool {
     // SAFETY: as in `handle_exit`.
     let running = unsafe { &mut *frame.context };
     let Running {
-        vcpu, host, left, ..
+        vcpu,
+        host,
+        left,
+        unsent,
+        ..
     } = running;
     *left = Left::GaveBack;
     match action {
@@ -166,9 +172,8 @@ fn carry_out(frame: &mut RunFrame, action: Action) -> bool {
             finish(vcpu, host, &mut frame.gpr)
         }
         Action::Transmit(nic) => {
-            network::transmit(host.vm, nic);
-            // What is left is for this vCPU's next turn.
-            finish(vcpu, host, &mut frame.gpr) && !host.vm.unsent.is_waiting()
+            unsent.kick(host.vm, nic);
+            finish(vcpu, host, &mut frame.gpr) && !unsent.is_waiting()
         }
         Action::Stop(reason) => {
             *left = Left::Stopped(reason);

@@ -4,7 +4,7 @@
 
 use super::run::{Left, Running};
 use super::shared::{Ending, Wanted};
-use super::{control, machine, network};
+use super::{control, machine};
 use crate::arch::cpu::{rdtsc, take_nmi};
 use crate::pcpu::checks::{self, Watch};
 use crate::pcpu::{self, Pcpu, call};
@@ -216,8 +216,7 @@ impl Local {
         running.host.vm.set_deaf(me, false);
         running.take_mail();
         running.left = Left::GaveBack;
-        let vm = running.host.vm;
-        let unsent = vm.unsent.is_waiting() && network::resume(vm);
+        let unsent = running.unsent.is_waiting() && running.unsent.resume(running.host.vm);
         let ready = !unsent && running.vcpu.prepare_entry(&mut running.host) == Readiness::Enter;
         if ready && !own.look.load(Ordering::SeqCst) {
             enter(running, own.exit_stack);
@@ -246,7 +245,7 @@ impl Local {
         if running.vcpu.activity() != Activity::Active {
             if running.halted_for_good() {
                 running.end_vm(StopReason::HaltedForGood);
-            } else if !running.mail_waits() && !running.host.vm.unsent.is_waiting() {
+            } else if !running.mail_waits() && !running.unsent.is_waiting() {
                 self.scheduler.block(entity, running.vcpu.next_timer(end));
             }
         }

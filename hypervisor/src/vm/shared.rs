@@ -23,7 +23,6 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::time::Duration;
 use spin::{Mutex, Once};
 
-use super::network::Unsent;
 use super::run::Running;
 
 // One bit of `deaf` for each vCPU.
@@ -95,8 +94,6 @@ pub struct VmShared {
     pub share: Share,
     /// vCPUs that its CPUs gave back.
     pub returned: Mutex<Vec<Box<Running>>>,
-    /// Frames of its network cards that wait for a turn.
-    pub unsent: Unsent,
     /// How its run ended, the first reason.
     pub ending: Mutex<Option<Ending>>,
     /// vCPUs that nothing but another vCPU can wake, one bit each.
@@ -138,7 +135,6 @@ impl VmShared {
                 .collect(),
             share,
             returned: Mutex::new(Vec::with_capacity(placement.len())),
-            unsent: Unsent::default(),
             ending: Mutex::new(None),
             deaf: AtomicU64::new(0),
             wanted: AtomicU8::new(Wanted::Nothing as u8),
@@ -285,7 +281,6 @@ impl VmShared {
     /// Puts everything but memory into the state before the first run.
     pub fn reset(&self, start: Start) {
         self.devices.lock().restart(start);
-        self.unsent.clear();
         for port in &self.vcpus {
             let _ = port.mailbox.take();
             port.running.store(false, Ordering::SeqCst);

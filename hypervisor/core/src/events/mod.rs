@@ -66,14 +66,14 @@ pub enum Event<'a> {
         /// The restarts so far, this one included.
         count: u32,
     },
-    /// A VM that crashed is not started at once.
+    /// A VM that ended soon after its start, again, is not started at once.
     VmBackOff {
         /// Its name.
         vm: &'a str,
         /// Why it stopped.
         reason: &'a dyn Display,
-        /// How many times in a row it crashed soon after its start.
-        crashes: u32,
+        /// How many times in a row it did so.
+        in_a_row: u32,
         /// How long it is left stopped.
         delay: Duration,
     },
@@ -255,12 +255,12 @@ impl Event<'_> {
             Self::VmBackOff {
                 vm,
                 reason,
-                crashes,
+                in_a_row,
                 delay,
             } => {
                 object.text("vm", vm)?;
                 object.text("reason", reason)?;
-                object.number("crashes", u64::from(*crashes))?;
+                object.number("in_a_row", u64::from(*in_a_row))?;
                 object.number("delay_ms", milliseconds(*delay))?;
             }
             Self::Watchdog { vm, timeout } => {

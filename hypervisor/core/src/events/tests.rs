@@ -43,7 +43,7 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
         Event::VmBackOff {
             vm: "demo",
             reason: &"triple fault",
-            crashes: 2,
+            in_a_row: 2,
             delay: Duration::from_secs(1),
         },
         Event::VmPause { vm: "demo" },

@@ -1,9 +1,9 @@
-//! One VM's life: stopped, starting, running, paused, stopping, or waiting to be started after a crash.
+//! One VM's life: stopped, starting, running, paused, stopping, or waiting to be started after it ended too often.
 //!
 //! [`Lifecycle`] is told what happened (an operator's [`Order`], the [`End`] of the guest, the time) and answers with
 //! the one [`Action`] that the shell has to carry out. It knows no VM but its own and does nothing itself; moments are
 //! counted from when the hypervisor began. What an order cannot do in a state is a [`Refusal`], in the module `refusal`;
-//! how long a crash keeps a VM down is in `backoff`.
+//! how long a VM that ends again and again stays down is in `backoff`.
 //!
 //! ```text
 //!            start                started                 pause
@@ -11,7 +11,7 @@
 //!     ^  ^               ^  ^                 |  |      resume       |
 //!     |  | failed        |  | time            |  | stop, restart     |
 //!     |  +---------------+  +---- BackOff <---+  v                   |
-//!     |                  |         crash      Stopping <-------------+
+//!     |                  |         again      Stopping <-------------+
 //!     +------------------+--------------------- ended
 //! ```
 
@@ -27,7 +27,7 @@ pub use refusal::Refusal;
 
 use crate::fault::StopReason;
 use crate::manifest::RestartPolicy;
-use backoff::Crashes;
+use backoff::Row;
 
 /// What an operator can have done to a VM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,7 +132,7 @@ pub enum State {
         /// When it is stopped if it has not ended by then; `None` once that was done.
         deadline: Option<Duration>,
     },
-    /// It crashed, and starts again at this moment.
+    /// It ended soon after its start, again and again, and starts again at this moment.
     BackOff {
         /// When.
         until: Duration,
@@ -177,7 +177,8 @@ pub struct Lifecycle {
     /// [`State::Stopped`] it says that an operator wants it so.
     then: Then,
     last_end: Option<End>,
-    crashes: Crashes,
+    crashes: Row,
+    reboots: Row,
     /// When it last began to run.
     began: Duration,
     runs: u32,
@@ -193,7 +194,8 @@ impl Lifecycle {
             state: State::Stopped,
             then: Then::Rest,
             last_end: None,
-            crashes: Crashes::new(),
+            crashes: Row::CRASHES,
+            reboots: Row::REBOOTS,
             began: Duration::ZERO,
             runs: 0,
         }
@@ -224,10 +226,13 @@ impl Lifecycle {
         matches!((self.state, self.then), (State::Stopped, Then::Rest))
     }
 
-    /// How many times in a row it crashed soon after its start.
+    /// How many times in a row it ended soon after its start in the way it last did: by crashing, or by itself.
     #[must_use]
-    pub const fn crashes_in_a_row(&self) -> u32 {
-        self.crashes.in_a_row()
+    pub const fn ends_in_a_row(&self) -> u32 {
+        match self.last_end {
+            Some(end) if end.is_crash() => self.crashes.len(),
+            _ => self.reboots.len(),
+        }
     }
 
     /// When [`Lifecycle::tick`] next has something to do, if ever.
@@ -383,10 +388,12 @@ impl Lifecycle {
             self.state = State::Stopped;
             return Action::Nothing;
         }
-        if !end.is_crash() {
-            return self.start();
-        }
-        let delay = self.crashes.another(now.saturating_sub(self.began));
+        let row = if end.is_crash() {
+            &mut self.crashes
+        } else {
+            &mut self.reboots
+        };
+        let delay = row.another(now.saturating_sub(self.began));
         if delay == Duration::ZERO {
             return self.start();
         }
@@ -409,9 +416,10 @@ impl Lifecycle {
         Action::HardStop
     }
 
-    /// A start that an operator wants: what crashed before is forgiven.
+    /// A start that an operator wants: how often it ended before is forgiven.
     fn start_afresh(&mut self) -> Action {
-        self.crashes = Crashes::new();
+        self.crashes = Row::CRASHES;
+        self.reboots = Row::REBOOTS;
         self.start()
     }
 

@@ -35,7 +35,7 @@ impl fmt::Display for Refusal {
             (Order::Resume, State::Running) => "is running already; nothing is paused",
             (Order::Resume, _) => "is not paused",
             (_, State::BackOff { .. }) => {
-                "is not running: it crashed and waits to be started; `start` does so at once"
+                "is not running: it ended again and again and waits to be started; `start` does so at once"
             }
             _ => "is not running; `start` runs it",
         })

@@ -64,20 +64,70 @@ fn the_second_crash_in_a_row_waits_a_second() {
     assert_eq!(vm.tick(at(1030)), Action::LoadAndRun);
     assert_eq!(vm.started(at(1040)), Action::Nothing);
     assert_eq!(vm.restarts(), 2);
-    assert_eq!(vm.crashes_in_a_row(), 2);
+    assert_eq!(vm.ends_in_a_row(), 2);
+}
+
+/// `count` runs that each end by `end` at once, and are followed by a start at once.
+fn end_at_once(vm: &mut Lifecycle, end: End, count: u64) {
+    for now in 0..count {
+        assert_eq!(vm.ended(end, at(now)), Action::LoadAndRun);
+        assert_eq!(vm.started(at(now)), Action::Nothing);
+    }
 }
 
 #[test]
-fn reboots_in_a_row_never_wait_and_do_not_clear_the_record() {
+fn a_few_reboots_do_not_wait_and_do_not_clear_the_record_of_crashes() {
     let mut vm = running(RestartPolicy::OnCrash);
-    assert_eq!(vm.ended(CRASH, at(1)), Action::LoadAndRun);
-    for now in 2..50 {
-        assert_eq!(vm.started(at(now)), Action::Nothing);
-        assert_eq!(vm.ended(RESET, at(now)), Action::LoadAndRun);
-    }
-    assert_eq!(vm.started(at(50)), Action::Nothing);
+    end_at_once(&mut vm, CRASH, 1);
+    end_at_once(&mut vm, RESET, 8);
     assert_eq!(vm.ended(CRASH, at(51)), Action::Nothing);
     assert_eq!(vm.state(), State::BackOff { until: at(1051) });
+}
+
+#[test]
+fn a_vm_that_ends_itself_again_and_again_waits_as_one_that_crashes() {
+    for (policy, end) in [
+        (RestartPolicy::OnCrash, RESET),
+        (RestartPolicy::Always, RESET),
+        (RestartPolicy::Always, POWER_OFF),
+    ] {
+        let mut vm = running(policy);
+        end_at_once(&mut vm, end, 8);
+        assert_eq!(vm.ended(end, at(100)), Action::Nothing);
+        assert_eq!(vm.state(), State::BackOff { until: at(1100) });
+        assert_eq!(vm.ends_in_a_row(), 9);
+        assert_eq!(vm.tick(at(1100)), Action::LoadAndRun);
+        assert_eq!(vm.started(at(1100)), Action::Nothing);
+        assert_eq!(vm.ended(end, at(1200)), Action::Nothing);
+        assert_eq!(vm.state(), State::BackOff { until: at(3200) });
+    }
+}
+
+#[test]
+fn a_reboot_after_a_healthy_run_never_waits() {
+    let mut vm = running(RestartPolicy::OnCrash);
+    end_at_once(&mut vm, RESET, 8);
+    for minute in 1..100 {
+        assert_eq!(vm.ended(RESET, at(minute * 60_000)), Action::LoadAndRun);
+        assert_eq!(vm.started(at(minute * 60_000)), Action::Nothing);
+    }
+}
+
+#[test]
+fn an_operators_restart_never_waits() {
+    let mut vm = running(RestartPolicy::OnCrash);
+    for now in 0..100 {
+        assert_eq!(
+            vm.order(Order::Restart, at(now)),
+            Ok(Action::PressPowerButton { unpark: false })
+        );
+        assert_eq!(vm.ended(RESET, at(now)), Action::LoadAndRun);
+        assert_eq!(vm.started(at(now)), Action::Nothing);
+    }
+    end_at_once(&mut vm, RESET, 8);
+    assert_eq!(vm.ended(RESET, at(100)), Action::Nothing);
+    assert_eq!(vm.order(Order::Restart, at(101)), Ok(Action::LoadAndRun));
+    assert_eq!(vm.ends_in_a_row(), 0);
 }
 
 #[test]
@@ -87,7 +137,7 @@ fn an_operators_start_does_not_wait_and_forgives() {
     assert_eq!(vm.started(at(1)), Action::Nothing);
     assert_eq!(vm.ended(CRASH, at(2)), Action::Nothing);
     assert_eq!(vm.order(Order::Start, at(3)), Ok(Action::LoadAndRun));
-    assert_eq!(vm.crashes_in_a_row(), 0);
+    assert_eq!(vm.ends_in_a_row(), 0);
 }
 
 #[test]

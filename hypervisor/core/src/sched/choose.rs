@@ -56,22 +56,29 @@ impl CpuScheduler {
         })
     }
 
-    /// Whether who runs goes on: its slice is not over, its budget not spent, and nobody woken is well behind it.
+    /// Whether who runs goes on: its slice is not over, its budget not spent, and it only just began or nobody woken is well
+    /// behind it.
     fn keeps(&self, current: Current, now: u64) -> bool {
         let Some((entity, group)) = self.running(current) else {
             return false;
         };
-        let standing = Standing::of(entity, group);
-        let ran = now.checked_sub(current.since);
         entity.state == State::Runnable
             && !group.spent()
-            && ran.is_some_and(|ran| ran < self.slice(current))
-            && !self.entities.iter().any(|other| {
-                other.woken
-                    && other.state == State::Runnable
-                    && other.id != entity.id
-                    && self.precedes(other, self.lengths.grain, standing)
+            && now.checked_sub(current.since).is_some_and(|ran| {
+                ran < self.lengths.undisturbed
+                    || ran < self.slice(current) && !self.is_wanted(entity, group)
             })
+    }
+
+    /// Whether somebody woken is so far behind `entity`, which runs, that it makes way.
+    fn is_wanted(&self, entity: &Entity, group: &Group) -> bool {
+        let standing = Standing::of(entity, group);
+        self.entities.iter().any(|other| {
+            other.woken
+                && other.state == State::Runnable
+                && other.id != entity.id
+                && self.precedes(other, self.lengths.grain, standing)
+        })
     }
 
     /// Whether `other`, had it run `ticks` more, would still be behind `standing`, and may run.
@@ -124,11 +131,15 @@ impl CpuScheduler {
         if let Some(cap) = &group.cap {
             until = until.min(now.saturating_add(cap.left().max(self.lengths.least)));
         }
+        let disturbed = current.since.saturating_add(self.lengths.undisturbed);
+        if self.is_wanted(entity, group) {
+            until = until.min(disturbed);
+        }
         // A timer or a budget is waited for where it can make a difference: would its owner then be behind?
         let then =
             |at: u64| Standing::of(entity, group).after(at.saturating_sub(now), group.pace());
         for other in &self.entities {
-            if let Some(at) = other.wake_at()
+            if let Some(at) = other.wake_at().map(|at| at.max(disturbed))
                 && at < until
                 && self.precedes(other, 0, then(at))
             {

@@ -7,7 +7,7 @@
 //! of 20 ms.
 //!
 //! Who slept comes back at most one slice of 2 ms behind the others, however long it slept: enough to run soon, too
-//! little to starve anybody. Blocked entities cost nothing but a look at their timers.
+//! little to starve anybody. Who runs does so for 0.1 ms at least before somebody woken takes its place. Blocked entities cost nothing but a look at their timers.
 //!
 //! Nothing allocates after [`CpuScheduler::add`], and nothing depends on the clock being sane: times are host TSC ticks,
 //! compared and added without wrapping, and a clock that jumps costs accuracy only.
@@ -83,6 +83,9 @@ struct Lengths {
     window: u64,
     /// How far ahead of somebody just woken one must be to make way at once: 0.5 ms.
     grain: u64,
+    /// How long one runs before somebody just woken can take its place: 0.1 ms. Waking costs a VM next to nothing; without this
+    /// one that wakes all the time would have the others spend theirs on switches, their barriers and cold caches.
+    undisturbed: u64,
     /// The shortest run a nearly spent budget is given: 50 µs. What it overdraws is carried on.
     least: u64,
 }
@@ -95,6 +98,7 @@ impl Lengths {
             lone: 10 * millisecond,
             window: 20 * millisecond,
             grain: millisecond / 2,
+            undisturbed: millisecond / 10,
             least: (millisecond / 20).max(1),
         }
     }

@@ -359,6 +359,52 @@ fn a_woken_vcpu_runs_at_once_beside_busy_ones() {
 }
 
 #[test]
+fn who_wakes_all_the_time_lets_others_run_undisturbed_for_a_while() {
+    let mut machine = Machine::new();
+    for id in 1..=2 {
+        machine.add(id, id, weight(100), Behaviour::Busy);
+    }
+    // Heavy, so that what it uses never sets it back.
+    for id in 3..=5 {
+        let restless = Behaviour::Timer { run: 10, sleep: 90 };
+        machine.add(id, id, weight(10_000), restless);
+    }
+    machine.run(10 * MS);
+    machine.forget_waits();
+    let before = machine.scheduler.turn;
+    machine.run(1_000 * MS);
+    let switches = machine.scheduler.turn - before;
+    // Each turn of a busy one is followed by at most one of each of the others.
+    assert!(switches <= 4 * 10_000 + 100, "{switches} switches");
+    assert_ratio(machine.used(1), machine.used(2), 1.0, 2.0);
+    // It still is nobody's loss to wait: the restless run within that time and a slice of one another.
+    assert!(machine.worst_wait(3) <= MS / 5, "{}", machine.worst_wait(3));
+}
+
+#[test]
+fn a_wake_up_takes_the_cpu_once_the_turn_was_long_enough() {
+    let mut scheduler = CpuScheduler::new(KHZ);
+    let run = |id, until| Decision::Run {
+        entity: EntityId(id),
+        until,
+    };
+    for id in 1..=2 {
+        scheduler
+            .add(EntityId(id), GroupId(id), weight(100), 0)
+            .unwrap();
+    }
+    scheduler.block(EntityId(2), None);
+    assert_eq!(scheduler.pick(0), run(1, 10 * MS));
+    scheduler.charge(EntityId(1), 10 * MS);
+    assert_eq!(scheduler.pick(10 * MS), run(1, 20 * MS));
+    assert!(scheduler.wake(EntityId(2)));
+    let soon = 10 * MS + MS / 10;
+    assert_eq!(scheduler.pick(10 * MS + 1), run(1, soon));
+    assert_eq!(scheduler.pick(soon - 1), run(1, soon));
+    assert_eq!(scheduler.pick(soon), run(2, soon + 2 * MS));
+}
+
+#[test]
 fn sleeping_often_gains_nothing() {
     let mut machine = Machine::new();
     machine.add(1, 1, weight(100), Behaviour::Busy);
