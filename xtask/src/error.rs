@@ -49,7 +49,7 @@ pub enum Error {
     )]
     Idiv(#[from] crate::provision::idiv::IdivError),
     /// The emulator has a function no more that is known to be wrong.
-    #[error("the emulator's delivery of virtual interrupts cannot be mended: {0}")]
+    #[error("how the emulator brings interrupts to guests cannot be mended: {0}")]
     Interrupts(#[from] crate::provision::function::FunctionError),
     /// The manifest is wrong; the text lists every finding.
     #[error("{0}")]

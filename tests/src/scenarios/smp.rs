@@ -12,10 +12,11 @@ use super::linux::{DEMO_KERNEL, DEMO_PAYLOADS, PROMPT};
 const LIMIT: u64 = 300;
 const LINUX_LIMIT: u64 = 900;
 /// The guest's cases that run unless one is asked for.
-const CASES: [&str; 8] = [
+const CASES: [&str; 9] = [
     "start",
     "ipi",
     "masked",
+    "faults",
     "destinations",
     "strangers",
     "nmi",
@@ -74,6 +75,8 @@ fn all_cases(context: &Context<'_>, cpus: u32, vcpus: u32, hypervisor: &'static 
     context.note(each.trim().to_owned());
     let masked = machine.expect("smp: masked [0-9]+ sent, .*\n")?;
     context.note(masked.trim().to_owned());
+    let faults = machine.expect("smp: faults [0-9]+ on each vCPU, .*\n")?;
+    context.note(faults.trim().to_owned());
     machine.expect("all cases done\n")?;
     let verdicts: Vec<_> = CASES
         .iter()

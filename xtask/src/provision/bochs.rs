@@ -1,7 +1,7 @@
 //! Bochs 3.1 with its libraries and firmware, unpacked from Debian packages into the cache.
 //!
 //! Newer than what Debian 12 ships (see `SUPPORT.md`), so it runs on its own dynamic loader and
-//! libraries. Its signed division is checked, and mended when wrong, and its delivery of virtual interrupts is mended, before
+//! libraries. Its signed division is checked, and mended when wrong, and how it brings interrupts to guests is mended, before
 //! the directory is put in place.
 
 use std::fs;
@@ -25,7 +25,7 @@ const PACKAGES: [&str; 6] = [
     "libc-bin",
 ];
 /// Changes when the directory's layout or the mending does, so that an old cache is not reused.
-const DIRECTORY: &str = "bochs-forky-2";
+const DIRECTORY: &str = "bochs-forky-3";
 
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const BINARY: &str = "usr/bin/bochs-bin";
@@ -127,11 +127,11 @@ fn mend(binary: &Path) -> Result<()> {
         idiv::Outcome::WasRight => "right",
         idiv::Outcome::Mended => "was wrong, mended in the private copy, right now",
     });
-    let step = Step::start("Mending the emulator's delivery of virtual interrupts");
+    let step = Step::start("Mending how the emulator brings interrupts to guests");
     step.done(match interrupts::mend(&mut file)? {
         interrupts::Outcome::Mended => "mended in the private copy",
         interrupts::Outcome::Unknown => {
-            "its code is not the known one and stays as it is; where it is wrong, guests of several vCPUs hang"
+            "its code is not the known one and stays as it is; where it is wrong, guests hang or crash on several CPUs"
         }
     });
     fs::write(binary, file).context("write", binary)

@@ -1,4 +1,4 @@
-//! Two faults in how Bochs delivers virtual interrupts, mended in the private copy where its code is recognised.
+//! Three faults in how Bochs brings interrupts to guests, mended in the private copy where its code is recognised.
 //!
 //! * `BX_CPU_C::HandleExtInterrupt` runs when any interrupt is pending and not masked. It then delivers a virtual interrupt that
 //!   is pending although the guest has interrupts off, when what brought it there was a host's interrupt. The SDM (vol. 3C,
@@ -8,9 +8,12 @@
 //!   nothing is posted ("Posted-Interrupt Processing"; such notifications are usual: the vCPU left the guest meanwhile, and its
 //!   hypervisor took what was posted). The guest gets vector 255, ends it with no EOI as it is its spurious
 //!   vector, and never takes another interrupt.
+//! * `BX_CPU_C::cpu_run_trace`, which runs each processor where there are several, goes on after an exception without noting where
+//!   its handler begins. A VM exit for an interrupt or a timer before the handler's first instruction then saves the address of the
+//!   instruction that faulted, and the guest goes on there, with the handler's privilege and stack.
 //!
-//! Unlike `idiv`'s function these two cannot be run by themselves, so they are recognised by their instructions. The guest case
-//! `masked` of the scenarios `smp_` fails where either is left.
+//! Unlike `idiv`'s function these cannot be run by themselves, so they are recognised by their instructions. The guest cases `masked`
+//! and `faults` of the scenarios `smp_` fail where one is left.
 //!
 //! Neighbours: `bochs` calls this while it provisions the emulator.
 
@@ -18,32 +21,42 @@ use super::function::{Function, FunctionError};
 
 const DELIVERY: &str = "_ZN8BX_CPU_C18HandleExtInterruptEv";
 const POSTING: &str = "_ZN8BX_CPU_C31VMX_Posted_Interrupt_ProcessingEh";
+const RUNNING: &str = "_ZN8BX_CPU_C13cpu_run_traceEv";
 
 /// What [`mend`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Both faults were there; both functions were changed.
+    /// All faults were there; all functions were changed.
     Mended,
     /// At least one function is not the one that is known; nothing was changed.
     Unknown,
 }
 
-/// Mends both functions in the emulator whose file is `file`.
+/// Mends the functions in the emulator whose file is `file`.
 ///
 /// # Errors
 /// When a function is not exported.
 pub fn mend(file: &mut [u8]) -> Result<Outcome, FunctionError> {
     let delivery = Function::find(file, DELIVERY)?;
     let posting = Function::find(file, POSTING)?;
-    let both = (
-        mend_delivery(delivery.body_mut(file)?.to_vec()),
-        mend_posting(posting.body_mut(file)?.to_vec()),
-    );
-    let (Some(delivers), Some(posts)) = both else {
+    let running = Function::find(file, RUNNING)?;
+    let delivery_code = delivery.body_mut(file)?.to_vec();
+    let mended = [
+        (
+            running,
+            mend_running(running.body_mut(file)?, &delivery_code),
+        ),
+        (posting, mend_posting(posting.body_mut(file)?.to_vec())),
+        (delivery, mend_delivery(delivery_code)),
+    ];
+    if mended.iter().any(|(_, code)| code.is_none()) {
         return Ok(Outcome::Unknown);
-    };
-    delivery.body_mut(file)?.copy_from_slice(&delivers);
-    posting.body_mut(file)?.copy_from_slice(&posts);
+    }
+    for (function, code) in mended {
+        if let Some(code) = code {
+            function.body_mut(file)?.copy_from_slice(&code);
+        }
+    }
     Ok(Outcome::Mended)
 }
 
@@ -144,6 +157,75 @@ fn mend_posting(mut code: Vec<u8>) -> Option<Vec<u8>> {
     Some(code)
 }
 
+/// `mov rax, [rdi + RIP]; mov [rdi + prev_rip], rax`, without the displacements.
+const LOAD: [u8; 3] = [0x48, 0x8b, 0x87];
+const STORE: [u8; 3] = [0x48, 0x89, 0x87];
+/// Bytes of those two instructions.
+const COMMIT: usize = 14;
+/// Bytes of `endbr64`.
+const HEAD: usize = 4;
+
+/// The function with `prev_rip = RIP` before anything else, and one way out instead of two to make room for it.
+/// `delivery` is the code of another function that does the same.
+fn mend_running(code: &[u8], delivery: &[u8]) -> Option<Vec<u8>> {
+    // endbr64; sub rsp, 0x18; mov eax, [rdi + async_event]; mov [rsp + 8], rbx; mov rbx, rdi; test eax, eax; je +9;
+    // call handleAsyncEvent; test al, al; jne out; mov rdi, rbx; mov [rsp + 0x10], rbp; call getICacheEntry;
+    // mov edi, [rbx + ..]; mov rbp, [rax + 0x10]; mov rsi, rbp; call bx_instr_before_execution; movzx eax, [rbp + ..];
+    // mov rdi, [rbp + 8]; add [rbx + RIP], rax; mov rax, [rbp]; add rdi, rbx; test al, 1; je +8; mov rdx, [rdi];
+    // mov rax, [rdx + rax - 1]; mov rsi, rbp; call rax; mov eax, [rbx + async_event];
+    // test eax, eax; je quick; and eax, 0x7fffffff; mov rbp, [rsp + 0x10]; mov [rbx + async_event], eax;
+    // out: mov rbx, [rsp + 8]; add rsp, 0x18; ret; padding; quick: the same without `and` and its store.
+    let known = pattern!(0xf3 0x0f 0x1e 0xfa 0x48 0x83 0xec 0x18 0x8b 0x87 _ _ _ _ 0x48 0x89 0x5c 0x24 0x08
+        0x48 0x89 0xfb 0x85 0xc0 0x74 0x09
+        0xe8 _ _ _ _ 0x84 0xc0 0x75 0x5d 0x48 0x89 0xdf 0x48 0x89 0x6c 0x24 0x10
+        0xe8 _ _ _ _ 0x8b 0x7b _ 0x48 0x8b 0x68 0x10 0x48 0x89 0xee
+        0xe8 _ _ _ _ 0x0f 0xb6 0x45 _ 0x48 0x8b 0x7d 0x08 0x48 0x01 0x83 _ _ _ _
+        0x48 0x8b 0x45 0x00 0x48 0x01 0xdf 0xa8 0x01 0x74 0x08 0x48 0x8b 0x17
+        0x48 0x8b 0x44 0x02 0xff 0x48 0x89 0xee 0xff 0xd0 0x8b 0x83 _ _ _ _
+        0x85 0xc0 0x74 0x20 0x25 0xff 0xff 0xff 0x7f 0x48 0x8b 0x6c 0x24 0x10 0x89 0x83 _ _ _ _
+        0x48 0x8b 0x5c 0x24 0x08 0x48 0x83 0xc4 0x18 0xc3);
+    const CALLS: [usize; 3] = [0x1a, 0x2b, 0x3a];
+    const JUMP_OUT: usize = 0x21;
+    const RIP: usize = 0x4a;
+    /// `test eax, eax; je quick`, which go: storing what is zero already does no harm.
+    const LOOK: core::ops::Range<usize> = 0x6c..0x70;
+    const OUT: usize = 0x80;
+    if find_once(code, &known) != Some(0) {
+        return None;
+    }
+    // mov rax, [rbx + RIP]; mov [rbx + prev_rip], rax
+    let commit = find_once(
+        delivery,
+        &pattern!(0x48 0x8b 0x83 _ _ _ _ 0x48 0x89 0x83 _ _ _ _),
+    )?;
+    let rip = displacement(delivery, commit + 3)?;
+    let previous = displacement(delivery, commit + 10)?;
+    if displacement(code, RIP)? != rip {
+        return None;
+    }
+    let mut mended = code.get(..HEAD)?.to_vec();
+    mended.extend(LOAD);
+    mended.extend(rip.to_le_bytes());
+    mended.extend(STORE);
+    mended.extend(previous.to_le_bytes());
+    mended.extend(code.get(HEAD..LOOK.start)?);
+    mended.extend(code.get(LOOK.end..known.len())?);
+    for call in CALLS {
+        let to = displacement(code, call + 1)?.checked_sub(COMMIT as i32)?;
+        mended
+            .get_mut(call + COMMIT + 1..call + COMMIT + 5)?
+            .copy_from_slice(&to.to_le_bytes());
+    }
+    // Of what lies between this jump and its target, the look has gone.
+    let out = OUT - LOOK.len() - (JUMP_OUT + 2);
+    *mended.get_mut(JUMP_OUT + COMMIT + 1)? = u8::try_from(out).ok()?;
+    if mended.len() > code.len() {
+        return None;
+    }
+    mended.resize(code.len(), 0xcc);
+    Some(mended)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,10 +274,55 @@ mod tests {
         assert_eq!(after[8..], before[8..]);
     }
 
+    /// The known `cpu_run_trace`, whose calls lead to 0x1000, 0x2000 and 0x3000, with RIP at 0xe8.
+    fn running() -> Vec<u8> {
+        let mut code = vec![
+            0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x83, 0xec, 0x18, 0x8b, 0x87, 0xe8, 0x91, 0, 0, 0x48,
+            0x89, 0x5c, 0x24, 0x08, 0x48, 0x89, 0xfb, 0x85, 0xc0, 0x74, 0x09, 0xe8, 0, 0, 0, 0,
+            0x84, 0xc0, 0x75, 0x5d, 0x48, 0x89, 0xdf, 0x48, 0x89, 0x6c, 0x24, 0x10, 0xe8, 0, 0, 0,
+            0, 0x8b, 0x7b, 0x38, 0x48, 0x8b, 0x68, 0x10, 0x48, 0x89, 0xee, 0xe8, 0, 0, 0, 0, 0x0f,
+            0xb6, 0x45, 0x22, 0x48, 0x8b, 0x7d, 0x08, 0x48, 0x01, 0x83, 0xe8, 0, 0, 0, 0x48, 0x8b,
+            0x45, 0x00, 0x48, 0x01, 0xdf, 0xa8, 0x01, 0x74, 0x08, 0x48, 0x8b, 0x17, 0x48, 0x8b,
+            0x44, 0x02, 0xff, 0x48, 0x89, 0xee, 0xff, 0xd0, 0x8b, 0x83, 0xe8, 0x91, 0, 0, 0x85,
+            0xc0, 0x74, 0x20, 0x25, 0xff, 0xff, 0xff, 0x7f, 0x48, 0x8b, 0x6c, 0x24, 0x10, 0x89,
+            0x83, 0xe8, 0x91, 0, 0, 0x48, 0x8b, 0x5c, 0x24, 0x08, 0x48, 0x83, 0xc4, 0x18, 0xc3,
+        ];
+        for (call, to) in [(0x1a, 0x1000_u32), (0x2b, 0x2000), (0x3a, 0x3000)] {
+            code[call + 1..call + 5].copy_from_slice(&(to - call as u32 - 5).to_le_bytes());
+        }
+        code.resize(0x9f, 0x90);
+        code
+    }
+
+    #[test]
+    fn a_processor_notes_where_it_is_before_it_looks_for_events() {
+        let delivery = [
+            0x48, 0x8b, 0x83, 0xe8, 0, 0, 0, 0x48, 0x89, 0x83, 0x20, 0x01, 0, 0,
+        ];
+        let before = running();
+        let after = mend_running(&before, &delivery).unwrap();
+        assert_eq!(after.len(), before.len());
+        let commit = [
+            0x48, 0x8b, 0x87, 0xe8, 0, 0, 0, 0x48, 0x89, 0x87, 0x20, 0x01, 0, 0,
+        ];
+        assert_eq!(after[4..18], commit);
+        for (call, to) in [(0x28, 0x1000), (0x39, 0x2000), (0x48, 0x3000)] {
+            assert_eq!(after[call], 0xe8);
+            assert_eq!(displacement(&after, call + 1), Some(to - call as i32 - 5));
+        }
+        let out = 0x31 + usize::from(after[0x30]);
+        assert_eq!(after[out..out + 10], before[0x80..0x8a]);
+        // Elsewhere RIP is somewhere else.
+        let mut other = delivery;
+        other[3] = 0xf0;
+        assert_eq!(mend_running(&before, &other), None);
+    }
+
     #[test]
     fn code_that_is_not_the_known_one_is_left_alone() {
         assert_eq!(mend_posting(vec![0x90; 64]), None);
         assert_eq!(mend_delivery(vec![0x90; 64]), None);
+        assert_eq!(mend_running(&[0x90; 160], &delivery(160)), None);
         let mut elsewhere = delivery(160);
         elsewhere[9] ^= 1;
         assert_eq!(mend_delivery(elsewhere), None);

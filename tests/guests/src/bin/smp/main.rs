@@ -1,13 +1,14 @@
 //! Several vCPUs: started, interrupted by each other in every way, stopped deaf and started again.
 //!
 //! Parameters: `case=<name>` for one case (else all but `init-bsp`), `vcpus=<n>` where a number of vCPUs is expected,
-//! `ipi=<n>` rounds of interrupts, `masked=<n>` interrupts to a vCPU that has them off, `cycles=<n>` restarts of a vCPU, `tsc=<n>` readings of the TSC. Prints
+//! `ipi=<n>` rounds of interrupts, `masked=<n>` interrupts to a vCPU that has them off, `faults=<n>` exceptions of each vCPU, `cycles=<n>` restarts of a vCPU, `tsc=<n>` readings of the TSC. Prints
 //! `smp: <n> vCPUs, this one has x2APIC id <id>`, then from each vCPU that comes up `smp: vCPU <n> has x2APIC id <id>`,
 //! then the cases.
 #![no_std]
 #![no_main]
 
 mod destinations;
+mod faults;
 mod hotplug;
 mod masked;
 mod round_trip;
@@ -67,6 +68,7 @@ const CASES: &[(&str, CaseFn)] = &[
     ("start", start),
     ("ipi", round_trip::ping_pong),
     ("masked", masked::none_arrives_while_off),
+    ("faults", faults::each_is_handled_once),
     ("destinations", destinations::all_reach_whom_they_name),
     ("strangers", destinations::strangers_get_nothing),
     ("nmi", destinations::nmi),
