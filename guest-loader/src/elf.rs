@@ -27,6 +27,9 @@ const XEN_NOTE_NAME: &[u8] = b"Xen\0";
 const XEN_ELFNOTE_PHYS32_ENTRY: u64 = 18;
 /// More loadable segments than any kernel has.
 const MAX_SEGMENTS: usize = 64;
+/// More note segments than any kernel has, and more bytes in one: each note is looked at.
+const MAX_NOTE_SEGMENTS: usize = 16;
+const MAX_NOTE_BYTES: u64 = 64 << 10;
 
 /// Whether `image` claims to be an ELF file.
 pub(crate) fn is_elf(image: &[u8]) -> bool {
@@ -200,7 +203,11 @@ fn load_segments<'a>(file: &ElfBytes<'a, LittleEndian>) -> Result<Vec<LoadSegmen
 /// The 32-bit physical entry point of the first Xen PHYS32_ENTRY note.
 fn pvh_entry(file: &ElfBytes<'_, LittleEndian>) -> Result<Option<Gpa>, ElfError> {
     let headers = file.segments().into_iter().flat_map(|table| table.iter());
-    for header in headers.filter(|header| header.p_type == PT_NOTE) {
+    let notes = headers.filter(|header| header.p_type == PT_NOTE);
+    for (number, header) in notes.enumerate() {
+        if number >= MAX_NOTE_SEGMENTS || header.p_filesz > MAX_NOTE_BYTES {
+            return Err(ElfError::TooManyNotes);
+        }
         for note in file
             .segment_data_as_notes(&header)
             .map_err(ElfError::Malformed)?
@@ -242,6 +249,8 @@ pub enum ElfError {
     NothingToLoad,
     /// There are more loadable segments than any kernel has.
     TooManySegments,
+    /// There are more note segments than any kernel has, or one of them is longer.
+    TooManyNotes,
     /// A segment's bytes are not all in the file.
     SegmentTruncated {
         /// The program header's number.
@@ -314,6 +323,7 @@ impl fmt::Display for ElfError {
                 "machine {machine}, type {file_type} is not an x86 executable (machine 62 or 3, type 2 or 3)"
             ),
             Self::NothingToLoad => f.write_str("there is no loadable segment: this is not a kernel"),
+            Self::TooManyNotes => write!(f, "more than {MAX_NOTE_SEGMENTS} note segments, or one above {MAX_NOTE_BYTES} bytes: this is not a kernel"),
             Self::TooManySegments => write!(f, "more than {MAX_SEGMENTS} loadable segments: this is not a kernel"),
             Self::SegmentTruncated { index, offset, len } => write!(
                 f,

@@ -1,8 +1,8 @@
 //! Turns a kernel image, an initrd and a command line into a bootable guest: pure, host-testable.
 //!
 //! [`load`] is the entry: it takes a [`LoadRequest`], writes everything the guest needs through [`GuestMemory`] and
-//! returns the [`EntryState`] a vCPU starts in. [`prepare`] does the same, but leaves the images to be copied piece by piece. Three image formats are known, one module each: `bzimage` (Linux 64-bit
-//! boot protocol), `elf` (PVH), `flat`. `acpi` describes the platform to the guest, `boot_area` says what lies where in
+//! returns the [`EntryState`] a vCPU starts in. [`prepare`] does the same, but leaves the
+//! images to be copied piece by piece. Three image formats are known, one module each: `bzimage` (Linux 64-bit boot protocol), `elf` (PVH), `flat`. `acpi` describes the platform to the guest, `boot_area` says what lies where in
 //! the first MiB, `placement` keeps everything else apart.
 //!
 //! Images are untrusted: every parser is total, and a refused image leaves the VM unstarted with a [`LoadError`] that

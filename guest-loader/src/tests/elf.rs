@@ -103,6 +103,26 @@ fn entry_outside_the_segments_is_refused() {
 }
 
 #[test]
+fn more_notes_than_a_kernel_has_are_refused_unread() {
+    let other = |len| {
+        let mut segment = note();
+        // The type of a note that is not PVH's.
+        patch(&mut segment.data, 8, &[7]);
+        segment.data.resize(len, 0);
+        segment
+    };
+    let kernel = Segment::load(16 * MIB, &[0x90; 0x20], 0x20);
+    let many: Vec<_> = core::iter::once(kernel.clone())
+        .chain((0..17).map(|_| other(20)))
+        .collect();
+    refused(&kernel_with(&many), "more than 16 note segments");
+    refused(
+        &kernel_with(&[kernel, other((64 << 10) + 1)]),
+        "one above 65536 bytes",
+    );
+}
+
+#[test]
 fn overlapping_segments_are_refused_with_both_places() {
     let image = kernel_with(&[
         Segment::load(16 * MIB, &[0x90; 0x20], 0x1001),

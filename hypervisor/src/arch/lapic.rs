@@ -1,6 +1,7 @@
 //! The host's local APIC, in x2APIC mode: quiet but for the deadline timer and what other CPUs send.
 //!
-//! A CPU takes interrupts only where it waits, or by leaving its guest. Either way the vector means nothing but "look".
+//! A CPU takes interrupts only where it waits, or by leaving its guest. Either way the vector means nothing but "look". The
+//! processor takes [`POSTED_VECTOR`] by itself while it runs the guest that something was posted for.
 
 use super::cpu::{self, rdmsr, wrmsr};
 use core::sync::atomic::{self, Ordering};

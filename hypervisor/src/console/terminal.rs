@@ -20,7 +20,7 @@ const PIECE_BYTES: usize = 512;
 /// Typed bytes that are taken at a look.
 const TYPED_AT_ONCE: usize = 64;
 /// Typed bytes that wait for a guest to take them: a large paste. What comes after them is thrown away: the port is always
-/// read, or a guest that takes its input slowly could keep the escape key from being seen.
+/// read, or a guest that takes its input slowly could keep the escape key from being seen; only what is typed ahead of an answer waits there.
 pub const TYPED_AHEAD: usize = 16 << 10;
 const BELL: &[u8] = b"\x07";
 
@@ -31,7 +31,7 @@ pub fn exchange(vm: &VmShared) -> bool {
 
 /// The same where nobody has the VM's devices; false, and nothing is done, where somebody has.
 pub fn try_exchange(vm: &VmShared) -> bool {
-    let devices = vm.devices.try_lock();
+    let devices = vm.visit_devices();
     devices.is_some_and(|mut devices| move_output(vm, &mut devices))
 }
 
@@ -225,10 +225,13 @@ impl Seat {
         if self.typed.is_empty() {
             return;
         }
-        let Some(mut devices) = self.vm.devices.try_lock() else {
+        let Some(mut devices) = self.vm.visit_devices() else {
             return;
         };
-        while let Some(byte) = self.typed.front() {
+        for _ in 0..PIECE_BYTES {
+            let Some(byte) = self.typed.front() else {
+                return;
+            };
             if !devices.push_input(*byte, &mut VmBus(self.vm)) {
                 return;
             }

@@ -245,7 +245,7 @@ impl Controlled {
     fn watch(&self, now: u64) {
         let shared = self.vm.shared;
         let timeout_ms = {
-            let Some(devices) = shared.devices.try_lock() else {
+            let Some(devices) = shared.visit_devices() else {
                 return;
             };
             if !devices.watchdog_expired(now) {
@@ -328,7 +328,7 @@ impl Controlled {
             return;
         }
         let shared = self.vm.shared;
-        let Some(mut devices) = shared.devices.try_lock() else {
+        let Some(mut devices) = shared.visit_devices() else {
             return;
         };
         let Owed { button, unpark } = core::mem::take(&mut self.owed);

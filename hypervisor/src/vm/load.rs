@@ -1,6 +1,7 @@
 //! From a stopped VM to one that can run: its memory is cleared and its guest loaded, a piece at a time.
 //!
-//! The boot CPU does it while other VMs' vCPUs have their turns there, so no piece is larger than [`SCRUB_FRAMES`].
+//! The boot CPU does it while other VMs' vCPUs have their turns there, so no piece is larger than [`SCRUB_FRAMES`];
+//! what [`guest_loader::prepare`] looks at in an image is bounded there.
 
 use super::{Vm, VmError};
 use crate::memory::guest::GuestSpace;

@@ -316,7 +316,7 @@ impl Vm {
     #[must_use]
     pub fn disconnect(&self) -> bool {
         network::set_links(self.shared, false);
-        let devices = self.shared.devices.try_lock();
+        let devices = self.shared.visit_devices();
         devices.map(|mut devices| devices.disconnect()).is_some()
     }
 

@@ -5,10 +5,11 @@
 //! stays noted in the [`Unsent`] of the vCPU that kicked, which goes on when it has its next turn and runs on when nothing is
 //! left. The VM's other vCPUs are not held up.
 
-use super::Vm;
 use super::shared::{VmBus, VmShared};
+use super::{Vm, ticks};
 use crate::arch::cpu::rdtsc;
 use alloc::vec::Vec;
+use bulkhead_core::device::pci::Transmission;
 use bulkhead_core::events::NicCounters;
 use bulkhead_core::manifest::MAX_NICS;
 use bulkhead_core::switch::{MAX_FRAME, PortConfig, PortCounters, PortId, Switch, SwitchError};
@@ -17,6 +18,11 @@ use spin::{Mutex, Once};
 
 /// Frames that a card passes on before somebody else has a turn.
 const BATCH: usize = 64;
+/// Milliseconds after which a batch ends as well.
+const BATCH_MS: u64 = 1;
+/// A frame waits for its receiver's devices a sixteenth of that: a receiver that keeps them busy, disk request upon disk request,
+/// loses frames and holds up no sender.
+const WAITS_A_BATCH: u64 = 16;
 
 /// The machine's network.
 struct Network {
@@ -94,7 +100,8 @@ fn transmit(vm: &VmShared, nic: u8) -> bool {
         Some(network) => network.pass_on(vm, nic),
         None => false,
     };
-    vm.devices.lock().transmit_done(nic, &mut bus) || more
+    vm.devices.lock().transmit_done(nic, &mut bus);
+    more
 }
 
 /// Plugs `vm`'s cards in, or pulls them out.
@@ -171,14 +178,22 @@ impl Network {
             return false;
         };
         let mut frame = [0; MAX_FRAME];
+        let end = rdtsc().saturating_add(ticks(BATCH_MS));
         for _ in 0..BATCH {
             let taken = vm.devices.lock().transmit(nic, &mut frame, &mut VmBus(vm));
-            let Some(frame) = taken.and_then(|length| frame.get(..length)) else {
-                return false;
+            let length = match taken {
+                Transmission::Frame(length) => length,
+                Transmission::Nothing => return false,
+                Transmission::Enough => return true,
             };
-            let targets = self.switch.lock().forward(from, frame, rdtsc());
+            let frame = frame.get(..length).unwrap_or_default();
+            let now = rdtsc();
+            let targets = self.switch.lock().forward(from, frame, now);
             for to in targets {
                 self.deliver(to, frame);
+            }
+            if now >= end {
+                break;
             }
         }
         true
@@ -188,7 +203,16 @@ impl Network {
         let Some(Card { vm, nic }) = self.cards.get(usize::from(to.0)) else {
             return;
         };
-        let received = vm.devices.lock().receive(*nic, frame, &mut VmBus(vm));
+        let patience = rdtsc().saturating_add(ticks(BATCH_MS) / WAITS_A_BATCH);
+        let received = loop {
+            if let Some(mut devices) = vm.devices.try_lock() {
+                break devices.receive(*nic, frame, &mut VmBus(vm));
+            }
+            if rdtsc() >= patience {
+                break false;
+            }
+            core::hint::spin_loop();
+        };
         let mut switch = self.switch.lock();
         if received {
             switch.delivered(to, frame.len());

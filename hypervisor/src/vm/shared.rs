@@ -2,6 +2,7 @@
 //!
 //! A vCPU's own state is not here: it belongs to the CPU that runs it. [`VmShared`] lives as long as the machine.
 
+use crate::arch::cpu::rdtsc;
 use crate::arch::lapic;
 use crate::memory::guest::GuestSpace;
 use crate::pcpu::{self, Pcpu};
@@ -21,9 +22,10 @@ use bulkhead_core::vcpu::counters::Counters;
 use bulkhead_core::vcpu::mail::Mailbox;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::time::Duration;
-use spin::{Mutex, Once};
+use spin::{Mutex, MutexGuard, Once};
 
 use super::run::Running;
+use super::ticks;
 
 // One bit of `deaf` for each vCPU.
 const _: () = assert!(bulkhead_core::manifest::MAX_VCPUS <= u64::BITS);
@@ -103,7 +105,13 @@ pub struct VmShared {
     traced: AtomicBool,
     /// Which of them.
     trace: Mutex<ExitTrace>,
+    /// Host TSC since which the boot CPU finds the devices taken, 0 where it does not.
+    missed: AtomicU64,
 }
+
+/// Milliseconds for which the boot CPU only tries to get a VM's devices. Vcpus whose turns with them overlap never leave them free; then
+/// it waits its turn, which the lock's order bounds.
+const TRY_MS: u64 = 10;
 
 impl VmShared {
     /// A VM none of whose vCPUs run.
@@ -140,7 +148,26 @@ impl VmShared {
             wanted: AtomicU8::new(Wanted::Nothing as u8),
             traced: AtomicBool::new(false),
             trace: Mutex::default(),
+            missed: AtomicU64::new(0),
         }
+    }
+
+    /// The devices for the boot CPU, which looks after every VM: `None` where somebody has them, for it to come back later.
+    #[must_use]
+    pub fn visit_devices(&self) -> Option<MutexGuard<'_, Devices>> {
+        let mut devices = self.devices.try_lock();
+        if devices.is_none() {
+            let now = rdtsc();
+            match self.missed.load(Ordering::Relaxed) {
+                0 => self.missed.store(now, Ordering::Relaxed),
+                since if now.saturating_sub(since) < ticks(TRY_MS) => {}
+                _ => devices = Some(self.devices.lock()),
+            }
+        }
+        if devices.is_some() {
+            self.missed.store(0, Ordering::Relaxed);
+        }
+        devices
     }
 
     /// What its CPUs are to do.

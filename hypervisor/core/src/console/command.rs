@@ -101,7 +101,7 @@ impl Verb {
         match self {
             Self::List => "every VM with its state, its size and what it uses",
             Self::Stats => "counters of the machine, or of one VM",
-            Self::Start => "start a VM that is stopped, or that waits after a crash",
+            Self::Start => "start a VM that is stopped, or that is in back-off",
             Self::Stop => {
                 "press a VM's power button, and stop it when its time is over; hard: stop it now"
             }

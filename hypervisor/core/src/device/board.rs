@@ -5,7 +5,7 @@
 
 use super::ged::EventRegister;
 use super::ioapic::{Interrupt, IoApic, PinDelivery};
-use super::pci::{self, TooManyDevices};
+use super::pci::{self, TooManyDevices, Transmission};
 use super::power::{PowerAction, PowerBlock};
 use super::rtc::Rtc;
 use super::uart16550::Uart16550;
@@ -326,15 +326,14 @@ impl Devices {
         }
     }
 
-    /// Takes the next frame that network card `nic` sends, and says how long it is.
-    #[must_use]
-    pub fn transmit(&mut self, nic: u8, frame: &mut [u8], bus: &mut impl Bus) -> Option<usize> {
+    /// Takes the next frame that network card `nic` sends.
+    pub fn transmit(&mut self, nic: u8, frame: &mut [u8], bus: &mut impl Bus) -> Transmission {
         self.pci.transmit(nic, frame, bus)
     }
 
-    /// Card `nic`'s frames were taken; true where it may have more.
-    pub fn transmit_done(&mut self, nic: u8, bus: &mut impl Bus) -> bool {
-        self.pci.transmit_done(nic, bus)
+    /// Card `nic`'s frames were taken.
+    pub fn transmit_done(&mut self, nic: u8, bus: &mut impl Bus) {
+        self.pci.transmit_done(nic, bus);
     }
 
     /// A frame arrives at card `nic`; false where the guest has no room for it.

@@ -7,7 +7,8 @@
 //! of 20 ms.
 //!
 //! Who slept comes back at most one slice of 2 ms behind the others, however long it slept: enough to run soon, too
-//! little to starve anybody. Who runs does so for 0.1 ms at least before somebody woken takes its place. Blocked entities cost nothing but a look at their timers.
+//! little to starve anybody. Who runs does so for 0.1 ms at least before somebody woken takes its place. Blocked entities
+//! cost nothing but a look at their timers.
 //!
 //! Nothing allocates after [`CpuScheduler::add`], and nothing depends on the clock being sane: times are host TSC ticks,
 //! compared and added without wrapping, and a clock that jumps costs accuracy only.

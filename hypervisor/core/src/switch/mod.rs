@@ -163,7 +163,7 @@ impl Switch {
         self.count(to, |counters| counters.received.count(bytes));
     }
 
-    /// `to` had no buffer for a frame.
+    /// `to` had no buffer for a frame, or no time.
     pub fn refused(&mut self, to: PortId) {
         self.count(to, |counters| counters.drops.count(DropReason::NoBuffer));
     }

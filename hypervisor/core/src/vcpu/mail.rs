@@ -5,6 +5,10 @@
 //! Everything else waits beside it until the vCPU's CPU takes its [`Mail`]. A sender that [`Mailbox::post`] tells so has to
 //! notify that CPU. The order that loses nothing: the sender posts, then looks whether the vCPU runs; its CPU says that it
 //! runs, then looks into the letter-box; both with sequentially consistent accesses.
+//!
+//! What the processor takes does not pass [`LocalApic::raise`](crate::apic::LocalApic::raise): a guest that runs with its APIC disabled by
+//! software still gets what others post, and a vector that was level-triggered before still exits at its end. Both
+//! concern that guest alone.
 
 use super::{Activity, Cpu, Vcpu};
 use crate::apic::Trigger;

@@ -1,6 +1,6 @@
 //! What reaches a VM's devices from outside its vCPUs: frames, typed bytes, and the taking of what they send.
 
-use super::Bus;
+use super::{Bus, Transmission};
 use crate::bus;
 use crate::device::virtio::Model;
 use crate::device::virtio::console::Console;
@@ -44,24 +44,25 @@ impl Bus {
         0
     }
 
-    /// Takes the next frame that network card `nic` sends into `frame`, and says how long it is; `None` where there is
-    /// none, or enough were taken since the last notification.
-    #[must_use]
-    pub fn transmit(&mut self, nic: u8, frame: &mut [u8], bus: &mut dyn bus::Bus) -> Option<usize> {
-        self.nic(nic)?
-            .work(bus, |model, queues, bus| model.transmit(queues, bus, frame))?
+    /// Takes the next frame that network card `nic` sends into `frame`.
+    pub fn transmit(&mut self, nic: u8, frame: &mut [u8], bus: &mut dyn bus::Bus) -> Transmission {
+        let Some(transport) = self.nic(nic) else {
+            return Transmission::Nothing;
+        };
+        match transport.work(bus, |model, queues, bus| model.transmit(queues, bus, frame)) {
+            Some(Some(length)) => Transmission::Frame(length),
+            // Now is the time to ask: whoever serves another of the card's queues begins a pass of all.
+            Some(None) if transport.has_more() => Transmission::Enough,
+            _ => Transmission::Nothing,
+        }
     }
 
-    /// The frames that card `nic` had were taken: its guest hears of that once. True where it may have more, which are
-    /// to be taken when others had their turn.
-    pub fn transmit_done(&mut self, nic: u8, bus: &mut dyn bus::Bus) -> bool {
-        let Some(transport) = self.nic(nic) else {
-            return false;
-        };
-        let more = transport.has_more();
-        transport.interrupt(bus);
-        transport.begin_pass();
-        more
+    /// The frames that card `nic` had were taken: its guest hears of that once.
+    pub fn transmit_done(&mut self, nic: u8, bus: &mut dyn bus::Bus) {
+        if let Some(transport) = self.nic(nic) {
+            transport.interrupt(bus);
+            transport.begin_pass();
+        }
     }
 
     /// A frame arrives at network card `nic`; false where its guest has no buffer for it, and the frame is lost.

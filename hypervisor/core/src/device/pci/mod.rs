@@ -47,6 +47,18 @@ pub enum Outcome {
     Again,
 }
 
+/// What a network card gave when it was asked for a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Transmission {
+    /// A frame of so many bytes.
+    Frame(usize),
+    /// It has none.
+    Nothing,
+    /// Enough since the last [`Bus::transmit_done`]. It may have more, which are to be taken when others had their turn.
+    Enough,
+}
+
 /// More devices than the bus has places for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooManyDevices(pub usize);

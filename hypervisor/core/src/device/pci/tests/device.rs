@@ -91,9 +91,12 @@ fn vm_without_a_console_takes_no_input() {
     let mut out = [0; 4];
     assert_eq!(guest.bus.take_output(&mut out, &mut guest.machine), 0);
     assert!(!guest.bus.has_output());
-    assert_eq!(guest.bus.transmit(0, &mut out, &mut guest.machine), None);
+    assert_eq!(
+        guest.bus.transmit(0, &mut out, &mut guest.machine),
+        Transmission::Nothing
+    );
     assert!(!guest.bus.receive(0, b"frame", &mut guest.machine));
-    assert!(!guest.bus.transmit_done(0, &mut guest.machine));
+    guest.bus.transmit_done(0, &mut guest.machine);
 }
 
 #[test]
@@ -135,13 +138,16 @@ fn frames_leave_after_a_kick_and_their_driver_hears_of_it_once() {
     for payload in [b"first", b"other"] {
         assert_eq!(
             guest.bus.transmit(0, &mut frame, &mut guest.machine),
-            Some(5)
+            Transmission::Frame(5)
         );
         assert_eq!(&frame[..5], payload);
     }
-    assert_eq!(guest.bus.transmit(0, &mut frame, &mut guest.machine), None);
+    assert_eq!(
+        guest.bus.transmit(0, &mut frame, &mut guest.machine),
+        Transmission::Nothing
+    );
     assert!(guest.machine.signals.is_empty());
-    assert!(!guest.bus.transmit_done(0, &mut guest.machine));
+    guest.bus.transmit_done(0, &mut guest.machine);
     assert_eq!(guest.machine.interrupts(0), [0x42]);
 }
 
@@ -176,20 +182,17 @@ fn endless_sender_is_told_to_wait_its_turn() {
     assert_eq!(driver.kick(&mut guest, 1), Outcome::Transmit(0));
     let mut frame = [0; 1600];
     let mut sent = 0;
-    while guest
-        .bus
-        .transmit(0, &mut frame, &mut guest.machine)
-        .is_some()
-    {
-        sent += 1;
-    }
-    assert_eq!(sent, 64);
-    assert!(guest.bus.transmit_done(0, &mut guest.machine));
-    assert!(
-        guest
-            .bus
-            .transmit(0, &mut frame, &mut guest.machine)
-            .is_some()
+    let end = loop {
+        match guest.bus.transmit(0, &mut frame, &mut guest.machine) {
+            Transmission::Frame(_) => sent += 1,
+            end => break end,
+        }
+    };
+    assert_eq!((sent, end), (64, Transmission::Enough));
+    guest.bus.transmit_done(0, &mut guest.machine);
+    assert_eq!(
+        guest.bus.transmit(0, &mut frame, &mut guest.machine),
+        Transmission::Frame(5)
     );
 }
 

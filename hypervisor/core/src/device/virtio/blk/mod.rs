@@ -27,7 +27,7 @@ const ID_BYTES: usize = 20;
 /// The most data buffers of a request: a chain has as many segments, and two are header and status.
 const MAX_BUFFERS: u32 = MAX_SEGMENTS as u32 - 2;
 /// The most bytes of each.
-const MAX_BUFFER_BYTES: u32 = 64 << 10;
+const MAX_BUFFER_BYTES: u32 = 16 << 10;
 /// The most data of a request.
 pub const MAX_REQUEST_BYTES: u32 = MAX_BUFFERS * MAX_BUFFER_BYTES;
 

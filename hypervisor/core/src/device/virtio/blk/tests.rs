@@ -262,7 +262,7 @@ fn configuration_holds_capacity_and_limits() {
     let mut bytes = [0xff; 32];
     block.read_config(0, &mut bytes);
     assert_eq!(bytes[..8], 0x1234_u64.to_le_bytes());
-    assert_eq!(bytes[8..12], 65_536_u32.to_le_bytes());
+    assert_eq!(bytes[8..12], 16_384_u32.to_le_bytes());
     assert_eq!(bytes[12..16], 62_u32.to_le_bytes());
     assert_eq!(bytes[20..24], 512_u32.to_le_bytes());
     assert_eq!(bytes[24..], [0xff; 8], "beyond the end nothing is touched");

@@ -45,7 +45,7 @@ const NO_NOTIFY: u16 = 1;
 /// How many times its size a pass may take chains: those that wait when it starts, and some added meanwhile.
 const PASS_SIZES: u32 = 4;
 /// Bytes in chains after which a pass takes no more: what is copied in one exit delays everybody on that processor.
-const PASS_BYTES: u32 = 4 << 20;
+const PASS_BYTES: u32 = 1 << 20;
 /// What following one descriptor counts as, in bytes copied: chains of many small ones cost no less.
 const DESCRIPTOR_COST: u32 = 2048;
 
