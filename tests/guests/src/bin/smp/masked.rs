@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use test_guests::apic::{self, Command, SPURIOUS_VECTOR};
 use test_guests::case::Case;
 use test_guests::params::Params;
-use test_guests::timer::{sleep_until, spin_until};
+use test_guests::timer::{self, sleep_until, spin_until};
 use test_guests::{cpu, println, smp, trap};
 
 use crate::{LIMIT, Vcpus};
@@ -14,6 +14,8 @@ use crate::{LIMIT, Vcpus};
 const VECTORS: [u8; 2] = [0x52, 0x92];
 /// A notification that nothing was posted with comes once in some thousands.
 const DEFAULT_SENT: u64 = 40_000;
+/// How many are sent before the target has to have had a turn.
+const BURST: u64 = 256;
 /// Ticks that the target spends with interrupts off at a time, which is several of the sender's commands.
 const OFF: u64 = 20_000;
 /// And asleep.
@@ -40,11 +42,17 @@ pub(crate) fn none_arrives_while_off(case: &mut Case, params: &Params, vcpus: &V
             given.is_ok() && up,
             format_args!("cannot wake vCPU {vcpu}: {given:?}"),
         );
-        for vector in VECTORS.into_iter().cycle().take(wanted as usize) {
+        for (number, vector) in (0..wanted).zip(VECTORS.into_iter().cycle()) {
             let sent = apic::send(Command::interrupt(vector).to(id));
             if sent.is_err() {
                 case.check(false, format_args!("cannot send: {sent:?}"));
                 break;
+            }
+            if number % BURST == 0 {
+                // Without an end of them the target would do nothing but take them.
+                let turns = TURNS.load(Ordering::Relaxed);
+                let goes_on = spin_until(LIMIT, || TURNS.load(Ordering::Relaxed) != turns);
+                case.check(goes_on, format_args!("the target does not go on"));
             }
         }
         // The last ones arrive when the target lets them.
@@ -99,7 +107,10 @@ fn be_deaf_at_times(vcpu: usize) {
             BROKEN.fetch_add(1, Ordering::Relaxed);
         }
         TURNS.fetch_add(1, Ordering::Relaxed);
-        // An interrupt often comes while the exit for HLT is handled.
+        // An interrupt often comes while the exit for HLT is handled; the timer comes when no other does.
+        if timer::arm(cpu::ticks().saturating_add(DOZE)).is_err() {
+            return;
+        }
         sleep_until(DOZE, || STOP.load(Ordering::Acquire));
     }
 }
