@@ -12,7 +12,7 @@
 mod aml;
 mod fadt;
 mod madt;
-mod table;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 

@@ -8,7 +8,7 @@ use crate::addr::Hpa;
 use super::{HostPhys, Signature, Warning};
 
 /// Bytes of the header that all tables share.
-pub(super) const HEADER_LEN: usize = 36;
+pub(crate) const HEADER_LEN: usize = 36;
 /// The longest table that is loaded as a whole: MADTs of big machines stay below this.
 const MAX_LOADED: usize = 64 << 10;
 /// The longest table at all: some laptops' DSDTs come near 1 MiB.
@@ -27,7 +27,7 @@ pub struct TableRef {
 
 impl TableRef {
     /// Its bytes, or `None` where it is too long to load.
-    pub(super) fn load(self, memory: &mut impl HostPhys) -> Option<Vec<u8>> {
+    pub fn load(self, memory: &mut impl HostPhys) -> Option<Vec<u8>> {
         let length = usize::try_from(self.length)
             .ok()
             .filter(|length| *length <= MAX_LOADED)?;
@@ -108,31 +108,31 @@ impl Header {
 }
 
 /// The sum of all bytes: 0 for a table or RSDP that is as its maker left it.
-pub(super) fn sum(bytes: &[u8]) -> u8 {
+pub(crate) fn sum(bytes: &[u8]) -> u8 {
     bytes
         .iter()
         .fold(0, |total: u8, byte| total.wrapping_add(*byte))
 }
 
-pub(super) fn byte(bytes: &[u8], at: usize) -> Option<u8> {
+pub(crate) fn byte(bytes: &[u8], at: usize) -> Option<u8> {
     bytes.get(at).copied()
 }
 
-pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes
         .get(at..)?
         .first_chunk()
         .map(|raw| u16::from_le_bytes(*raw))
 }
 
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes
         .get(at..)?
         .first_chunk()
         .map(|raw| u32::from_le_bytes(*raw))
 }
 
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes
         .get(at..)?
         .first_chunk()
