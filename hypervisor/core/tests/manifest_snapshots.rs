@@ -1,6 +1,7 @@
 //! Manifests on file: the good ones give the plans they should, every bad one the text beside it.
 //!
-//! `manifests/bad` holds what no machine runs, `manifests/misfit` what one machine is too small for. After a change of
+//! `manifests/bad` holds what no machine runs, `manifests/misfit` what one machine is too small for,
+//! `manifests/unassignable` what asks for devices that one machine cannot give away. After a change of
 //! wording, `UPDATE_EXPECT=1 cargo test -p bulkhead-core --test manifest_snapshots` writes the texts anew; read the diff.
 #![expect(
     clippy::unwrap_used,
@@ -13,10 +14,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_core::manifest::{
-    ApicVirtualization, BitRate, ByteSize, Console, DiskImageFault, DiskMode, ErrorKind,
-    HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, MAX_BYTES, MachineFacts,
+    ApicVirtualization, BitRate, ByteSize, Console, DeviceName, DiskImageFault, DiskMode,
+    ErrorKind, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, MAX_BYTES, MachineFacts,
     ManifestErrors, PayloadProblem, PayloadRole, Plan, RestartPolicy, SelfTest, Sha256Digest,
     SmtPolicy, Spoofing, VmConsole, check_disk_image, parse, parse_bytes,
+};
+use bulkhead_core::pci::{
+    Address, ClassPattern, ConfigAccess, DeviceId, Extent, Groups, HostBridge, Inventory, Width,
+    enumerate,
 };
 
 /// The machine that the misfits do not fit.
@@ -62,6 +67,66 @@ fn misfit(path: &Path) -> ManifestErrors {
     read(path).unwrap().fit(&SMALL).unwrap_err()
 }
 
+fn unassignable_of(path: &Path) -> ManifestErrors {
+    let inventory = inventory();
+    let groups = Groups::new(&inventory);
+    let plan = read(path).unwrap();
+    plan.assign(&inventory, &groups).unwrap_err()
+}
+
+/// Functions by place, vendor and device, class, header type and bus numbers: the machine of the unassignable.
+const FUNCTIONS: [(&str, u32, u32, u8, u32); 9] = [
+    ("00:00.0", 0x29c0_8086, 0x06_0000, 0, 0),
+    ("00:02.0", 0x10d3_8086, 0x02_0000, 0, 0),
+    ("00:03.0", 0x0010_1b36, 0x01_0802, 0, 0),
+    ("00:04.0", 0x0010_1b36, 0x01_0802, 0, 0),
+    ("00:1c.0", 0x244e_8086, 0x06_0400, 1, 0x01_01_00),
+    ("00:1f.0", 0x2918_8086, 0x06_0100, 0x80, 0),
+    ("00:1f.2", 0x2922_8086, 0x01_0601, 0, 0),
+    ("01:00.0", 0x8168_10ec, 0x02_0000, 0x80, 0),
+    ("01:00.1", 0x8169_10ec, 0x02_0000, 0, 0),
+];
+
+/// A machine whose functions have a header and nothing else.
+struct Machine;
+
+impl ConfigAccess for Machine {
+    fn extent(&self, _: Address) -> Extent {
+        Extent::Legacy
+    }
+
+    fn read(&mut self, function: Address, at: u16, width: Width) -> u32 {
+        let found = FUNCTIONS
+            .iter()
+            .find(|(place, ..)| Address::parse(place) == Ok(function));
+        let dword = match (found, at & !3) {
+            (None, _) => u32::MAX,
+            (Some((_, id, ..)), 0) => *id,
+            (Some((_, _, class, ..)), 8) => class << 8,
+            (Some((.., header, _)), 0xc) => u32::from(*header) << 16,
+            (Some((.., 1, buses)), 0x18) => *buses,
+            _ => 0,
+        };
+        let value = dword >> (8 * (at % 4));
+        match width {
+            Width::Byte => value & 0xff,
+            Width::Word => value & 0xffff,
+            Width::Dword => value,
+        }
+    }
+
+    fn write(&mut self, _: Address, _: u16, _: Width, _: u32) {}
+}
+
+fn inventory() -> Inventory {
+    let bridge = HostBridge {
+        segment: 0,
+        first_bus: 0,
+        last_bus: 0xff,
+    };
+    enumerate(&mut Machine, &[bridge])
+}
+
 /// Compares with the text beside the manifest, or writes it.
 fn check_text(path: &Path, errors: &ManifestErrors, differing: &mut Vec<String>) {
     let beside = path.with_extension("txt");
@@ -86,6 +151,9 @@ fn every_bad_manifest_is_refused_with_the_text_beside_it() {
     }
     for path in manifests("misfit") {
         check_text(&path, &misfit(&path), &mut differing);
+    }
+    for path in manifests("unassignable") {
+        check_text(&path, &unassignable_of(&path), &mut differing);
     }
     assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
@@ -113,9 +181,12 @@ fn every_complaint_says_where_what_and_what_instead() {
 #[test]
 fn every_kind_of_complaint_has_a_manifest() {
     let bad = manifests("bad").into_iter().map(|path| refusal(&path));
+    let unassignable = manifests("unassignable");
+    let unassignable = unassignable.into_iter().map(|path| unassignable_of(&path));
     let misfits = manifests("misfit").into_iter().map(|path| misfit(&path));
     let seen: BTreeSet<ErrorKind> = bad
         .chain(misfits)
+        .chain(unassignable)
         .flat_map(|errors| {
             errors
                 .errors()
@@ -214,6 +285,7 @@ fn a_minimal_manifest_gets_the_documented_defaults() {
     assert_eq!(vm.restart, RestartPolicy::OnCrash);
     assert_eq!(vm.stop_timeout, Duration::from_secs(30));
     assert_eq!((vm.disks.len(), vm.nics.len()), (0, 0));
+    assert!(vm.devices.is_empty());
     assert_eq!(plan.file_name(), "minimal.toml");
 }
 
@@ -293,7 +365,43 @@ fn every_key_arrives_in_the_plan() {
     assert_ne!(lonely.segment, nic.segment);
     assert_ne!(lan.mac, lonely.mac);
     assert_eq!((lan.spoofing, lan.rate_limit), (Spoofing::Deny, None));
+    let names: Vec<_> = second.devices.iter().map(|device| device.name).collect();
+    let class = ClassPattern::parse("0200");
+    let id = DeviceId::parse("8086:10d3").unwrap();
+    assert_eq!(
+        names,
+        [
+            DeviceName::Address(Address::new(0, 3, 0, 1).unwrap()),
+            DeviceName::Id { id, class }
+        ]
+    );
     assert_eq!(plan.total_memory(), ByteSize(1090 << 20));
+}
+
+#[test]
+fn devices_are_found_by_place_and_by_kind() {
+    let text = fs::read_to_string(directory("good").join("minimal.toml")).unwrap();
+    let device = |line| format!("[[vm.device]]\n{line}\n");
+    let lines = [
+        "address = \"00:03.0\"",
+        "id = \"8086:10d3\"\nclass = \"0200\"",
+        "id = \"10ec:8169\"",
+        "address = \"0000:01:00.0\"",
+    ];
+    let text = text + &lines.map(device).concat();
+    let inventory = inventory();
+    let plan = parse("t", &text).unwrap();
+    let assigned = plan.assign(&inventory, &Groups::new(&inventory)).unwrap();
+    let expected = ["00:03.0", "00:02.0", "01:00.1", "01:00.0"];
+    assert_eq!(
+        assigned,
+        [expected
+            .map(|place| Address::parse(place).unwrap())
+            .to_vec()]
+    );
+    let empty = Inventory::default();
+    let errors = plan.assign(&empty, &Groups::new(&empty)).unwrap_err();
+    assert_eq!(errors.count(), 4);
 }
 
 #[test]
