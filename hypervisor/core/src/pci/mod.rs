@@ -10,7 +10,7 @@
 //! | [`address`], [`identity`] | who a function is: its place, its vendor, device and class |
 //! | [`access`], [`register`] | reaching configuration space; its header's registers |
 //! | [`bar`], [`capability`] | base addresses with their sizes; the capability lists |
-//! | [`inventory`], [`enumerate`] | every function of the machine, typed; finding them |
+//! | [`inventory`], [`mod@enumerate`] | every function of the machine, typed; finding them |
 //! | [`groups`] | which functions reach each other behind the IOMMU's back |
 //! | [`quiesce`], [`reset`] | bus mastering off in order; how a function is reset |
 //! | [`virtual_config`] | what a guest sees of a passed-through function |

@@ -163,6 +163,19 @@ fn a_base_address_is_placed_only_where_it_can_be() {
 }
 
 #[test]
+fn what_the_firmware_gave_no_place_is_not_mapped() {
+    let space = super::fake::Space::new(0x1234_5678, 0x02_0000)
+        .bar(0, 0, 0x1000)
+        .bar(1, 1, 0x20);
+    let mut fake = super::fake::Fake::default().with("00:02.0", space);
+    let inventory = inventory_of(&mut fake);
+    let mut config = VirtualConfig::new(&inventory.functions()[0]).unwrap();
+    let _ = config.write(4, 2, 3);
+    assert_eq!(config.bars().len(), 2);
+    assert_eq!((config.mappings(), config.ports()), (vec![], vec![]));
+}
+
+#[test]
 fn less_than_a_page_is_trapped() {
     let mut space = super::fake::Space::new(0x1234_5678, 0x02_0000);
     space = space.bar(0, 0xfea0_0400, 0x400);

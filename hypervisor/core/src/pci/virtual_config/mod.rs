@@ -233,15 +233,17 @@ impl VirtualConfig {
         (u64::from(low) | u64::from(high) << 32) & !(bar.size - 1)
     }
 
-    /// The memory that decodes now, page by page where pages differ. A base address that would wrap decodes nothing.
-    /// The guest chose the places: what is not in its window for devices is not to be mapped.
+    /// The memory that decodes now, page by page where pages differ. A base address that would wrap decodes nothing, and
+    /// neither does one that the firmware gave no place. The guest chose the places: what is not in its window for devices
+    /// is not to be mapped. The device chose where it says it is: whether that is a device's memory is the ledger's to say.
     #[must_use]
     pub fn mappings(&self) -> Vec<Mapping> {
         let mut mappings = Vec::new();
         if !self.command().contains(Command::MEMORY) {
             return mappings;
         }
-        for bar in self.bars.iter().filter(|bar| bar.kind.is_memory()) {
+        let placed = |bar: &&Bar| bar.kind.is_memory() && bar.base != 0;
+        for bar in self.bars.iter().filter(placed) {
             let base = self.place_of(bar);
             let ends = [base.checked_add(bar.size), bar.base.checked_add(bar.size)];
             if ends.contains(&None) {
@@ -299,7 +301,8 @@ impl VirtualConfig {
     #[must_use]
     pub fn ports(&self) -> Vec<Ports> {
         let on = self.command().contains(Command::IO);
-        let bars = self.bars.iter().filter(|bar| on && !bar.kind.is_memory());
+        let placed = |bar: &&Bar| on && !bar.kind.is_memory() && bar.base != 0;
+        let bars = self.bars.iter().filter(placed);
         let ports = bars.filter_map(|bar| {
             let count = u16::try_from(bar.size).ok()?;
             let guest = u16::try_from(self.place_of(bar)).ok()?;
