@@ -208,6 +208,9 @@ fn manifest_with(key: &str, example: &str) -> String {
         let lines: &[(&str, &str)] = match table {
             "disk" => &[("image", "image = \"root.img\"")],
             "nic" => &[("segment", "segment = \"lan\"")],
+            // One of two: `class` stands beside `id` alone.
+            "device" if given == Some("address") => &[],
+            "device" => &[("id", "id = \"8086:10d3\"")],
             _ => &[
                 ("name", "name = \"demo\""),
                 ("kernel", "kernel = \"vmlinuz\""),
@@ -223,7 +226,7 @@ fn manifest_with(key: &str, example: &str) -> String {
         ["hypervisor", _] => {
             format!("version = 1\n[hypervisor]\n{example}\n[[vm]]\n{}", vm(None))
         }
-        ["vm", list @ ("disk" | "nic"), own, ..] => format!(
+        ["vm", list @ ("disk" | "nic" | "device"), own, ..] => format!(
             "version = 1\n[[vm]]\n{}[[vm.{list}]]\n{example}\n{}",
             vm(None),
             required(list, Some(own))

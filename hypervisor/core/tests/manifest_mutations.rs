@@ -10,20 +10,22 @@ use std::fs;
 use std::path::Path;
 
 use bulkhead_core::manifest::{
-    DiskMode, MAX_DISKS, MAX_NICS, MAX_VMS, MachineFacts, ManifestErrors, Plan, parse_bytes,
+    DiskMode, IommuPolicy, MAX_DEVICES, MAX_DISKS, MAX_NICS, MAX_VMS, MachineFacts, ManifestErrors,
+    Plan, parse_bytes,
 };
 
 const ROUNDS: u32 = 1_000_000;
 /// Seeds longer than this would spend the time on one manifest that a hundred could have.
-const MAX_SEED: usize = 1300;
+const MAX_SEED: usize = 1400;
 
 /// Pieces that mean something to TOML or to the manifest.
-const TOKENS: [&[u8]; 34] = [
+const TOKENS: [&[u8]; 35] = [
     b"[[vm]]\n",
     b"[vm]\n",
     b"[vm.kernel]\n",
     b"[[vm.disk]]\n",
     b"[[vm.nic]]\n",
+    b"[[vm.device]]\n",
     b"[hypervisor]\n",
     b"version = 1\n",
     b"\n",
@@ -143,6 +145,8 @@ fn check_plan(plan: &Plan) {
         assert!(vm.cap.is_none_or(|percent| (1..=100).contains(&percent)));
         assert!((1..=3600).contains(&vm.stop_timeout.as_secs()));
         assert!(vm.disks.len() <= MAX_DISKS && vm.nics.len() <= MAX_NICS);
+        assert!(vm.devices.len() <= MAX_DEVICES);
+        assert!(vm.devices.is_empty() || plan.hypervisor.iommu != IommuPolicy::Off);
         for disk in &vm.disks {
             let overlay = disk.overlay.bytes();
             assert_eq!(overlay == 0, disk.mode == DiskMode::ReadOnly);
@@ -160,6 +164,11 @@ fn check_plan(plan: &Plan) {
         plan.vms
             .iter()
             .flat_map(|vm| vm.nics.iter().map(|nic| nic.mac))
+    ));
+    assert!(all_differ(
+        plan.vms
+            .iter()
+            .flat_map(|vm| vm.devices.iter().map(|device| device.name))
     ));
     let empty = MachineFacts {
         ram_bytes: 0,

@@ -1,11 +1,14 @@
 //! Manifests on file: the good ones give the plans they should, every bad one the text beside it.
 //!
-//! `manifests/bad` holds what no machine runs, `manifests/misfit` what one machine is too small for. After a change of
+//! `manifests/bad` holds what no machine runs, `manifests/misfit` what one machine is too small for,
+//! `manifests/unassignable` what asks for devices that one machine cannot give away. After a change of
 //! wording, `UPDATE_EXPECT=1 cargo test -p bulkhead-core --test manifest_snapshots` writes the texts anew; read the diff.
 #![expect(
     clippy::unwrap_used,
     reason = "a test that cannot read its files fails"
 )]
+
+mod machine;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,11 +16,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_core::manifest::{
-    ApicVirtualization, BitRate, ByteSize, Console, DiskImageFault, DiskMode, ErrorKind,
-    HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, MAX_BYTES, MachineFacts,
+    ApicVirtualization, BitRate, ByteSize, Console, DeviceName, DiskImageFault, DiskMode,
+    ErrorKind, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, MAX_BYTES, MachineFacts,
     ManifestErrors, PayloadProblem, PayloadRole, Plan, RestartPolicy, SelfTest, Sha256Digest,
     SmtPolicy, Spoofing, VmConsole, check_disk_image, parse, parse_bytes,
 };
+use bulkhead_core::pci::{Address, ClassPattern, DeviceId, Groups, Inventory};
+use machine::inventory;
 
 /// The machine that the misfits do not fit.
 const SMALL: MachineFacts = MachineFacts {
@@ -62,6 +67,13 @@ fn misfit(path: &Path) -> ManifestErrors {
     read(path).unwrap().fit(&SMALL).unwrap_err()
 }
 
+fn unassignable_of(path: &Path) -> ManifestErrors {
+    let inventory = inventory();
+    let groups = Groups::new(&inventory);
+    let plan = read(path).unwrap();
+    plan.assign(&inventory, &groups).unwrap_err()
+}
+
 /// Compares with the text beside the manifest, or writes it.
 fn check_text(path: &Path, errors: &ManifestErrors, differing: &mut Vec<String>) {
     let beside = path.with_extension("txt");
@@ -86,6 +98,9 @@ fn every_bad_manifest_is_refused_with_the_text_beside_it() {
     }
     for path in manifests("misfit") {
         check_text(&path, &misfit(&path), &mut differing);
+    }
+    for path in manifests("unassignable") {
+        check_text(&path, &unassignable_of(&path), &mut differing);
     }
     assert!(differing.is_empty(), "{}", differing.join("\n"));
 }
@@ -113,9 +128,12 @@ fn every_complaint_says_where_what_and_what_instead() {
 #[test]
 fn every_kind_of_complaint_has_a_manifest() {
     let bad = manifests("bad").into_iter().map(|path| refusal(&path));
+    let unassignable = manifests("unassignable");
+    let unassignable = unassignable.into_iter().map(|path| unassignable_of(&path));
     let misfits = manifests("misfit").into_iter().map(|path| misfit(&path));
     let seen: BTreeSet<ErrorKind> = bad
         .chain(misfits)
+        .chain(unassignable)
         .flat_map(|errors| {
             errors
                 .errors()
@@ -214,6 +232,7 @@ fn a_minimal_manifest_gets_the_documented_defaults() {
     assert_eq!(vm.restart, RestartPolicy::OnCrash);
     assert_eq!(vm.stop_timeout, Duration::from_secs(30));
     assert_eq!((vm.disks.len(), vm.nics.len()), (0, 0));
+    assert!(vm.devices.is_empty());
     assert_eq!(plan.file_name(), "minimal.toml");
 }
 
@@ -293,7 +312,43 @@ fn every_key_arrives_in_the_plan() {
     assert_ne!(lonely.segment, nic.segment);
     assert_ne!(lan.mac, lonely.mac);
     assert_eq!((lan.spoofing, lan.rate_limit), (Spoofing::Deny, None));
+    let names: Vec<_> = second.devices.iter().map(|device| device.name).collect();
+    let class = ClassPattern::parse("0200");
+    let id = DeviceId::parse("8086:10d3").unwrap();
+    assert_eq!(
+        names,
+        [
+            DeviceName::Address(Address::new(0, 3, 0, 1).unwrap()),
+            DeviceName::Id { id, class }
+        ]
+    );
     assert_eq!(plan.total_memory(), ByteSize(1090 << 20));
+}
+
+#[test]
+fn devices_are_found_by_place_and_by_kind() {
+    let text = fs::read_to_string(directory("good").join("minimal.toml")).unwrap();
+    let device = |line| format!("[[vm.device]]\n{line}\n");
+    let lines = [
+        "address = \"00:03.0\"",
+        "id = \"8086:10d3\"\nclass = \"0200\"",
+        "id = \"10ec:8169\"",
+        "address = \"0000:01:00.0\"",
+    ];
+    let text = text + &lines.map(device).concat();
+    let inventory = inventory();
+    let plan = parse("t", &text).unwrap();
+    let assigned = plan.assign(&inventory, &Groups::new(&inventory)).unwrap();
+    let expected = ["00:03.0", "00:02.0", "01:00.1", "01:00.0"];
+    assert_eq!(
+        assigned,
+        [expected
+            .map(|place| Address::parse(place).unwrap())
+            .to_vec()]
+    );
+    let empty = Inventory::default();
+    let errors = plan.assign(&empty, &Groups::new(&empty)).unwrap_err();
+    assert_eq!(errors.count(), 4);
 }
 
 #[test]

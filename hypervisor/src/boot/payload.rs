@@ -60,6 +60,8 @@ pub enum LoadError {
     Manifest(ManifestErrors),
     /// The manifest wants an IOMMU, which this release does not drive.
     IommuRequired,
+    /// The manifest gives a VM a real device, which needs the IOMMU.
+    Devices,
 }
 
 impl fmt::Display for LoadError {
@@ -71,6 +73,10 @@ impl fmt::Display for LoadError {
             Self::IommuRequired => f.write_str(
                 "the manifest says iommu = \"required\", and this release does not drive VT-d yet; \
                  say \"auto\" or \"off\" to run without isolation of devices",
+            ),
+            Self::Devices => f.write_str(
+                "the manifest has a [[vm.device]], and this release does not drive VT-d yet, which keeps a device from \
+                 the memory of others; remove it",
             ),
         }
     }
@@ -277,8 +283,11 @@ pub fn print_plan(plan: &Plan) {
 /// Refuses a plan that wants what this release cannot give.
 ///
 /// # Errors
-/// [`LoadError::IommuRequired`].
+/// [`LoadError::IommuRequired`], [`LoadError::Devices`].
 pub fn check_iommu(plan: &Plan) -> Result<(), LoadError> {
+    if plan.vms.iter().any(|vm| !vm.devices.is_empty()) {
+        return Err(LoadError::Devices);
+    }
     match plan.hypervisor.iommu {
         IommuPolicy::Required => Err(LoadError::IommuRequired),
         IommuPolicy::Auto | IommuPolicy::Off => Ok(()),

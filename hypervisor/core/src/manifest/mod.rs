@@ -14,13 +14,16 @@
 //! | `source`, [`error`] | places in the text, and complaints about them |
 //! | `fields` | reading typed values out of TOML tables |
 //! | `text`, `amount`, `cpus` | values that take more than a line to read |
-//! | `hypervisor`, `vm`, `disk`, `nic` | one TOML table each into its plan |
+//! | `hypervisor`, `vm`, `disk`, `nic`, [`device`] | one TOML table each into its plan |
 //! | `together` | what VMs claim from one another |
 //! | [`machine`], [`payload`] | what the machine at hand can run, and whether the payloads are those meant |
+//! | [`assign`] | which of the machine's devices each VM gets |
 
 mod amount;
+pub mod assign;
 mod choice;
 mod cpus;
+pub mod device;
 pub mod digest;
 mod disk;
 pub mod error;
@@ -51,6 +54,7 @@ use alloc::vec::Vec;
 use toml::de::DeTable;
 
 pub use cpus::MAX_CPU;
+pub use device::{DeviceName, MAX_DEVICES};
 pub use digest::Sha256Digest;
 pub use disk::MAX_DISKS;
 pub use error::{ErrorKind, ManifestError, ManifestErrors};
@@ -61,9 +65,9 @@ pub use nic::MAX_NICS;
 pub use path::PayloadPath;
 pub use payload::{DiskImageFault, PayloadProblem, PayloadRole, check_disk_image};
 pub use plan::{
-    ApicVirtualization, Console, DiskMode, DiskPlan, HypervisorOptions, IommuPolicy, KernelFormat,
-    LogLevel, NicPlan, Payload, Plan, RestartPolicy, SelfTest, SmtPolicy, Spoofing, VmConsole,
-    VmPlan,
+    ApicVirtualization, Console, DevicePlan, DiskMode, DiskPlan, HypervisorOptions, IommuPolicy,
+    KernelFormat, LogLevel, NicPlan, Payload, Plan, RestartPolicy, SelfTest, SmtPolicy, Spoofing,
+    VmConsole, VmPlan,
 };
 pub use rate::BitRate;
 pub use size::ByteSize;
@@ -142,7 +146,11 @@ fn read_root(
         None => Some(HypervisorOptions::default()),
     };
     let vms = vm::read_all(&fields, complaints);
-    together::check(vms.as_deref().unwrap_or_default(), complaints);
+    together::check(
+        hypervisor.as_ref(),
+        vms.as_deref().unwrap_or_default(),
+        complaints,
+    );
     Some((hypervisor?, vms?))
 }
 

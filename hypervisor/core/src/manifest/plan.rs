@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::choice::choice;
+use super::device::DeviceName;
 use super::digest::Sha256Digest;
 use super::mac::MacAddress;
 use super::name::{SegmentName, VmName};
@@ -75,6 +76,9 @@ pub struct VmPlan {
     pub disks: Vec<DiskPlan>,
     /// Its NICs, in the order of the manifest; at most [`MAX_NICS`](super::MAX_NICS).
     pub nics: Vec<NicPlan>,
+    /// The real devices it is given, in the order of the manifest; at most [`MAX_DEVICES`](super::MAX_DEVICES), none of
+    /// them named by another VM in the same way.
+    pub devices: Vec<DevicePlan>,
     pub(super) spans: VmSpans,
 }
 
@@ -121,6 +125,15 @@ pub struct NicPlan {
     pub rate_limit: Option<BitRate>,
     /// Where the address stands, or the start of the NIC.
     pub(super) mac_span: Span,
+}
+
+/// A real device that a VM is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DevicePlan {
+    /// Which one.
+    pub name: DeviceName,
+    /// Where the manifest names it.
+    pub(super) span: Span,
 }
 
 /// A file that a VM is started from, or finds on a disk.

@@ -55,6 +55,7 @@ pub const TABLES: &[&Table] = &[
     &DISK,
     &DISK_IMAGE,
     &NIC,
+    &DEVICE,
 ];
 
 /// Declares the keys of one table as constants, and the table over them.
@@ -106,9 +107,9 @@ table! {
     STOP_TIMEOUT = Optional "stop_timeout",
     DISK_TABLES = Optional "disk",
     NIC_TABLES = Optional "nic",
+    DEVICE_TABLES = Optional "device",
     ISOLATION = Reserved "isolation",
     ENCRYPTION = Reserved "encryption",
-    DEVICE = Reserved "device",
 }
 
 table! {
@@ -148,6 +149,14 @@ table! {
     NIC_MAC = Optional "mac",
     NIC_SPOOFING = Optional "spoofing",
     NIC_RATE_LIMIT = Optional "rate_limit",
+}
+
+table! {
+    /// One real device of a VM.
+    DEVICE, "vm.device", "[[vm.device]]":
+    DEVICE_ADDRESS = Optional "address",
+    DEVICE_ID = Optional "id",
+    DEVICE_CLASS = Optional "class",
 }
 
 impl Table {

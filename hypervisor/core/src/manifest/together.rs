@@ -1,17 +1,26 @@
-//! What no VM's own entry can say: that no two VMs claim the same name, CPU or address.
+//! What no VM's own entry can say: that no two VMs claim the same CPU, address or device.
 
 use alloc::collections::BTreeMap;
 use alloc::format;
 
+use super::device::DeviceName;
 use super::error::{Complaints, ErrorKind};
 use super::mac::MacAddress;
 use super::name::VmName;
-use super::plan::VmPlan;
+use super::plan::{HypervisorOptions, IommuPolicy, VmPlan};
 
-/// Complains about each claim that an earlier VM has made.
-pub(super) fn check(vms: &[VmPlan], complaints: &mut Complaints) {
+/// Complains about each claim that an earlier VM has made, and each that `hypervisor` rules out.
+pub(super) fn check(
+    hypervisor: Option<&HypervisorOptions>,
+    vms: &[VmPlan],
+    complaints: &mut Complaints,
+) {
     check_cpus(vms, complaints);
     check_macs(vms, complaints);
+    check_devices(vms, complaints);
+    if hypervisor.is_some_and(|options| options.iommu == IommuPolicy::Off) {
+        refuse_devices(vms, complaints);
+    }
 }
 
 fn check_cpus(vms: &[VmPlan], complaints: &mut Complaints) {
@@ -45,6 +54,45 @@ fn check_macs(vms: &[VmPlan], complaints: &mut Complaints) {
                 ))
                 .expected("an address that no NIC before this one has")
                 .help("give one of them another `mac`");
+        }
+    }
+}
+
+fn check_devices(vms: &[VmPlan], complaints: &mut Complaints) {
+    let mut owners: BTreeMap<DeviceName, &VmName> = BTreeMap::new();
+    for vm in vms {
+        for device in &vm.devices {
+            let Some(owner) = owners.insert(device.name, &vm.name) else {
+                continue;
+            };
+            complaints
+                .add(ErrorKind::DuplicateDevice, device.span)
+                .found(format!(
+                    "{} for \"{}\", when \"{owner}\" has it",
+                    device.name, vm.name
+                ))
+                .expected("a device that no [[vm.device]] before this one names")
+                .help(match device.name {
+                    DeviceName::Address(_) => "remove one of the two",
+                    DeviceName::Id { .. } => {
+                        "where the machine has several of them, name each by its `address`"
+                    }
+                });
+        }
+    }
+}
+
+fn refuse_devices(vms: &[VmPlan], complaints: &mut Complaints) {
+    for vm in vms {
+        for device in &vm.devices {
+            complaints
+                .add(ErrorKind::DeviceWithoutIommu, device.span)
+                .found(format!(
+                    "{} for \"{}\", with `iommu = \"off\"`",
+                    device.name, vm.name
+                ))
+                .expected("an IOMMU between the device and the memory of others")
+                .help("write `iommu = \"required\"`, or remove the device");
         }
     }
 }

@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::amount;
 use super::cpus;
+use super::device;
 use super::disk;
 use super::error::{Complaints, ErrorKind, quoted};
 use super::fields::{Field, Fields, Listing};
@@ -107,6 +108,7 @@ fn read(
     );
     let disks = disk::read_all(fields, complaints);
     let nics = nic::read_all(fields, name.as_ref(), complaints);
+    let devices = device::read_all(fields, complaints);
 
     let (cpus, cpu_spans) = cpus?.map(|set| (set.cpus, set.spans)).unzip();
     Some(VmPlan {
@@ -125,6 +127,7 @@ fn read(
         stop_timeout: Duration::from_secs(u64::from(stop_timeout_s?)),
         disks: disks?,
         nics: nics?,
+        devices: devices?,
         spans: VmSpans {
             name: fields.span_of(&schema::NAME),
             kernel: fields.span_of(&schema::KERNEL_PAYLOAD),

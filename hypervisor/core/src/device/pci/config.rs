@@ -1,51 +1,13 @@
 //! A function's configuration space: bytes, and which of their bits the guest may write (PCI Local Bus Specification
-//! 3.0, "Configuration Space").
+//! 3.0, "Configuration Space"). It holds an emulated function's registers, and what a guest sees of a real one.
 //!
 //! A base address register sizes itself by its mask: bits below the size are read-only, so that all ones written read
 //! back as the size. What the bytes mean is [`super::function`]'s to say.
 
+pub use crate::pci::register::{self, Command};
+
 /// Bytes of a configuration space that hold registers; extended space is empty.
-pub const SIZE: usize = 256;
-
-/// Registers of the type 0 header.
-pub mod register {
-    /// Vendor and device identifiers.
-    pub const ID: u8 = 0x00;
-    /// The command register, 16 bits.
-    pub const COMMAND: u8 = 0x04;
-    /// The status register, 16 bits.
-    pub const STATUS: u8 = 0x06;
-    /// Revision, and the three bytes of class code above it.
-    pub const REVISION: u8 = 0x08;
-    /// The first of six base address registers.
-    pub const BAR0: u8 = 0x10;
-    /// The second base address register.
-    pub const BAR1: u8 = 0x14;
-    /// Subsystem vendor and identifier.
-    pub const SUBSYSTEM: u8 = 0x2c;
-    /// Where the capability list starts.
-    pub const CAPABILITIES: u8 = 0x34;
-    /// A byte that firmware and system use as they like.
-    pub const INTERRUPT_LINE: u8 = 0x3c;
-}
-
-bitflags::bitflags! {
-    /// The command register's bits that mean something here.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    pub struct Command: u16 {
-        /// I/O base addresses decode.
-        const IO = 1;
-        /// Memory base addresses decode.
-        const MEMORY = 1 << 1;
-        /// The function may write to memory, which is what an interrupt message is.
-        const MASTER = 1 << 2;
-        /// Legacy interrupts are off. There are none.
-        const NO_INTX = 1 << 10;
-    }
-}
-
-/// Status bit: there is a capability list.
-const HAS_CAPABILITIES: u16 = 1 << 4;
+pub const SIZE: usize = register::LEGACY_BYTES as usize;
 
 /// One function's registers.
 #[derive(Clone, Debug)]
@@ -97,7 +59,7 @@ impl ConfigSpace {
         self.put(at, &[id, 0]);
         self.put(at.saturating_add(2), body);
         self.last_link = at.saturating_add(1);
-        let status = self.u16(register::STATUS) | HAS_CAPABILITIES;
+        let status = self.u16(register::STATUS) | register::HAS_CAPABILITIES;
         self.put(register::STATUS, &status.to_le_bytes());
     }
 

@@ -7,7 +7,7 @@
 //! A base address decodes only within its window of the [platform](crate::platform): moved elsewhere it is kept, and
 //! reaches nothing. What nobody decodes reads as all ones. Where two overlap, the lower function answers.
 
-mod config;
+pub(crate) mod config;
 mod devices;
 mod function;
 mod layout;
