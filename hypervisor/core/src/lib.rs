@@ -44,4 +44,5 @@ mod testing;
 pub mod topology;
 pub mod vcpu;
 pub mod vmx;
+pub mod vtd;
 pub mod walk;
