@@ -1,6 +1,6 @@
 //! VT-d: what devices reach of memory, and which interrupts they raise.
 //!
-//! [`capability`] chooses what is used of a unit; [`unit`] brings it up. A [`domain`] is what a VM's devices reach,
+//! [`capability`] chooses what is used of a unit; [`mod@unit`] brings it up. A [`domain`] is what a VM's devices reach,
 //! [`context`] puts devices into it, [`interrupt`] is what they can raise. What changes is told to units by the batch
 //! ([`invalidate`], [`queue`], [`fallback`]), and what was taken away comes back only once they have forgotten it.
 //! What devices were kept from is in [`fault`]; [`flood`] decides how much of that is told. The shell has the registers
