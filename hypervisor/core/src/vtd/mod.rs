@@ -1,81 +1,41 @@
-//! VT-d: what a device may reach, and which interrupts it may raise.
+//! VT-d: what devices reach of memory, and which interrupts they may raise.
 //!
 //! | module | what it decides |
 //! |---|---|
 //! | [`dmar`] | Which remapping units there are and which functions are behind each, from the firmware's DMAR table. |
+//! | [`capability`], [`shape`] | What is used of a unit, and which trees it walks. |
+//! | [`mod@unit`] | Bringing a unit up, in the one order that never leaves memory open. |
+//! | [`domain`], [`second_level`] | What a VM's devices reach. |
+//! | [`context`] | Which device is in which domain. |
+//! | [`interrupt`] | Which interrupts a device raises. |
+//! | [`invalidate`], [`queue`], [`fallback`] | Telling units what changed, by the batch; what was taken away comes back only once they have forgotten it. |
+//! | [`fault`], [`reason`], [`flood`] | What devices were kept from, and how much of that is told. |
+//! | [`source`] | Names of those who send requests. |
+//!
+//! The shell has the registers ([`registers::UnitRegisters`]) and the memory ([`queue::QueueMemory`], [`crate::table::TableMemory`]).
+//! Nothing of it runs yet: the shell does not drive units so far.
 //!
 //! Manual: "Intel Virtualization Technology for Directed I/O, Architecture Specification" (cited as "VT-d
 //! specification").
 
+pub mod capability;
+pub mod context;
 pub mod dmar;
-
-use core::fmt;
-
-/// Who sent a request, within a PCI segment: bus, device and function, as the request itself carries them
-/// (VT-d specification, "Identifying Origination of DMA Requests").
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
-pub struct SourceId(pub u16);
-
-impl SourceId {
-    /// That function, or `None` where a bus has no such device or a device no such function.
-    #[must_use]
-    pub const fn new(bus: u8, device: u8, function: u8) -> Option<Self> {
-        if device >= 32 || function >= 8 {
-            return None;
-        }
-        Some(Self(
-            (bus as u16) << 8 | (device as u16) << 3 | function as u16,
-        ))
-    }
-
-    /// The bus.
-    #[must_use]
-    pub const fn bus(self) -> u8 {
-        (self.0 >> 8) as u8
-    }
-
-    /// The device on its bus, below 32.
-    #[must_use]
-    pub const fn device(self) -> u8 {
-        (self.0 >> 3) as u8 & 0x1f
-    }
-
-    /// The function of its device, below 8.
-    #[must_use]
-    pub const fn function(self) -> u8 {
-        self.0 as u8 & 7
-    }
-}
-
-impl fmt::Display for SourceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (bus, device, function) = (self.bus(), self.device(), self.function());
-        write!(f, "{bus:02x}:{device:02x}.{function}")
-    }
-}
-
-impl fmt::Debug for SourceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
+pub mod domain;
+pub mod fallback;
+pub mod fault;
+pub mod flood;
+pub mod interrupt;
+pub mod invalidate;
+mod pending;
+pub mod queue;
+pub mod reason;
+pub mod registers;
+pub mod second_level;
+pub mod shape;
+pub mod source;
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod tests;
+pub mod unit;
 
-    #[test]
-    fn source_id_is_laid_out_as_requests_carry_it() {
-        let id = SourceId::new(0xf0, 0x1f, 7).unwrap();
-        assert_eq!(id.0, 0xf0ff);
-        assert_eq!((id.bus(), id.device(), id.function()), (0xf0, 0x1f, 7));
-        assert_eq!(id.to_string(), "f0:1f.7");
-    }
-
-    #[test]
-    fn source_id_refuses_what_no_bus_has() {
-        assert_eq!(SourceId::new(0, 32, 0), None);
-        assert_eq!(SourceId::new(0, 0, 8), None);
-    }
-}
+pub use source::SourceId;
