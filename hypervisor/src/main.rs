@@ -11,6 +11,7 @@ mod arch;
 mod boot;
 mod console;
 mod events;
+mod iommu;
 mod memory;
 mod panic;
 mod pcpu;
@@ -61,21 +62,20 @@ fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
     let wishes = Wishes {
         apicv: loaded.plan.hypervisor.apicv == ApicVirtualization::Auto,
     };
+    let tables = boot::acpi::read();
+    // Before the processor is judged: a machine with VT-d and no VT-x is told about its units, too.
+    iommu::survey(tables.dmar.as_ref());
     boot::gate::check()?;
     let vmx = vmx::operation::examine(wishes)?;
-    let facts = boot::facts::Facts::gather()?;
+    let facts = boot::facts::Facts::gather(&tables.facts)?;
     log::info!("{facts}");
-    let there = |is_there: bool| {
-        if is_there {
+    log::info!(
+        "TPM: {}",
+        if facts.has_tpm {
             "there, not used yet"
         } else {
             "none"
         }
-    };
-    log::info!(
-        "TPM: {}; VT-d: {}",
-        there(facts.has_tpm),
-        there(facts.has_dmar)
     );
     let vcpus = loaded.plan.vms.iter().map(|vm| vm.vcpus).sum();
     memory::heap::extend(vm::models::heap_needed(&loaded))?;

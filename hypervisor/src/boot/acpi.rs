@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 use bulkhead_core::addr::Hpa;
 use bulkhead_core::hostacpi::{HostAcpi, HostPhys};
+use bulkhead_core::vtd::dmar::{Dmar, DmarError};
 use core::ptr;
 use uefi::boot::{self, MemoryType};
 use uefi::mem::memory_map::MemoryMap;
@@ -31,17 +32,26 @@ impl HostPhys for Mapped {
     }
 }
 
-/// The facts in the tables. Without tables, or with broken ones, there are fewer facts and a warning each.
+/// What the firmware's tables say.
+#[derive(Default)]
+pub struct Tables {
+    /// The facts that every machine has.
+    pub facts: HostAcpi,
+    /// Its remapping units, where there are any.
+    pub dmar: Option<Result<Dmar, DmarError>>,
+}
+
+/// What the tables say. Without tables, or with broken ones, there are fewer facts and a warning each.
 #[must_use]
-pub fn read() -> HostAcpi {
+pub fn read() -> Tables {
     let Some(rsdp) = rsdp() else {
         log::warn!(
             "the firmware gives no ACPI tables; one CPU is assumed, and switching off is left to you"
         );
-        return HostAcpi::default();
+        return Tables::default();
     };
     let Ok(map) = boot::memory_map(MemoryType::LOADER_DATA) else {
-        return HostAcpi::default();
+        return Tables::default();
     };
     let ranges = map
         .entries()
@@ -51,18 +61,22 @@ pub fn read() -> HostAcpi {
             Some((entry.phys_start, entry.phys_start.checked_add(bytes)?))
         })
         .collect();
-    match HostAcpi::read(&mut Mapped(ranges), rsdp) {
-        Ok(facts) => {
-            for warning in &facts.warnings {
-                log::warn!("{warning}");
-            }
-            facts
-        }
+    let mut mapped = Mapped(ranges);
+    let facts = match HostAcpi::read(&mut mapped, rsdp) {
+        Ok(facts) => facts,
         Err(error) => {
             log::warn!("{error}");
-            HostAcpi::default()
+            return Tables::default();
         }
+    };
+    for warning in &facts.warnings {
+        log::warn!("{warning}");
     }
+    let dmar = facts.dmar.map(|table| {
+        // A table that cannot be loaded is longer than any: none of its bytes say more.
+        Dmar::parse(&table.load(&mut mapped).unwrap_or_default())
+    });
+    Tables { facts, dmar }
 }
 
 /// Memory that the firmware surely maps, and in which tables may lie. Reserved memory is among it because

@@ -1,7 +1,6 @@
 //! What the firmware and the processor know about the machine, gathered before boot services end.
 #![allow(unsafe_code, reason = "the framebuffer arrives as a raw address")]
 
-use super::acpi;
 use crate::arch::cpu::{self, cpuid, rdtsc};
 use crate::arch::power::PowerOff;
 use crate::console::screen::Screen;
@@ -41,32 +40,28 @@ pub struct Facts {
     pub power: PowerOff,
     /// The time by the firmware's clock: seconds since 1970, and the TSC then.
     pub epoch: (u64, u64),
-    /// Whether it has DMA remapping.
-    pub has_dmar: bool,
     /// Whether it has a TPM 2.0.
     pub has_tpm: bool,
 }
 
 impl Facts {
-    /// Asks the firmware and the processor.
+    /// Asks the firmware, whose tables say `acpi`, and the processor.
     ///
     /// # Errors
     /// The MTRRs hold what the manual forbids, or the firmware's clock cannot be right.
-    pub fn gather() -> Result<Self, FactsError> {
+    pub fn gather(acpi: &HostAcpi) -> Result<Self, FactsError> {
         let physical_bits = cpu::physical_bits();
         // SAFETY: `Mtrrs::read` asks only for registers that the capability register says exist, and every processor
         // with VT-x has MTRRs.
         let mtrrs = Mtrrs::read(physical_bits, |msr| unsafe { cpu::rdmsr(msr) })
             .map_err(FactsError::Mtrr)?;
-        let acpi = acpi::read();
         Ok(Self {
             tsc_khz: tsc_khz()?,
-            cpus: processors(&acpi),
+            cpus: processors(acpi),
             physical_bits,
             mtrrs,
-            power: PowerOff::from_acpi(&acpi),
+            power: PowerOff::from_acpi(acpi),
             epoch: (unix_seconds(), rdtsc()),
-            has_dmar: acpi.dmar.is_some(),
             has_tpm: acpi.tpm2.is_some(),
         })
     }
