@@ -149,12 +149,15 @@ fn segments(context: &Context<'_>) -> Outcome {
 fn forged(context: &Context<'_>) -> Outcome {
     for (spoofing, arrive) in [("deny", false), ("allow", true)] {
         let listener = guest("listener", "case=net role=listen ticks=1500000000");
-        let forger = guest("forger", "case=net role=forge count=10");
+        let forger = guest("forger", "case=net role=forge count=10").with("autostart = false");
         let group = [
             listener.with_nic("lan", ""),
             forger.with_nic("lan", &format!("spoofing = \"{spoofing}\"")),
         ];
         let mut machine = start_part(context, spoofing, group)?;
+        machine.expect("net: listening\n")?;
+        machine.obey("start forger")?;
+        machine.switch("listener")?;
         let expected = if arrive { 10 } else { 0 };
         machine.expect(&format!(
             "net: heard {expected} frames, {expected} forged\n"
