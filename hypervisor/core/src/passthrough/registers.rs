@@ -108,7 +108,7 @@ impl Real {
                 }
                 self.set_u16(config, data, message.data as u16);
                 let on = msi.maskable || !masked;
-                self.set_u16(config, at + 2, off | u16::from(on) * MSI_ENABLE);
+                self.set_u16(config, at + 2, off | if on { MSI_ENABLE } else { 0 });
             }
             Signalling::Off | Signalling::MsiX { .. } => self.set_u16(config, at + 2, off),
         }

@@ -54,7 +54,10 @@ fn memory_is_found_where_it_was_placed_and_mapped() {
         (3, 0, 0x4000),
     ] {
         let base = rig.bar(device, bar);
-        assert!(base % size == 0 && window.contains(&base), "{base:#x}");
+        assert!(
+            base.is_multiple_of(size) && window.contains(&base),
+            "{base:#x}"
+        );
         homes.push((base, base + size));
     }
     homes.sort_unstable();
@@ -75,7 +78,7 @@ fn what_does_not_fit_below_is_above_all_ram() {
         .bar(2, 0xd000_0000, 0x1000_0000);
     let mut rig = Rig::new(Fake::default().with("00:02.0", large), &["00:02.0"]);
     let base = rig.bar(1, 0);
-    assert!(base >= RAM_END.0 && base % 0x4000_0000 == 0);
+    assert!(base >= RAM_END.0 && base.is_multiple_of(0x4000_0000));
     let high = rig.places.high.clone().unwrap();
     assert!(high.start >= RAM_END && high.start.0 <= base && base + 0x4000_0000 <= high.end.0);
     assert!(rig.bus.reaches(Gpa(base)) && !rig.bus.reaches(Gpa(RAM_END.0 - 1)));
