@@ -10,8 +10,9 @@ use crate::{Clock, Registers, wait_until};
 /// Its PCI vendor and device identifier.
 pub const VENDOR_DEVICE: (u16, u16) = (0x1234, 0x11e8);
 
-/// Bytes of the buffer inside the device.
-pub const BUFFER_BYTES: u32 = 4096;
+/// Bytes of the buffer inside the device that transfers can reach. There is one more, but QEMU 7.2, for one, takes a
+/// transfer that ends with it for one that leaves the buffer, and ends the emulation.
+pub const BUFFER_BYTES: u32 = 4095;
 
 /// Where the device's own address space has that buffer.
 const BUFFER: u64 = 0x4_0000;
@@ -80,8 +81,9 @@ impl<'a> Edu<'a> {
         offset_in_buffer: u32,
         bytes: u32,
     ) -> Result<(), Error> {
-        // The device does not hold itself to its buffer: what lies beyond is the emulator's own memory.
-        if bytes > BUFFER_BYTES || offset_in_buffer > BUFFER_BYTES - bytes {
+        // Of a transfer outside the buffer, or of none, some releases make an end of the emulation, others an access to
+        // the emulator's own memory.
+        if !(1..=BUFFER_BYTES).contains(&bytes) || offset_in_buffer > BUFFER_BYTES - bytes {
             return Err(Error::OutsideBuffer);
         }
         if self.registers.read32(register::DMA_COMMAND) & START != 0 {
@@ -131,7 +133,7 @@ pub enum Error {
     Unknown(u32),
     /// Its liveness register does not invert what is written.
     NotAlive,
-    /// The transfer would leave the device's buffer; it was not started.
+    /// The transfer would leave the device's buffer, or is of nothing; it was not started.
     OutsideBuffer,
     /// An earlier transfer is still under way; the device would ignore this one.
     Busy,
@@ -144,7 +146,9 @@ impl fmt::Display for Error {
         match self {
             Self::Unknown(value) => write!(f, "identifies itself as {value:#x}, not as edu"),
             Self::NotAlive => f.write_str("does not answer its liveness check"),
-            Self::OutsideBuffer => f.write_str("was given a range outside its buffer"),
+            Self::OutsideBuffer => {
+                f.write_str("was given a range outside its buffer, or an empty one")
+            }
             Self::Busy => f.write_str("is still busy with an earlier transfer"),
             Self::TimedOut => f.write_str("did not end a transfer within 2 s"),
         }
