@@ -14,7 +14,13 @@ use crate::ui::Step;
 use crate::{exec, tie};
 
 /// The crates whose tests run on the host.
-const HOST_CRATES: [&str; 4] = ["bulkhead-core", "guest-loader", "xtask", "bulkhead-tests"];
+const HOST_CRATES: [&str; 5] = [
+    "bulkhead-core",
+    "bulkhead-selftest",
+    "guest-loader",
+    "xtask",
+    "bulkhead-tests",
+];
 /// The end-to-end harness.
 const HARNESS: &str = "bulkhead-tests";
 /// Lines of a failed test run that are repeated.
