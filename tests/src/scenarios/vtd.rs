@@ -27,7 +27,7 @@ const ATTACKED: Equipment = Equipment {
     devices: &[Device::Edu, Device::Nic, Device::Nvme],
 };
 /// `edu`, as faults name it.
-const ATTACKER: u16 = (Device::Edu.slot() as u16) << 3;
+const ATTACKER: u16 = Device::Edu.source();
 /// With it the machine has a GiB in a row above 4 GiB.
 const MEMORY_MIB: u64 = 4096;
 /// What the self-test says at its end.
@@ -40,6 +40,7 @@ const SECTORS: usize = 2000;
 /// "Fault Reason Encodings for Interrupt Requests").
 const NO_DOMAIN: &[u64] = &[1, 2];
 const NOT_WRITABLE: &[u64] = &[5];
+const NOT_READABLE: &[u64] = &[6];
 const COMPATIBILITY_FORMAT: &[u64] = &[0x25];
 const NO_SUCH_ENTRY: &[u64] = &[0x21, 0x22];
 const OTHER_SOURCE: &[u64] = &[0x26];
@@ -58,10 +59,11 @@ const fn attack(name: &'static str, codes: &'static [u64]) -> Case {
     }
 }
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 17] = [
     attack("edu-before-its-domain", NO_DOMAIN),
     quiet("edu-inside-its-frames"),
     attack("edu-another-vms-frame", NOT_WRITABLE),
+    attack("edu-reads-another-vms-frame", NOT_READABLE),
     attack("edu-hypervisor-frame", NOT_WRITABLE),
     attack("edu-unmapped-address", NOT_WRITABLE),
     attack("edu-read-only-frame", NOT_WRITABLE),
