@@ -27,7 +27,7 @@ fn records_decode_to_who_what_where_and_why() {
     assert_eq!(write, expected);
     assert_eq!(
         write.to_string(),
-        "device 03:03.0: Write at 0x12345000: the page is not mapped for writing"
+        "device 03:03.0: write at 0x12345000: the page is not mapped for writing"
     );
     let read = FaultRecord::decode(0, 3 << 62 | 2 << 32).unwrap();
     assert_eq!(
