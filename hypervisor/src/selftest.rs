@@ -30,7 +30,7 @@ pub fn run(test: SelfTest, memory: &mut Memory) {
             unsafe { asm!("int 18") };
         }
         // The other CPU runs later.
-        SelfTest::None | SelfTest::PanicOtherCpu => {}
+        SelfTest::None | SelfTest::PanicOtherCpu | SelfTest::Vtd | SelfTest::VtdOff => {}
         SelfTest::Panic => panic!("provoked by selftest = \"panic\""),
         SelfTest::WriteCode => {
             let code = run as *const () as *mut u8;

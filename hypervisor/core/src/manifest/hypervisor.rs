@@ -1,8 +1,10 @@
 //! The `[hypervisor]` table.
 
-use super::error::Complaints;
-use super::fields::Field;
-use super::plan::HypervisorOptions;
+use alloc::format;
+
+use super::error::{Complaints, ErrorKind};
+use super::fields::{Field, Fields};
+use super::plan::{HypervisorOptions, IommuPolicy, SelfTest};
 use super::schema;
 
 pub(super) fn read(
@@ -17,6 +19,9 @@ pub(super) fn read(
     let apicv = fields.choice_or_default(&schema::APICV, complaints);
     let smt = fields.choice_or_default(&schema::SMT, complaints);
     let selftest = fields.choice_or_default(&schema::SELFTEST, complaints);
+    if let (Some(iommu), Some(selftest)) = (iommu, selftest) {
+        check_control(iommu, selftest, &fields, complaints);
+    }
     Some(HypervisorOptions {
         console: console?,
         log_level: log_level?,
@@ -25,4 +30,24 @@ pub(super) fn read(
         smt: smt?,
         selftest: selftest?,
     })
+}
+
+/// Complains about a negative control that would not be one.
+fn check_control(
+    iommu: IommuPolicy,
+    selftest: SelfTest,
+    fields: &Fields<'_, '_>,
+    complaints: &mut Complaints,
+) {
+    if selftest != SelfTest::VtdOff || iommu == IommuPolicy::Off {
+        return;
+    }
+    let span = fields
+        .optional(&schema::SELFTEST)
+        .map_or(fields.span, |field| field.span);
+    complaints
+        .add(ErrorKind::SelftestNeedsIommuOff, span)
+        .found(format!("\"{selftest}\", with `iommu = \"{iommu}\"`"))
+        .expected("`iommu = \"off\"` in the same table")
+        .help("write it, or `selftest = \"vtd\"` for the tests with remapping");
 }

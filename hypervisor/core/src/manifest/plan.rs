@@ -38,7 +38,7 @@ pub struct HypervisorOptions {
     pub apicv: ApicVirtualization,
     /// Whether two VMs may run on threads of one core at a time.
     pub smt: SmtPolicy,
-    /// A failure to provoke instead of starting VMs.
+    /// A test of the hypervisor itself, to be done instead of starting VMs.
     pub selftest: SelfTest,
 }
 
@@ -213,8 +213,8 @@ choice! {
 }
 
 choice! {
-    /// A failure that the hypervisor provokes in itself once it runs on its own page tables, to show that its protections
-    /// and its report work. Nothing else is started.
+    /// What the hypervisor does to itself once it runs on its own page tables, to show that its protections and its report
+    /// work: it provokes a failure, or has devices of the machine attack memory. No VM is started.
     pub enum SelfTest {
         /// None: VMs start.
         #[default]
@@ -233,6 +233,11 @@ choice! {
         MachineCheck = "machine-check",
         /// A broken invariant on the second CPU.
         PanicOtherCpu = "panic-other-cpu",
+        /// The device tests, with remapping as the manifest has it.
+        Vtd = "vtd",
+        /// Their negative control: the same transfers without remapping, which lets them through. The policy for the IOMMU
+        /// is [`IommuPolicy::Off`] beside it.
+        VtdOff = "vtd-off",
     }
 }
 
