@@ -14,6 +14,7 @@ mod events;
 mod iommu;
 mod memory;
 mod panic;
+mod pci;
 mod pcpu;
 mod selftest;
 mod vm;
@@ -22,10 +23,11 @@ mod vmx;
 use alloc::string::ToString;
 use boot::handover::Handover;
 use bulkhead_core::events::Event;
-use bulkhead_core::manifest::ApicVirtualization;
+use bulkhead_core::manifest::{ApicVirtualization, SelfTest};
 use bulkhead_core::vmx::capability::Wishes;
 use console::CONSOLE;
 use core::error::Error;
+use memory::reserve::Wants;
 use uefi::{Status, entry};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -58,15 +60,24 @@ fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
     console::set_level(loaded.plan.hypervisor.log_level);
     CONSOLE.lock().choose(loaded.plan.hypervisor.console);
     boot::payload::print_plan(&loaded.plan);
-    boot::payload::check_iommu(&loaded.plan)?;
+    boot::payload::check_devices(&loaded.plan)?;
+    let hypervisor = &loaded.plan.hypervisor;
     let wishes = Wishes {
-        apicv: loaded.plan.hypervisor.apicv == ApicVirtualization::Auto,
+        apicv: hypervisor.apicv == ApicVirtualization::Auto,
     };
     let tables = boot::acpi::read();
     // Before the processor is judged: a machine with VT-d and no VT-x is told about its units, too.
-    iommu::survey(tables.dmar.as_ref());
+    iommu::survey(tables.dmar.as_ref(), arch::lapic::has_x2apic());
     boot::gate::check()?;
-    let vmx = vmx::operation::examine(wishes)?;
+    let dmar = boot::gate::accept(tables.dmar, hypervisor.iommu)?;
+    let tests_devices = matches!(hypervisor.selftest, SelfTest::Vtd | SelfTest::VtdOff);
+    let vmx = match vmx::operation::examine(wishes) {
+        // A machine that cannot run VMs may still show its devices and units.
+        Err(error) if !(dmar.is_some() || tests_devices) || !boot::gate::shows_devices() => {
+            return Err(error.into());
+        }
+        examined => examined,
+    };
     let facts = boot::facts::Facts::gather(&tables.facts)?;
     log::info!("{facts}");
     log::info!(
@@ -77,14 +88,25 @@ fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
             "none"
         }
     );
-    let vcpus = loaded.plan.vms.iter().map(|vm| vm.vcpus).sum();
     memory::heap::extend(vm::models::heap_needed(&loaded))?;
-    let reserved = memory::reserve::reserve(facts.cpus.len(), vcpus)?;
+    let reserved = memory::reserve::reserve(Wants {
+        cpus: facts.cpus.len(),
+        vcpus: loaded.plan.vms.iter().map(|vm| vm.vcpus).sum(),
+        units: dmar.as_ref().map_or(0, |dmar| dmar.units.len()),
+        windows: tables.windows.len(),
+        selftest: if tests_devices {
+            selftest::POOL_FRAMES
+        } else {
+            0
+        },
+    })?;
     Ok(Handover {
         loaded,
         wishes,
         vmx,
         facts,
+        dmar,
+        windows: tables.windows,
         reserved,
     })
 }

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use bulkhead_core::events::{DmaFault, Event};
 use bulkhead_core::pci::Address;
 use bulkhead_core::vtd::fault::FaultRecord;
-use bulkhead_core::vtd::flood::Verdict;
+use bulkhead_core::vtd::flood::{FloodLimits, Floods, Verdict};
 
 impl Iommu {
     /// Deals with the faults recorded so far, at host TSC `now`; each is handed to `each` besides.
@@ -79,6 +79,11 @@ impl Iommu {
             self.functions.set_master(one.function, false);
         }
         self.functions.set_master(requester, false);
+    }
+
+    /// Has other limits from now on, and forgets the faults so far.
+    pub fn limit_faults(&mut self, limits: FloodLimits) {
+        self.floods = Floods::new(limits);
     }
 
     /// Lets a function that is in a domain use the bus by itself, or no more. One that was cut off is not let.

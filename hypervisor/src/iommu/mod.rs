@@ -44,7 +44,8 @@ use remapper::Remapper;
 use spin::{Mutex, MutexGuard, Once};
 
 /// How much is told of faults, and when a device is cut off, within a second.
-const TOLD_PER_SECOND: u64 = 16;
+const TOLD_PER_SECOND: u64 = 32;
+const TOLD_OF_ONE_PER_SECOND: u64 = 8;
 const CUT_OFF_PER_SECOND: u64 = 1_000;
 
 static IOMMU: Once<Mutex<Iommu>> = Once::new();
@@ -169,6 +170,7 @@ impl Iommu {
                 period: second,
                 cut_off: CUT_OFF_PER_SECOND,
                 told: TOLD_PER_SECOND,
+                told_of_one: TOLD_OF_ONE_PER_SECOND,
             }),
             vms,
         };

@@ -1,7 +1,10 @@
 //! Failures on purpose: each shows that a protection of the hypervisor's own memory holds, and what the report says.
 //!
 //! The manifest asks for one (`hypervisor.selftest`); the machine stops afterwards, with or without the failure.
+//! [`devices`] has those in which a device attacks.
 #![allow(unsafe_code, reason = "does what must not work")]
+
+pub mod devices;
 
 use crate::arch::cpu::rdtsc;
 use crate::memory::Memory;
