@@ -142,9 +142,9 @@ impl Iommu {
     ) -> Result<(), IommuError> {
         let mine = |one: &Attachment| one.function == function && one.domain == domain.id();
         let place = self.attached.iter().position(mine);
-        let attachment =
-            self.attached
-                .swap_remove(place.ok_or(IommuError::NotAttached(function))?);
+        let attachment = self
+            .attached
+            .swap_remove(place.ok_or(IommuError::NotAttached(function))?);
         self.functions.set_master(function, false);
         for requester in attachment.requesters {
             if self.is_shared(requester, domain.id()) {

@@ -24,6 +24,7 @@ impl Iommu {
 
     /// Whether the unit in front of a function posts interrupts to vCPUs.
     #[must_use]
+    #[allow(dead_code, reason = "for devices given to VMs")]
     pub fn posts_interrupts(&self, function: Address) -> bool {
         let unit = self.unit_of(function).ok();
         unit.and_then(|unit| self.units.get(unit))
@@ -60,6 +61,7 @@ impl Iommu {
     ///
     /// # Errors
     /// As [`Self::remap`].
+    #[allow(dead_code, reason = "for devices given to VMs")]
     pub fn post(
         &mut self,
         memory: &mut Memory,

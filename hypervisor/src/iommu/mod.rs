@@ -33,7 +33,6 @@ use bulkhead_core::manifest::IommuPolicy;
 use bulkhead_core::pci::inventory::Behind;
 use bulkhead_core::pci::{Address, Groups, Header, Inventory};
 use bulkhead_core::vtd::SourceId;
-use bulkhead_core::vtd::capability::CapabilityError;
 use bulkhead_core::vtd::context::InstallRejected;
 use bulkhead_core::vtd::dmar::{self, Dmar};
 use bulkhead_core::vtd::flood::{FloodLimits, Floods};
@@ -56,6 +55,7 @@ pub fn install(iommu: Iommu) {
 }
 
 /// The machine's functions and units; `None` before [`install`].
+#[allow(dead_code, reason = "for devices given to VMs")]
 pub fn lock() -> Option<MutexGuard<'static, Iommu>> {
     IOMMU.get().map(Mutex::lock)
 }
@@ -93,8 +93,6 @@ pub enum IommuError {
     NotAttached(Address),
     /// The unit in front of it remaps no interrupts.
     NoInterrupts(Address),
-    /// The units cannot have the domain.
-    Capability(CapabilityError),
     /// The unit's tables said no; boxed, because the entry comes back with it.
     Rejected(Box<InstallRejected>),
     /// The unit does not answer. Its functions are silent from here on.
@@ -123,7 +121,6 @@ impl fmt::Display for IommuError {
                 f,
                 "the VT-d unit in front of {function} remaps no interrupts: the function could forge any"
             ),
-            Self::Capability(error) => error.fmt(f),
             Self::Rejected(rejected) => rejected.fmt(f),
             Self::Unit(error) => error.fmt(f),
             Self::Handles(error) => error.fmt(f),
@@ -220,6 +217,7 @@ impl Iommu {
 
     /// Which of them belong together.
     #[must_use]
+    #[allow(dead_code, reason = "for devices given to VMs")]
     pub const fn groups(&self) -> &Groups {
         &self.functions.groups
     }
@@ -254,6 +252,7 @@ impl Iommu {
 
     /// The memory that the firmware's tables say a function must go on reaching.
     #[must_use]
+    #[allow(dead_code, reason = "for devices given to VMs")]
     pub fn regions_of(&self, function: Address) -> Vec<dmar::ReservedRegion> {
         let inventory = &self.functions.inventory;
         let bridges = |segment, source| buses_behind(inventory, segment, source);

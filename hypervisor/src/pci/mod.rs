@@ -92,12 +92,7 @@ fn set_master(buses: &mut Buses, function: Address, on: bool) {
     let raw = buses.read(function, COMMAND.into(), Width::Word) as u16;
     let mut command = Command::from_bits_retain(raw);
     command.set(Command::MASTER, on);
-    buses.write(
-        function,
-        COMMAND.into(),
-        Width::Word,
-        command.bits().into(),
-    );
+    buses.write(function, COMMAND.into(), Width::Word, command.bits().into());
 }
 
 fn silence(buses: &mut Buses, step: Step, tsc_khz: u32) {
@@ -110,9 +105,8 @@ fn silence(buses: &mut Buses, step: Step, tsc_khz: u32) {
         Step::ClearMaster(function) => set_master(buses, function, false),
         Step::AwaitIdle { function, status } => {
             let until = rdtsc().saturating_add(u64::from(IDLE_TIMEOUT_MS) * u64::from(tsc_khz));
-            let mut pending = || {
-                buses.read(function, status, Width::Word) as u16 & TRANSACTIONS_PENDING != 0
-            };
+            let mut pending =
+                || buses.read(function, status, Width::Word) as u16 & TRANSACTIONS_PENDING != 0;
             while pending() {
                 if rdtsc() >= until {
                     log::warn!("PCI: {function} did not finish what it had under way");

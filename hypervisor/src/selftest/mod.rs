@@ -18,6 +18,8 @@ use core::arch::asm;
 use core::hint::black_box;
 use core::mem;
 
+/// Frames for the tables and targets of [`devices`].
+pub const POOL_FRAMES: u64 = 64;
 /// How long another CPU's failure may take to stop this one.
 const PATIENCE_MS: u64 = 1_000;
 /// RET.

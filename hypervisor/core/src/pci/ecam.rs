@@ -81,9 +81,7 @@ impl EcamWindow {
 
     fn meets(&self, other: &Self) -> bool {
         let (one, two) = (self.bridge, other.bridge);
-        one.segment == two.segment
-            && one.first_bus <= two.last_bus
-            && two.first_bus <= one.last_bus
+        one.segment == two.segment && one.first_bus <= two.last_bus && two.first_bus <= one.last_bus
     }
 
     /// The buses.

@@ -292,18 +292,31 @@ impl<'a> Bench<'a> {
         copy(self.memory, vm, run, |shown| {
             for index in 0..WORDS {
                 // SAFETY: the frame is shown, writable, and `index` within it.
-                unsafe { shown.cast::<u64>().wrapping_add(index).write_volatile(word(seed, index)) };
+                unsafe {
+                    shown
+                        .cast::<u64>()
+                        .wrapping_add(index)
+                        .write_volatile(word(seed, index))
+                };
             }
         });
     }
 
-    /// Sees that words `from` on of a frame are those that [`Self::fill`] gave it with this seed from word `first` on; the
-    /// first that is not, otherwise.
+    /// Writes the first word of a frame.
+    pub(super) fn set_word(&mut self, vm: VmId, frame: Frame, value: u64) {
+        let run = FrameRun::new(frame, FrameCount(1));
+        copy(self.memory, vm, run, |shown| {
+            // SAFETY: as above.
+            unsafe { shown.cast::<u64>().write_volatile(value) };
+        });
+    }
+
+    /// Sees that a frame holds what [`Self::fill`] gave it with this seed; names the first word that is not so, otherwise.
     pub(super) fn check(&mut self, vm: VmId, frame: Frame, seed: u64) -> Result<(), Unmet> {
         self.check_part(vm, frame, 0..WORDS, seed, 0)
     }
 
-    /// The same for some words of it, which come from word `first` of the pattern on.
+    /// The same for some words of it, which are to be those of the pattern from word `first` on.
     pub(super) fn check_part(
         &mut self,
         vm: VmId,

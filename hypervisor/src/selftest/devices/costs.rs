@@ -32,7 +32,9 @@ pub(super) fn measure(bench: &mut Bench<'_>) -> Verdict {
     if left > 1 {
         return Err(Unmet::Failed(format!("{left} frames of tables are lost")));
     }
-    Ok(format!("1 GiB in pages of {large:?}, {SCATTERED} pages apart"))
+    Ok(format!(
+        "1 GiB in pages of {large:?}, {SCATTERED} pages apart"
+    ))
 }
 
 fn contiguous(bench: &mut Bench<'_>, domain: &mut IoDomain) -> Result<PageSize, Unmet> {

@@ -13,6 +13,8 @@ use bulkhead_selftest::{Access, e1000e, nvme};
 const FRAMES: u32 = 4_000;
 /// Blocks that go to the disk and back.
 const BLOCKS: u32 = 4_096;
+/// What they hold.
+const SEED: u64 = 0xb01c;
 /// Base class, subclass and interface of an NVM Express controller.
 const NVME: u32 = 0x01_08_02;
 
@@ -20,7 +22,7 @@ pub(super) fn nic(bench: &mut Bench<'_>) -> Verdict {
     let wanted = |function: &_| has_id(function, e1000e::VENDOR_DEVICE);
     let device = bench.device(wanted, "no e1000e")?;
     in_domain(bench, device, e1000e::MEMORY_BYTES, |access, base| {
-        let done = e1000e::exchange(access, base, FRAMES)?;
+        let done = e1000e::exchange(access, base, FRAMES, SEED)?;
         Ok(format!("{done:?}"))
     })
 }
@@ -28,7 +30,7 @@ pub(super) fn nic(bench: &mut Bench<'_>) -> Verdict {
 pub(super) fn disk(bench: &mut Bench<'_>) -> Verdict {
     let device = bench.device(|function| function.class.bits() == NVME, "no NVMe disk")?;
     in_domain(bench, device, nvme::MEMORY_BYTES, |access, base| {
-        let done = nvme::exchange(access, base, BLOCKS)?;
+        let done = nvme::exchange(access, base, BLOCKS, SEED)?;
         Ok(format!("{done:?}"))
     })
 }
