@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use xtask::error::IoContext;
 use xtask::image::{Boot, Entry};
+use xtask::platform::equipment::Equipment;
 use xtask::session::{Config, Session};
 
 use crate::lab::Lab;
@@ -31,6 +32,8 @@ pub struct Setup {
     pub memory_mib: u64,
     /// Its processors.
     pub cpus: u32,
+    /// What else is in it.
+    pub equipment: Equipment,
 }
 
 impl Default for Setup {
@@ -40,6 +43,7 @@ impl Default for Setup {
             pxe: false,
             memory_mib: 1024,
             cpus: 1,
+            equipment: Equipment::default(),
         }
     }
 }
@@ -185,6 +189,7 @@ impl<'a> Context<'a> {
             cpus: setup.cpus,
             memory_mib: setup.memory_mib,
             fixed_clock: true,
+            equipment: setup.equipment,
         };
         let session = Session::start(&self.lab.workspace, config, Box::new(|_| {}))?;
         Ok(Machine::new(session, self))

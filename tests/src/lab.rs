@@ -39,6 +39,7 @@ pub struct Lab {
     pub disk_tools: DiskTools,
     vmx: Option<(Platform, Emulator)>,
     qemu: Option<Emulator>,
+    kvm: Option<Emulator>,
 }
 
 impl Lab {
@@ -72,6 +73,11 @@ impl Lab {
         } else {
             None
         };
+        let kvm = if grounds.contains(&Ground::Kvm) && Ground::Kvm.obstacle().is_none() {
+            Some(Platform::Kvm.provision(&workspace)?)
+        } else {
+            None
+        };
         for name in payloads {
             payload::find(&workspace, name)?;
         }
@@ -82,6 +88,7 @@ impl Lab {
             disk_tools,
             vmx,
             qemu,
+            kvm,
         })
     }
 
@@ -94,6 +101,7 @@ impl Lab {
             Ground::Vmx => self.vmx.as_ref().map(|(_, emulator)| emulator.clone()),
             Ground::Bochs => Some(Platform::Bochs.provision(&self.workspace)?),
             Ground::QemuTcg => self.qemu.clone(),
+            Ground::Kvm => self.kvm.clone(),
             Ground::Host => None,
         };
         emulator.ok_or_else(|| Error::BadCall("this scenario has no machine".to_owned()))

@@ -96,6 +96,7 @@ fn run(arguments: &Arguments) -> xtask::Result<bool> {
     let grounds: Vec<Ground> = chosen.iter().map(|scenario| scenario.ground).collect();
     let payloads: Vec<&str> = chosen
         .iter()
+        .filter(|scenario| scenario.ground.obstacle().is_none())
         .flat_map(|scenario| scenario.payloads)
         .copied()
         .collect();

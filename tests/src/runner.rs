@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use xtask::cmd::test::Totals;
+
 use crate::context::Context;
 use crate::lab::Lab;
 use crate::outcome::{Failure, Outcome};
@@ -19,9 +21,12 @@ const AT_A_TIME: usize = 2;
 struct Tally {
     passed: usize,
     failed: Vec<String>,
+    /// Not run, for want of a machine to run them on.
+    skipped: usize,
 }
 
-/// Runs `scenarios` until `interrupted`; whether all passed. Without a lab there is nothing to run.
+/// Runs `scenarios` until `interrupted`; whether all that this machine has a place for passed. Without a lab there is
+/// nothing to run.
 pub fn run(lab: Option<&Lab>, scenarios: &[Scenario], interrupted: &AtomicBool) -> bool {
     let tally = Mutex::new(Tally::default());
     let next = AtomicUsize::new(0);
@@ -46,6 +51,12 @@ pub fn run(lab: Option<&Lab>, scenarios: &[Scenario], interrupted: &AtomicBool) 
 }
 
 fn work(lab: &Lab, scenario: &Scenario, tally: &Mutex<Tally>, interrupted: &AtomicBool) {
+    if let Some(obstacle) = scenario.ground.obstacle() {
+        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+        println!("skip  {}: {obstacle}", scenario.name);
+        tally.skipped += 1;
+        return;
+    }
     let context = Context::new(lab, scenario, interrupted);
     let started = Instant::now();
     let outcome = catch_unwind(AssertUnwindSafe(|| scenario.check(&context)))
@@ -81,13 +92,18 @@ fn report(scenario: &Scenario, context: &Context<'_>, outcome: &Outcome, took: D
 }
 
 fn conclude(tally: &Tally, chosen: usize) -> bool {
-    let not_run = chosen - tally.passed - tally.failed.len();
+    let not_run = chosen - tally.passed - tally.failed.len() - tally.skipped;
     if !tally.failed.is_empty() {
         println!("failed: {}", tally.failed.join(", "));
     }
     if not_run > 0 {
         println!("{not_run} scenarios were not run");
     }
-    println!("{} passed, {} failed", tally.passed, tally.failed.len());
+    let totals = Totals {
+        passed: tally.passed as u64,
+        failed: tally.failed.len() as u64,
+        skipped: tally.skipped as u64,
+    };
+    println!("{totals}");
     tally.failed.is_empty() && not_run == 0
 }

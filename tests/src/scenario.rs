@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use xtask::platform::Platform;
+use xtask::platform::{Platform, kvm};
 
 use crate::context::Context;
 use crate::outcome::Outcome;
@@ -17,8 +17,20 @@ pub enum Ground {
     Vmx,
     /// Only on Bochs, whose tick counts repeat exactly.
     Bochs,
-    /// Only on QEMU's own emulation, which has USB and PXE and lacks VT-x.
+    /// Only on QEMU's own emulation, which has USB, PXE and VT-d and lacks VT-x.
     QemuTcg,
+    /// Only on QEMU where VT-x nests, which has VT-d beside it.
+    Kvm,
+}
+
+impl Ground {
+    /// Why this machine has no such place, where it has none: what needs it is skipped.
+    pub fn obstacle(self) -> Option<&'static str> {
+        match self {
+            Self::Kvm => kvm::Facts::gather().obstacle(),
+            Self::Host | Self::Vmx | Self::Bochs | Self::QemuTcg => None,
+        }
+    }
 }
 
 /// How a scenario is checked.
@@ -102,7 +114,7 @@ impl Selection<'_> {
         let on_platform = match (self.platform, scenario.ground) {
             (None, _) => true,
             (Some(Platform::Bochs), ground) => matches!(ground, Ground::Vmx | Ground::Bochs),
-            (Some(Platform::Kvm), ground) => ground == Ground::Vmx,
+            (Some(Platform::Kvm), ground) => matches!(ground, Ground::Vmx | Ground::Kvm),
             (Some(Platform::QemuTcg), ground) => ground == Ground::QemuTcg,
         };
         on_platform
@@ -145,5 +157,6 @@ mod tests {
         };
         assert!(bochs.takes(&scenario(Ground::Vmx)) && bochs.takes(&scenario(Ground::Bochs)));
         assert!(!bochs.takes(&scenario(Ground::QemuTcg)) && !bochs.takes(&scenario(Ground::Host)));
+        assert!(!bochs.takes(&scenario(Ground::Kvm)) && everything.takes(&scenario(Ground::Kvm)));
     }
 }

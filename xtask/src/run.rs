@@ -12,6 +12,7 @@ use crate::error::{IoContext, Result};
 use crate::image::Boot;
 use crate::manifest::{self, Manifest};
 use crate::paths::Workspace;
+use crate::platform::equipment::Equipment;
 use crate::platform::{Platform, size};
 use crate::session::console::Sink;
 use crate::session::{Cleaner, Config, End, Keys, Session, TICK};
@@ -82,6 +83,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         cpus,
         memory_mib,
         fixed_clock: false,
+        equipment: Equipment::default(),
     };
     let mut session = Session::start(
         workspace,

@@ -1,6 +1,8 @@
 //! `cargo xtask test`: the host's unit tests, then the end-to-end scenarios, and one total.
 
+use std::fmt;
 use std::io::{BufRead, BufReader};
+use std::ops::AddAssign;
 use std::process::{Command, Stdio};
 
 use clap::Args;
@@ -12,7 +14,13 @@ use crate::ui::Step;
 use crate::{exec, tie};
 
 /// The crates whose tests run on the host.
-const HOST_CRATES: [&str; 4] = ["bulkhead-core", "guest-loader", "xtask", "bulkhead-tests"];
+const HOST_CRATES: [&str; 5] = [
+    "bulkhead-core",
+    "bulkhead-selftest",
+    "guest-loader",
+    "xtask",
+    "bulkhead-tests",
+];
 /// The end-to-end harness.
 const HARNESS: &str = "bulkhead-tests";
 /// Lines of a failed test run that are repeated.
@@ -34,25 +42,48 @@ pub struct TestArgs {
     long: bool,
 }
 
-/// Tests that passed and failed.
+/// What became of tests. Displayed, it is the last line of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Passed.
     pub passed: u64,
     /// Failed.
     pub failed: u64,
+    /// Not run, because this machine has no place to run them.
+    pub skipped: u64,
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 {
+            write!(f, ", {} skipped", self.skipped)?;
+        }
+        Ok(())
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
 }
 
 impl Totals {
-    /// Adds up what `line` reports: a result line of `cargo test`, or the harness' `N passed, N failed`.
+    /// Adds up what `line` reports: a result line of `cargo test`, or the harness' totals.
     fn add(&mut self, line: &str) {
         let number_before = |word: &str| {
             let (before, _) = line.split_once(word)?;
             before.trim_end().rsplit(' ').next()?.parse::<u64>().ok()
         };
         if let (Some(passed), Some(failed)) = (number_before(" passed"), number_before(" failed")) {
-            self.passed += passed;
-            self.failed += failed;
+            *self += Self {
+                passed,
+                failed,
+                skipped: number_before(" skipped").unwrap_or(0),
+            };
         }
     }
 
@@ -60,7 +91,14 @@ impl Totals {
     fn verdict(self, filter: Option<&str>) -> Result<()> {
         match (self, filter) {
             (Self { failed: 1.., .. }, _) => Err(Error::TestsFailed),
-            (Self { passed: 0, .. }, Some(filter)) => Err(Error::BadCall(format!(
+            (
+                Self {
+                    passed: 0,
+                    skipped: 0,
+                    ..
+                },
+                Some(filter),
+            ) => Err(Error::BadCall(format!(
                 "nothing is called `{filter}` (without --long, what takes long is not counted); see `cargo xtask test --list`"
             ))),
             _ => Ok(()),
@@ -68,7 +106,7 @@ impl Totals {
     }
 }
 
-/// Runs everything that matches; the last line printed is `N passed, N failed`.
+/// Runs everything that matches; the last line printed is the [`Totals`].
 ///
 /// # Errors
 /// When a test failed or could not be run, or the filter matches none.
@@ -80,15 +118,13 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<()> {
     let mut broken = Vec::new();
     for package in HOST_CRATES {
         let (counted, success) = host_tests(workspace, package, args)?;
-        totals.passed += counted.passed;
-        totals.failed += counted.failed;
+        totals += counted;
         if !success && counted.failed == 0 {
             broken.push(package);
         }
     }
     let (counted, success) = scenarios(workspace, args)?;
-    totals.passed += counted.passed;
-    totals.failed += counted.failed;
+    totals += counted;
     if !success && counted.failed == 0 {
         broken.push("the end-to-end scenarios");
     }
@@ -97,7 +133,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Result<()> {
     for what in &broken {
         println!("{what}: did not finish");
     }
-    println!("{} passed, {} failed", totals.passed, totals.failed);
+    println!("{totals}");
     totals.verdict(args.filter.as_deref())
 }
 
@@ -126,10 +162,7 @@ fn host_tests(workspace: &Workspace, package: &str, args: &TestArgs) -> Result<(
             exec::tail(&String::from_utf8_lossy(&done.stderr), TAIL_LINES)
         );
     }
-    step.done(&format!(
-        "{} passed, {} failed",
-        totals.passed, totals.failed
-    ));
+    step.done(&totals.to_string());
     Ok((totals, done.status.success()))
 }
 
@@ -198,22 +231,27 @@ mod tests {
             .add("test result: FAILED. 16 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out");
         totals.add("12 passed, 1 failed");
         totals.add("nothing here");
-        assert_eq!(
-            totals,
-            Totals {
-                passed: 28,
-                failed: 4
-            }
-        );
+        assert_eq!(totals.to_string(), "28 passed, 4 failed");
+        totals.add("1 passed, 0 failed, 2 skipped");
+        assert_eq!(totals.to_string(), "29 passed, 4 failed, 2 skipped");
     }
 
     #[test]
     fn a_filter_that_matches_nothing_is_a_bad_call() {
-        let ran = |passed, failed| Totals { passed, failed };
+        let ran = |passed, failed| Totals {
+            passed,
+            failed,
+            skipped: 0,
+        };
         let nothing = ran(0, 0).verdict(Some("no_such")).unwrap_err();
         assert_eq!(nothing.exit_code(), 2);
         assert!(nothing.to_string().contains("no_such"));
         assert!(ran(1, 0).verdict(Some("some")).is_ok());
+        let skipped = Totals {
+            skipped: 1,
+            ..ran(0, 0)
+        };
+        assert!(skipped.verdict(Some("some")).is_ok());
         assert!(matches!(
             ran(0, 1).verdict(Some("some")),
             Err(Error::TestsFailed)

@@ -57,6 +57,11 @@ fn configuration(bochs: &Bochs, machine: &Machine) -> Result<String> {
             "Bochs cannot boot over PXE; use --platform qemu-tcg".to_owned(),
         ));
     };
+    if !machine.equipment.devices.is_empty() {
+        return Err(Error::BadCall(
+            "Bochs has none of the devices asked for; use --platform qemu-tcg".to_owned(),
+        ));
+    }
     let memory = machine.memory_mib;
     if memory > MAX_MEMORY_MIB {
         return Err(Error::BadCall(format!(

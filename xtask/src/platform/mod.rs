@@ -1,9 +1,10 @@
 //! The machines Bulkhead runs on here: which there are, which one is best, how each is started.
 //!
-//! A [`Machine`] says what is wanted; [`Emulator::command`] turns it into a process to start. What each
-//! platform can prove is told in `SUPPORT.md`.
+//! A [`Machine`] says what is wanted; [`Emulator::command`] turns it into a process to start; `equipment` says what else is in
+//! it. What each platform can prove is told in `SUPPORT.md`.
 
 pub mod bochs;
+pub mod equipment;
 pub mod kvm;
 pub mod qemu;
 pub mod size;
@@ -14,6 +15,7 @@ use std::process::{Command, ExitStatus};
 
 use crate::error::{Error, Result};
 use crate::paths::Workspace;
+use crate::platform::equipment::Equipment;
 use crate::provision::bochs::Bochs;
 use crate::provision::qemu::Qemu;
 
@@ -96,6 +98,8 @@ pub struct Machine {
     pub console_port: u16,
     /// Start the clock at the same moment in every run, for runs that are compared.
     pub fixed_clock: bool,
+    /// What else is in it.
+    pub equipment: Equipment,
 }
 
 impl Machine {
@@ -109,6 +113,18 @@ impl Machine {
     #[must_use]
     pub fn emulator_log(&self) -> PathBuf {
         self.dir.join("emulator.log")
+    }
+
+    /// The file in which QEMU's IOMMU notes each transfer that it refuses, whatever it tells the machine.
+    #[must_use]
+    pub fn refusals(&self) -> PathBuf {
+        self.dir.join("iommu.log")
+    }
+
+    /// The file behind the NVMe disk.
+    #[must_use]
+    pub fn nvme_image(&self) -> PathBuf {
+        self.dir.join("nvme.img")
     }
 }
 

@@ -1,7 +1,9 @@
 //! QEMU, with KVM where VT-x nests and with its own emulation for what needs VT-d, USB or PXE.
 
+use std::fs::File;
 use std::process::Command;
 
+use super::equipment::Device;
 use super::{Machine, Medium};
 use crate::error::{IoContext, Result};
 use crate::provision::qemu::Qemu;
@@ -15,16 +17,29 @@ pub enum Accelerator {
     Tcg,
 }
 
+/// All that QEMU's can of what Bulkhead uses: interrupts too, to x2APIC ids, and tables of four levels.
+const IOMMU: &str = "intel-iommu,intremap=on,eim=on,caching-mode=on,aw-bits=48";
 /// The clock's start in runs that are compared.
 const FIXED_TIME: &str = "2025-01-01T00:00:00";
 
 /// The command that starts `machine`.
 ///
 /// # Errors
-/// When the firmware's variable store cannot be copied.
+/// When the firmware's variable store cannot be copied, or a disk cannot be made.
 pub fn command(qemu: &Qemu, accelerator: Accelerator, machine: &Machine) -> Result<Command> {
     let variables = machine.dir.join("OVMF_VARS.fd");
     std::fs::copy(qemu.firmware_variables(), &variables).context("write", &variables)?;
+    for bytes in machine
+        .equipment
+        .devices
+        .iter()
+        .filter_map(|device| device.disk_bytes())
+    {
+        let image = machine.nvme_image();
+        File::create(&image)
+            .and_then(|file| file.set_len(bytes))
+            .context("write", &image)?;
+    }
     let mut command = qemu.command();
     command.args(arguments(accelerator, machine));
     command.arg("-drive").arg(format!(
@@ -40,9 +55,10 @@ pub fn command(qemu: &Qemu, accelerator: Accelerator, machine: &Machine) -> Resu
 fn arguments(accelerator: Accelerator, machine: &Machine) -> Vec<String> {
     let mut arguments: Vec<String> = Vec::new();
     let mut add = |option: &str, value: String| arguments.extend([option.to_owned(), value]);
+    // The firmware would turn on paging with five levels, which Bulkhead refuses by name.
     let (accel, cpu) = match accelerator {
-        Accelerator::Kvm => ("kvm", "host,+vmx"),
-        Accelerator::Tcg => ("tcg", "max"),
+        Accelerator::Kvm => ("kvm", "host,+vmx,la57=off"),
+        Accelerator::Tcg => ("tcg", "max,la57=off"),
     };
     add(
         "-machine",
@@ -51,10 +67,11 @@ fn arguments(accelerator: Accelerator, machine: &Machine) -> Vec<String> {
     add("-cpu", cpu.to_owned());
     add("-smp", machine.cpus.to_string());
     add("-m", format!("{}M", machine.memory_mib));
-    add(
-        "-device",
-        "intel-iommu,intremap=on,caching-mode=on".to_owned(),
-    );
+    if machine.equipment.iommu {
+        add("-device", IOMMU.to_owned());
+        add("-trace", "vtd_dmar_fault".to_owned());
+        add("-D", machine.refusals().display().to_string());
+    }
     add("-display", "none".to_owned());
     add("-monitor", "none".to_owned());
     add(
@@ -95,12 +112,47 @@ fn arguments(accelerator: Accelerator, machine: &Machine) -> Vec<String> {
             );
         }
     }
+    for device in machine.equipment.devices {
+        arguments.extend(device_arguments(*device, machine));
+    }
     arguments
+}
+
+/// The options that put `device` into `machine`.
+fn device_arguments(device: Device, machine: &Machine) -> Vec<String> {
+    let slot = device.slot();
+    let port = |behind: String| {
+        vec![
+            "-device".to_owned(),
+            format!("pcie-root-port,id=port{slot},bus=pcie.0,addr={slot:#x},chassis={slot}"),
+            "-device".to_owned(),
+            format!("{behind},bus=port{slot}"),
+        ]
+    };
+    match device {
+        Device::Edu => vec![
+            "-device".to_owned(),
+            format!("edu,bus=pcie.0,addr={slot:#x},dma_mask=0xffffffffffffffff"),
+        ],
+        Device::Nic => {
+            let mut arguments = vec!["-netdev".to_owned(), "user,id=lan,restrict=on".to_owned()];
+            arguments.extend(port("e1000e,netdev=lan,romfile=".to_owned()));
+            arguments
+        }
+        Device::Nvme => {
+            let image = machine.nvme_image();
+            let drive = format!("if=none,id=nvme,format=raw,file={}", image.display());
+            let mut arguments = vec!["-drive".to_owned(), drive];
+            arguments.extend(port("nvme,drive=nvme,serial=bulkhead".to_owned()));
+            arguments
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::equipment::Equipment;
     use std::path::PathBuf;
 
     fn machine(medium: Medium) -> Machine {
@@ -111,7 +163,45 @@ mod tests {
             dir: PathBuf::from("run"),
             console_port: 4321,
             fixed_clock: true,
+            equipment: Equipment::default(),
         }
+    }
+
+    #[test]
+    fn devices_stand_where_tests_look_for_them_and_none_stands_without_being_asked_for() {
+        let mut machine = machine(Medium::Disk("a.img".into()));
+        let plain = arguments(Accelerator::Tcg, &machine).join(" ");
+        assert!(
+            plain.contains("eim=on") && plain.contains("-D run/iommu.log"),
+            "{plain}"
+        );
+        assert!(
+            !plain.contains("edu") && !plain.contains("pcie-root-port"),
+            "{plain}"
+        );
+        machine.equipment.devices = &[Device::Edu, Device::Nic, Device::Nvme];
+        let line = arguments(Accelerator::Tcg, &machine).join(" ");
+        assert!(
+            line.contains("edu,bus=pcie.0,addr=0x10,dma_mask=0xffffffffffffffff"),
+            "{line}"
+        );
+        assert!(
+            line.contains("e1000e,netdev=lan,romfile=,bus=port17"),
+            "{line}"
+        );
+        assert!(
+            line.contains("file=run/nvme.img") && line.contains("bus=port18"),
+            "{line}"
+        );
+        assert_eq!(line.matches("pcie-root-port").count(), 2, "{line}");
+    }
+
+    #[test]
+    fn a_machine_may_have_no_iommu() {
+        let mut machine = machine(Medium::Disk("a.img".into()));
+        machine.equipment.iommu = false;
+        let line = arguments(Accelerator::Tcg, &machine).join(" ");
+        assert!(!line.contains("iommu"), "{line}");
     }
 
     #[test]

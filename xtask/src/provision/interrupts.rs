@@ -17,6 +17,7 @@
 //!
 //! Neighbours: `bochs` calls this while it provisions the emulator.
 
+use super::code::{displacement, distance, find_once, pattern};
 use super::function::{Function, FunctionError};
 
 const DELIVERY: &str = "_ZN8BX_CPU_C18HandleExtInterruptEv";
@@ -58,43 +59,6 @@ pub fn mend(file: &mut [u8]) -> Result<Outcome, FunctionError> {
         }
     }
     Ok(Outcome::Mended)
-}
-
-/// An instruction sequence; `None` stands for any byte: displacements, which follow the layout of the emulator's structures.
-type Pattern = [Option<u8>];
-
-/// Where `pattern` begins in `code`, if it is there once.
-fn find_once(code: &[u8], pattern: &Pattern) -> Option<usize> {
-    let mut places = code
-        .windows(pattern.len())
-        .enumerate()
-        .filter(|(_, window)| {
-            window
-                .iter()
-                .zip(pattern)
-                .all(|(byte, wanted)| wanted.is_none_or(|wanted| wanted == *byte))
-        });
-    let (place, _) = places.next()?;
-    places.next().is_none().then_some(place)
-}
-
-macro_rules! pattern {
-    (@ _) => { None };
-    (@ $byte:literal) => { Some($byte) };
-    ($($byte:tt)*) => { [$(pattern!(@ $byte)),*] };
-}
-
-/// The displacement of 32 bits at `at`.
-fn displacement(code: &[u8], at: usize) -> Option<i32> {
-    Some(i32::from_le_bytes(
-        code.get(at..at.checked_add(4)?)?.try_into().ok()?,
-    ))
-}
-
-/// The displacement that leads from the end `from` of an instruction to `to`.
-fn distance(from: usize, to: usize) -> Option<[u8; 4]> {
-    let distance = i64::try_from(to).ok()? - i64::try_from(from).ok()?;
-    Some(i32::try_from(distance).ok()?.to_le_bytes())
 }
 
 /// The function with a look at the mask before it delivers, in the padding around its tail call.

@@ -7,6 +7,8 @@
 pub mod apt;
 pub mod bochs;
 pub mod busybox;
+pub mod code;
+pub mod compatibility;
 pub mod debian;
 pub mod function;
 pub mod idiv;

@@ -1,22 +1,28 @@
-//! QEMU and its firmware, unpacked from Debian 12's packages into the cache.
+//! QEMU 10 with its libraries and firmware, unpacked from Debian 13's packages into the cache.
+//!
+//! Newer than what Debian 12 ships (see `SUPPORT.md`), so it runs on its own dynamic loader and libraries. What its IOMMU lets
+//! through of interrupts is mended before the directory is put in place: see `compatibility`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::paths::Workspace;
 use crate::provision::apt::{self, PrivateApt};
-use crate::provision::once;
+use crate::provision::{compatibility, once};
 use crate::ui::Step;
 
-const SUITE: &str = "bookworm";
+/// The Debian suite with a QEMU new enough: Debian 12's 7.2 has no x2APIC of its own, and its IOMMU records no fault of an
+/// interrupt.
+const SUITE: &str = "trixie";
 const PACKAGES: [&str; 3] = ["qemu-system-x86", "ovmf", "ipxe-qemu"];
-/// Changes when the directory's layout does, so that an old cache is not reused.
-const DIRECTORY: &str = "qemu-bookworm-1";
+/// Changes when the directory's layout or the mending does, so that an old cache is not reused.
+const DIRECTORY: &str = "qemu-trixie-1";
 /// Where the packages keep what QEMU loads into its machines.
-const DATA: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
-const LOADER: &str = "lib64/ld-linux-x86-64.so.2";
+const DATA: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+const LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 const BINARY: &str = "usr/bin/qemu-system-x86_64";
 
 /// A provisioned QEMU.
@@ -45,7 +51,7 @@ impl Qemu {
             apt::unpack(&packages, dir)?;
             apt.discard()?;
             step.done(&format!("{} packages", packages.len()));
-            Ok(())
+            mend(&dir.join(BINARY))
         })?;
         let qemu = Self { root };
         for needed in [
@@ -69,23 +75,19 @@ impl Qemu {
     /// A command that starts QEMU; the caller adds the machine.
     #[must_use]
     pub fn command(&self) -> Command {
-        let libraries: Vec<_> = LIBRARIES
-            .iter()
-            .map(|dir| self.root.join(dir).display().to_string())
-            .collect();
+        let libraries = self.root.join(LIBRARIES);
         let mut command = Command::new(self.root.join(LOADER));
         command
             .arg("--library-path")
-            .arg(libraries.join(":"))
+            .arg(&libraries)
             .arg(self.root.join(BINARY));
         for dir in DATA {
             command.arg("-L").arg(self.root.join(dir));
         }
         // Modules are looked for where the package would be installed.
-        command.arg("-nodefaults").env(
-            "QEMU_MODULE_DIR",
-            self.root.join("usr/lib/x86_64-linux-gnu/qemu"),
-        );
+        command
+            .arg("-nodefaults")
+            .env("QEMU_MODULE_DIR", libraries.join("qemu"));
         command
     }
 
@@ -106,4 +108,17 @@ impl Qemu {
     pub fn root(&self) -> &Path {
         &self.root
     }
+}
+
+/// Mends what is wrong with the emulator at `binary`.
+fn mend(binary: &Path) -> Result<()> {
+    let mut file = fs::read(binary).context("read", binary)?;
+    let step = Step::start("Mending what the emulator's IOMMU lets through");
+    step.done(match compatibility::mend(&mut file) {
+        compatibility::Outcome::Mended => "mended in the private copy",
+        compatibility::Outcome::Unknown => {
+            "its code is not the known one and stays as it is; where it is wrong, a forged interrupt gets through"
+        }
+    });
+    fs::write(binary, file).context("write", binary)
 }

@@ -30,6 +30,7 @@ use crate::error::{Error, IoContext, Result};
 use crate::exec;
 use crate::image::{self, Boot};
 use crate::paths::Workspace;
+use crate::platform::equipment::Equipment;
 use crate::platform::{Emulator, Machine, Medium};
 
 /// How long an emulator may take until it opens the console.
@@ -60,6 +61,8 @@ pub struct Config {
     pub memory_mib: u64,
     /// Start the clock at the same moment in every run.
     pub fixed_clock: bool,
+    /// What else is in the machine.
+    pub equipment: Equipment,
 }
 
 /// A running machine; nothing of it is left when this is dropped.
@@ -118,8 +121,13 @@ impl Session {
             dir,
             console_port: listener.local_addr().map_err(|e| no_console(&e))?.port(),
             fixed_clock: config.fixed_clock,
+            equipment: config.equipment,
         };
-        for stale in [machine.events(), machine.dir.join("bochs.log")] {
+        for stale in [
+            machine.events(),
+            machine.refusals(),
+            machine.dir.join("bochs.log"),
+        ] {
             if stale.exists() {
                 fs::remove_file(&stale).context("remove", &stale)?;
             }
@@ -325,6 +333,12 @@ impl Session {
     #[must_use]
     pub fn console(&self) -> &Console {
         &self.console
+    }
+
+    /// The machine's description, which says where its files are.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// The directory with the run's image, logs and events.

@@ -19,6 +19,7 @@ use crate::image::Boot;
 use crate::manifest::Manifest;
 use crate::paths::Workspace;
 use crate::platform::Platform;
+use crate::platform::equipment::Equipment;
 use crate::session::events::Event;
 use crate::session::{Config, Session};
 use crate::symbolize;
@@ -192,6 +193,7 @@ pub fn start(workspace: &Workspace, name: &str, efi: &Path, manifest: &Path) -> 
         cpus: 1,
         memory_mib: MEMORY_MIB,
         fixed_clock: true,
+        equipment: Equipment::default(),
     };
     Session::start(workspace, config, Box::new(|_| {}))
 }

@@ -1,0 +1,55 @@
+//! What else is in a machine: its IOMMU, and devices for tests of it.
+
+/// What a machine has beside processors, memory, serial ports and what it boots from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Equipment {
+    /// Has an IOMMU, where the platform has one.
+    pub iommu: bool,
+    /// Further devices; QEMU's machines only.
+    pub devices: &'static [Device],
+}
+
+impl Default for Equipment {
+    fn default() -> Self {
+        Self {
+            iommu: true,
+            devices: &[],
+        }
+    }
+}
+
+/// A device to do DMA with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// QEMU's `edu`, which reads and writes wherever it is told to. A conventional PCI device, on the root bus.
+    Edu,
+    /// An e1000e on a network that reaches the emulator and nothing else. Behind a root port of its own, which keeps
+    /// it from other devices.
+    Nic,
+    /// An empty NVMe disk, behind a root port of its own.
+    Nvme,
+}
+
+/// The address of QEMU's own end of the network that a [`Device::Nic`] is on; it answers pings.
+pub const GATEWAY: &str = "10.0.2.2";
+
+impl Device {
+    /// The slot on the root bus of the device or its root port: low ones are given to what a machine boots from.
+    #[must_use]
+    pub const fn slot(self) -> u8 {
+        match self {
+            Self::Edu => 0x10,
+            Self::Nic => 0x11,
+            Self::Nvme => 0x12,
+        }
+    }
+
+    /// The bytes of the disk, where it is one.
+    #[must_use]
+    pub const fn disk_bytes(self) -> Option<u64> {
+        match self {
+            Self::Edu | Self::Nic => None,
+            Self::Nvme => Some(64 << 20),
+        }
+    }
+}
