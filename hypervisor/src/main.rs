@@ -20,13 +20,14 @@ mod selftest;
 mod vm;
 mod vmx;
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use boot::handover::Handover;
 use bulkhead_core::events::Event;
 use bulkhead_core::manifest::{ApicVirtualization, SelfTest};
 use bulkhead_core::vmx::capability::Wishes;
 use console::CONSOLE;
-use core::error::Error;
+use core::fmt::Display;
 use memory::reserve::Wants;
 use uefi::{Status, entry};
 
@@ -44,12 +45,22 @@ fn main() -> Status {
     events::send(&Event::Boot { version: VERSION });
     match prepare() {
         Ok(handover) => boot::handover::leave_firmware(handover),
-        Err(error) => refuse(error.as_ref()),
+        Err(Refusal(error)) => refuse(error.as_ref()),
+    }
+}
+
+/// Why nothing can be started, in words: an error of any kind. Not `dyn Error`, which would have each error's fields
+/// printed for programmers, too, in an image that has no room for it.
+pub struct Refusal(pub Box<dyn Display>);
+
+impl<E: Display + 'static> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self(Box::new(error))
     }
 }
 
 /// Everything that needs the firmware: files, the plan, the feature gate, memory.
-fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
+fn prepare() -> Result<Handover, Refusal> {
     let mut source = boot::source::Source::of_image()?;
     log::info!(
         "reading {} from {}",
@@ -112,12 +123,12 @@ fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
 }
 
 /// Says why nothing starts, and stops.
-pub fn refuse(error: &dyn Error) -> ! {
+pub fn refuse(error: &dyn Display) -> ! {
     fail(error, "nothing was started")
 }
 
 /// Says why the machine cannot go on, and stops; `consequence` is what that means for the VMs.
-pub fn fail(error: &dyn Error, consequence: &str) -> ! {
+pub fn fail(error: &dyn Display, consequence: &str) -> ! {
     log::error!("{}", error.to_string().trim_end());
     log::error!("{consequence}");
     events::send(&Event::Halt {

@@ -1,11 +1,10 @@
 //! What the processor must have besides VT-x, checked while the firmware can still show why nothing starts.
 
+use crate::Refusal;
 use crate::arch::cpu::cpuid;
 use crate::iommu::IommuError;
-use alloc::boxed::Box;
 use bulkhead_core::manifest::IommuPolicy;
 use bulkhead_core::vtd::dmar::{Dmar, DmarError};
-use core::error::Error;
 use core::fmt;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 
@@ -75,7 +74,7 @@ pub fn shows_devices() -> bool {
 pub fn accept(
     dmar: Option<Result<Dmar, DmarError>>,
     policy: IommuPolicy,
-) -> Result<Option<Dmar>, Box<dyn Error>> {
+) -> Result<Option<Dmar>, Refusal> {
     match (dmar, policy) {
         (Some(Ok(dmar)), _) => Ok(Some(dmar)),
         (Some(Err(error)), IommuPolicy::Required) => Err(error.into()),

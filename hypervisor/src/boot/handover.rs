@@ -15,7 +15,7 @@ use crate::selftest::devices::{self, DeviceTests};
 use crate::vm::control::Control;
 use crate::vm::{self, Machine, Vm, VmError, network, scheduler, shared};
 use crate::vmx::operation::{self, Features, Unfit};
-use crate::{events, fail, panic, refuse};
+use crate::{Refusal, events, fail, panic, refuse};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Hpa};
@@ -23,6 +23,7 @@ use bulkhead_core::events::{Event, MemoryUse};
 use bulkhead_core::hostpt::{Access, Window};
 use bulkhead_core::ledger::{FrameRun, OwnerClass, VmId};
 use bulkhead_core::manifest::{MachineFacts, SelfTest, SmtPolicy};
+use bulkhead_core::order;
 use bulkhead_core::pci::EcamWindow;
 use bulkhead_core::placement::Placement;
 use bulkhead_core::switch::PortConfig;
@@ -32,7 +33,6 @@ use bulkhead_core::vmx::capability::Wishes;
 use bulkhead_core::vtd::dmar::Dmar;
 use core::arch::asm;
 use core::convert::Infallible;
-use core::error::Error;
 use core::mem;
 use uefi::boot;
 use x86_64::instructions::interrupts;
@@ -152,12 +152,12 @@ extern "sysv64" fn on_own_stack(owned: *mut Owned) -> ! {
     let owned = unsafe { Box::from_raw(owned) };
     match after_firmware(*owned) {
         Ok(never) => match never {},
-        Err(error) => refuse(error.as_ref()),
+        Err(Refusal(error)) => refuse(error.as_ref()),
     }
 }
 
 /// Exceptions, ledger facts, CPUs, VMX operation, VMs.
-fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
+fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
     let Owned {
         loaded,
         wishes,
@@ -315,7 +315,7 @@ fn payload_runs(loaded: &Loaded) -> Vec<FrameRun> {
     let mut runs: Vec<_> = files
         .map(|bytes| frames_of(bytes.as_ptr() as u64, bytes.len().max(1) as u64))
         .collect();
-    runs.sort_unstable_by_key(|run| run.first);
+    order::sort_by_key(&mut runs, |run| run.first);
     runs.dedup();
     runs
 }

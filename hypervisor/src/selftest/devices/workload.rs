@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::String;
 use bulkhead_core::addr::FrameCount;
 use bulkhead_core::ledger::Request;
+use bulkhead_core::pci::Class;
 use bulkhead_core::vtd::second_level::DmaPerms;
 use bulkhead_selftest::{Access, e1000e, nvme};
 
@@ -15,8 +16,6 @@ const FRAMES: u32 = 4_000;
 const BLOCKS: u32 = 4_096;
 /// What they hold.
 const SEED: u64 = 0xb01c;
-/// Base class, subclass and interface of an NVM Express controller.
-const NVME: u32 = 0x01_08_02;
 
 pub(super) fn nic(bench: &mut Bench<'_>) -> Verdict {
     let wanted = |function: &_| has_id(function, e1000e::VENDOR_DEVICE);
@@ -27,8 +26,13 @@ pub(super) fn nic(bench: &mut Bench<'_>) -> Verdict {
     })
 }
 
+fn nvme_class() -> Class {
+    let [class, subclass, interface] = nvme::CLASS;
+    Class::new(u32::from_be_bytes([0, class, subclass, interface]))
+}
+
 pub(super) fn disk(bench: &mut Bench<'_>) -> Verdict {
-    let device = bench.device(|function| function.class.bits() == NVME, "no NVMe disk")?;
+    let device = bench.device(|function| function.class == nvme_class(), "no NVMe disk")?;
     in_domain(bench, device, nvme::MEMORY_BYTES, |access, base| {
         let done = nvme::exchange(access, base, BLOCKS, SEED)?;
         Ok(format!("{done:?}"))
