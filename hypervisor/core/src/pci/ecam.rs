@@ -99,7 +99,7 @@ impl EcamWindow {
     /// Its size.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
-        (self.bridge.last_bus - self.bridge.first_bus + 1) as u64 * BUS_BYTES
+        ((self.bridge.last_bus - self.bridge.first_bus) as u64 + 1) * BUS_BYTES
     }
 
     /// Where a function's configuration space is, where this window has it.
