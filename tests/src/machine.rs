@@ -1,10 +1,12 @@
 //! A running machine as a scenario sees it: a [`Session`] whose waits end with the scenario's time, and whose failures
 //! come with the console's last lines and, after a panic, the backtrace in names.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use regex::Regex;
+use xtask::error::IoContext;
 use xtask::session::events::Event;
 use xtask::session::{End, Keys, Session};
 use xtask::symbolize::Backtrace;
@@ -224,6 +226,20 @@ impl<'a> Machine<'a> {
         }
         ensure_in_order("events", &stream.join(" "), names)
             .map_err(|failure| self.failure(&failure.to_string()))
+    }
+
+    /// What the machine is made of, and where its files are.
+    pub fn blueprint(&self) -> &xtask::platform::Machine {
+        self.session.machine()
+    }
+
+    /// What QEMU noted of transfers that its IOMMU refused: nothing, when it refused none.
+    pub fn refusals(&self) -> Outcome<String> {
+        let path = self.blueprint().refusals();
+        if !path.exists() {
+            return Ok(String::new());
+        }
+        Ok(fs::read_to_string(&path).context("read", &path)?)
     }
 
     /// Every event so far.

@@ -14,6 +14,7 @@ mod payloads;
 mod sched;
 mod selftest;
 mod smp;
+mod vtd;
 
 use xtask::{Result, Workspace};
 
@@ -32,6 +33,7 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     scenarios.extend(faults::scenarios());
     scenarios.extend(sched::scenarios());
     scenarios.extend(devices::scenarios());
+    scenarios.extend(vtd::scenarios());
     scenarios.extend(media::scenarios());
     scenarios.extend(interface::scenarios());
     scenarios.extend(guests::scenarios());

@@ -2,15 +2,16 @@
 //!
 //! A bare-metal guest measures itself by its TSC on machines of one CPU, where Bochs counts instructions: the figures are the same
 //! run after run. `machine` has the machines, `peers` what to compare with. A last run boots the demo and reads from the
-//! counters how much of Linux' boot was spent in the hypervisor.
+//! counters how much of Linux' boot was spent in the hypervisor. `cargo xtask bench vtd` counts something else: see `vtd`.
 
 mod machine;
 mod peers;
+mod vtd;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::build;
@@ -28,12 +29,22 @@ const ROOT_SHARE_LIMIT: f64 = 2.0;
 /// Arguments of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
+    /// Measure this instead of exits.
+    #[arg(value_enum, conflicts_with = "exits_only")]
+    subject: Option<Subject>,
     /// Use this hypervisor binary instead of building it.
     #[arg(long, value_name = "FILE")]
     efi: Option<PathBuf>,
     /// Measure single operations only; do not boot Linux.
     #[arg(long)]
     exits_only: bool,
+}
+
+/// What can be measured beside exits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// What mapping and unmapping memory for devices takes, on QEMU's emulated IOMMU.
+    Vtd,
 }
 
 /// Where Linux' boot spent its ticks.
@@ -60,6 +71,9 @@ struct Report {
 /// When a run fails, or a figure is missing or exceeds its limit.
 pub fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
     let efi = build::hypervisor_or(workspace, args.efi.as_deref())?;
+    if args.subject == Some(Subject::Vtd) {
+        return vtd::run(workspace, &efi);
+    }
     let mut exits = Rows::new();
     for machine in &MACHINES {
         exits.extend(machine.measure(workspace, &efi)?);
@@ -90,6 +104,11 @@ pub fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
         serde_json::to_string_pretty(&report).map_err(|error| Error::Run(error.to_string()))?;
     fs::write(&place, json + "\n").context("write", &place)?;
     println!("written to {}", workspace.show(&place));
+    within_limits(&over)
+}
+
+/// Fails with what is `over` its limit, if anything is.
+fn within_limits(over: &[String]) -> Result<()> {
     if over.is_empty() {
         Ok(())
     } else {

@@ -44,6 +44,12 @@ impl Device {
         }
     }
 
+    /// What it is called on the bus, as `bus << 8 | device << 3 | function`; of its root port, where it has one.
+    #[must_use]
+    pub const fn source(self) -> u16 {
+        (self.slot() as u16) << 3
+    }
+
     /// The bytes of the disk, where it is one.
     #[must_use]
     pub const fn disk_bytes(self) -> Option<u64> {

@@ -64,6 +64,13 @@ impl Kernel {
         first
     }
 
+    /// Debian 12's own kernel that has drivers for real devices.
+    #[must_use]
+    pub fn with_drivers() -> Self {
+        let [_, generic, ..] = KERNELS;
+        generic
+    }
+
     /// Fetches the kernel's package and puts its image at `place`.
     ///
     /// # Errors

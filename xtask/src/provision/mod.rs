@@ -8,7 +8,6 @@ pub mod apt;
 pub mod bochs;
 pub mod busybox;
 pub mod code;
-pub mod compatibility;
 pub mod debian;
 pub mod function;
 pub mod idiv;
@@ -18,6 +17,7 @@ pub mod kernel;
 pub mod modules;
 pub mod payload;
 pub mod qemu;
+pub mod remapping;
 pub mod targets;
 
 use std::fs::{self, File};

@@ -34,6 +34,8 @@ pub const DEVICES: [&str; 10] = [
     "evdev",
     "wdat_wdt",
 ];
+/// What a guest needs besides to use a real card that it was given.
+const CARDS: [&str; 1] = ["e1000e"];
 /// What systemd asks for besides.
 const SYSTEMD: [&str; 1] = ["autofs4"];
 /// What `depmod` reads of a kernel's package besides the modules.
@@ -42,10 +44,39 @@ const BUILTIN: &str = "modules.builtin";
 /// Changes when what the directory holds does, so that an old cache is not reused.
 const DIRECTORY_VERSION: u32 = 1;
 
+/// What devices a guest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// Virtual ones.
+    Virtual,
+    /// A real network card too. Debian's cloud kernels have no driver for it.
+    WithCard,
+}
+
+impl Guest {
+    /// The modules that its devices need.
+    fn wanted(self) -> Vec<&'static str> {
+        let cards = match self {
+            Self::Virtual => &[][..],
+            Self::WithCard => &CARDS,
+        };
+        DEVICES.iter().chain(cards).copied().collect()
+    }
+
+    /// Tells their directories in the cache apart.
+    const fn suffix(self) -> &'static str {
+        match self {
+            Self::Virtual => "",
+            Self::WithCard => "-card",
+        }
+    }
+}
+
 /// The modules of one kernel, unpacked.
 #[derive(Debug, Clone)]
 pub struct Modules {
     release: String,
+    guest: Guest,
     dir: PathBuf,
 }
 
@@ -59,18 +90,19 @@ pub struct Module {
 }
 
 impl Modules {
-    /// The modules of `kernel`, fetched when they are not there yet; the kernel itself too.
+    /// The modules of `kernel` for `guest`, fetched when they are not there yet; the kernel itself too.
     ///
     /// # Errors
     /// When the mirror no longer has the package that the kernel is from, or the package lacks a module.
-    pub fn provision(workspace: &Workspace, kernel: Kernel) -> Result<Self> {
+    pub fn provision(workspace: &Workspace, kernel: Kernel, guest: Guest) -> Result<Self> {
         let Some(image) = payload::find(workspace, kernel.payload)? else {
             return Err(Error::Run(format!("{} is no payload", kernel.payload)));
         };
         let release = kernel.release(&image)?;
-        let place = workspace
-            .cache()
-            .join(format!("modules-{release}-{DIRECTORY_VERSION}"));
+        let place = workspace.cache().join(format!(
+            "modules-{release}{}-{DIRECTORY_VERSION}",
+            guest.suffix()
+        ));
         let dir = once(workspace, &place, |dir| {
             let step = Step::start(format!("Fetching modules of {}", kernel.payload));
             let apt = PrivateApt::open(&workspace.cache(), "modules", &[kernel.suite])?;
@@ -91,7 +123,8 @@ impl Modules {
             let tree = fresh_dir(workspace.cache().join("modules.partial"))?;
             apt::unpack(&[file], &tree)?;
             let whole = tree.join("lib/modules").join(&release);
-            let wanted: Vec<_> = DEVICES.into_iter().chain(SYSTEMD).collect();
+            let mut wanted = guest.wanted();
+            wanted.extend(SYSTEMD);
             let modules = select(&whole, &wanted)?;
             for module in &modules {
                 let place = dir.join(&module.path);
@@ -107,7 +140,11 @@ impl Modules {
             step.done(&format!("{} of {release}", modules.len()));
             Ok(())
         })?;
-        Ok(Self { release, dir })
+        Ok(Self {
+            release,
+            guest,
+            dir,
+        })
     }
 
     /// What `uname -r` says on their kernel.
@@ -122,12 +159,12 @@ impl Modules {
         &self.dir
     }
 
-    /// The modules that [`DEVICES`] stands for, each after those it depends on.
+    /// The modules that the guest's devices need, each after those it depends on.
     ///
     /// # Errors
     /// When one cannot be read.
     pub fn devices(&self) -> Result<Vec<Module>> {
-        select(&self.dir, &DEVICES)
+        select(&self.dir, &self.guest.wanted())
     }
 }
 

@@ -7,7 +7,7 @@ use crate::error::{IoContext, Result};
 use crate::paths::{Workspace, create_dir};
 use crate::provision::busybox::Busybox;
 use crate::provision::kernel::{KERNELS, Kernel};
-use crate::provision::modules::Modules;
+use crate::provision::modules::{Guest, Modules};
 use crate::provision::{CacheLock, debian, initramfs};
 
 /// A payload that can be provided.
@@ -19,6 +19,8 @@ enum Known {
     Busybox,
     /// The RAM disk with a kernel's virtio modules.
     Virtio(Kernel),
+    /// The RAM disk with the driver of a real network card besides.
+    Card,
     /// The disk with a minimal Debian.
     Debian,
 }
@@ -65,7 +67,7 @@ impl Known {
             .map(Self::Kernel)
             .chain([Self::Busybox])
             .chain(KERNELS.into_iter().map(Self::Virtio))
-            .chain([Self::Debian])
+            .chain([Self::Card, Self::Debian])
     }
 
     fn name(self) -> String {
@@ -73,6 +75,7 @@ impl Known {
             Self::Kernel(kernel) => kernel.payload.to_owned(),
             Self::Busybox => initramfs::PLAIN.to_owned(),
             Self::Virtio(kernel) => initramfs::virtio_name(kernel),
+            Self::Card => initramfs::CARD.to_owned(),
             Self::Debian => debian::PAYLOAD.to_owned(),
         }
     }
@@ -85,18 +88,24 @@ impl Known {
                 let busybox = Busybox::provision(workspace)?;
                 Box::new(move |place| initramfs::build_plain(&busybox, place))
             }
-            Self::Virtio(kernel) => {
-                let modules = Modules::provision(workspace, kernel)?;
-                let busybox = Busybox::provision(workspace)?;
-                Box::new(move |place| initramfs::build_virtio(&busybox, &modules, place))
-            }
+            Self::Virtio(kernel) => with_modules(workspace, kernel, Guest::Virtual)?,
+            Self::Card => with_modules(workspace, Kernel::with_drivers(), Guest::WithCard)?,
             Self::Debian => {
-                let modules = Modules::provision(workspace, Kernel::by_default())?;
+                let modules = Modules::provision(workspace, Kernel::by_default(), Guest::Virtual)?;
                 let tools = debian::Tools::provision(workspace)?;
                 Box::new(move |place| debian::build(workspace, &tools, &modules, place))
             }
         })
     }
+}
+
+/// A RAM disk that loads modules of `kernel`.
+fn with_modules(workspace: &Workspace, kernel: Kernel, guest: Guest) -> Result<Recipe<'_>> {
+    let modules = Modules::provision(workspace, kernel, guest)?;
+    let busybox = Busybox::provision(workspace)?;
+    Ok(Box::new(move |place| {
+        initramfs::build_virtio(&busybox, &modules, place)
+    }))
 }
 
 #[cfg(test)]

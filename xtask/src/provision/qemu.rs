@@ -1,7 +1,7 @@
 //! QEMU 10 with its libraries and firmware, unpacked from Debian 13's packages into the cache.
 //!
-//! Newer than what Debian 12 ships (see `SUPPORT.md`), so it runs on its own dynamic loader and libraries. What its IOMMU lets
-//! through of interrupts is mended before the directory is put in place: see `compatibility`.
+//! Newer than what Debian 12 ships (see `SUPPORT.md`), so it runs on its own dynamic loader and libraries. How it remaps
+//! interrupts is mended before the directory is put in place: see `remapping`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::error::{Error, IoContext, Result};
 use crate::paths::Workspace;
 use crate::provision::apt::{self, PrivateApt};
-use crate::provision::{compatibility, once};
+use crate::provision::{once, remapping};
 use crate::ui::Step;
 
 /// The Debian suite with a QEMU new enough: Debian 12's 7.2 has no x2APIC of its own, and its IOMMU records no fault of an
@@ -18,7 +18,7 @@ use crate::ui::Step;
 const SUITE: &str = "trixie";
 const PACKAGES: [&str; 3] = ["qemu-system-x86", "ovmf", "ipxe-qemu"];
 /// Changes when the directory's layout or the mending does, so that an old cache is not reused.
-const DIRECTORY: &str = "qemu-trixie-1";
+const DIRECTORY: &str = "qemu-trixie-2";
 /// Where the packages keep what QEMU loads into its machines.
 const DATA: [&str; 2] = ["usr/share/qemu", "usr/share/seabios"];
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -113,10 +113,10 @@ impl Qemu {
 /// Mends what is wrong with the emulator at `binary`.
 fn mend(binary: &Path) -> Result<()> {
     let mut file = fs::read(binary).context("read", binary)?;
-    let step = Step::start("Mending what the emulator's IOMMU lets through");
-    step.done(match compatibility::mend(&mut file) {
-        compatibility::Outcome::Mended => "mended in the private copy",
-        compatibility::Outcome::Unknown => {
+    let step = Step::start("Mending how the emulator remaps interrupts");
+    step.done(match remapping::mend(&mut file) {
+        remapping::Outcome::Mended => "mended in the private copy",
+        remapping::Outcome::Unknown => {
             "its code is not the known one and stays as it is; where it is wrong, a forged interrupt gets through"
         }
     });

@@ -1,7 +1,8 @@
 //! Initial RAM disks with busybox as their user space. Both end in a root shell on the console.
 //!
 //! `plain` mounts the kernel's file systems and that is all: it works with every kernel. `virtio` is made for one
-//! kernel, whose modules it loads: with it a guest uses its disks and its network.
+//! kernel, whose modules it loads: with it a guest uses its disks and its network. One of them loads the driver of a real
+//! network card besides.
 
 mod cpio;
 mod plain;
@@ -19,7 +20,7 @@ use crate::provision::busybox::Busybox;
 use cpio::Archive;
 
 pub use plain::{PAYLOAD as PLAIN, build as build_plain};
-pub use virtio::{build as build_virtio, name as virtio_name};
+pub use virtio::{CARD, build as build_virtio, name as virtio_name};
 
 /// Says where root's home is: the shell's prompt calls it `~`.
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n";

@@ -28,13 +28,17 @@ pub fn name(kernel: Kernel) -> String {
     }
 }
 
+/// The file name among the payloads of the one that loads the driver of a real network card too. Its kernel is
+/// [`Kernel::with_drivers`].
+pub const CARD: &str = "initrd-nic-6.1.img";
+
 /// Puts the finished RAM disk at `place`.
 ///
 /// # Errors
 /// When a module cannot be read or the file cannot be written.
 pub fn build(busybox: &Busybox, modules: &Modules, place: &Path) -> Result<()> {
     let step = Step::start(format!(
-        "Building the virtio initial RAM disk of {}",
+        "Building the initial RAM disk with modules of {}",
         modules.release()
     ));
     let mut archive = with_busybox(busybox);

@@ -1,35 +1,39 @@
-//! What QEMU's emulated IOMMU lets through although interrupt remapping is on, mended in the private copy where its code is
-//! recognised.
+//! Two faults in how QEMU 10 remaps interrupts, mended in the private copy where its code is recognised.
 //!
-//! With remapping on, an interrupt in compatibility format is blocked and reported as fault 25h unless software has switched such
-//! interrupts on, which extended interrupt mode rules out anyway ("Intel Virtualization Technology for Directed I/O",
-//! "Interrupt Remapping Hardware Operation"). QEMU 10 has no such switch and delivers every one of them: a device that writes to
-//! 0xFEExxxxx would reach any vector of any CPU, and no test could tell a hypervisor that leaves remapping open from one
-//! that does not.
+//! * With remapping on, an interrupt in compatibility format is blocked and reported as fault 25h unless software has switched such
+//!   interrupts on, which extended interrupt mode rules out anyway ("Intel Virtualization Technology for Directed I/O",
+//!   "Interrupt Remapping Hardware Operation"). `vtd_interrupt_remap_msi` knows no such switch and delivers every one of them: a device
+//!   that writes to 0xFEExxxxx would reach any vector of any CPU. Its check for the format jumps to a copy of the message. It is made
+//!   to jump to a report of the fault instead, which is put where the function complains, on the emulator's own output, of an address
+//!   outside 0xFEExxxxx; that is still refused and recorded, without the words.
+//! * A write by a device's DMA carries the device's identity like any other. QEMU's carries none, so that at 0xFEExxxxx the source is
+//!   not verified, and a fault names ff:1f.7. `edu`, which tests forge interrupts with, is made to write under its own:
+//!   the slot that [`Device::Edu`] is always in.
 //!
-//! The function, `vtd_interrupt_remap_msi`, is not exported, so its instructions are looked for in the whole file. The check for the
-//! format jumps to a copy of the message. It is made to jump to a report of the fault instead, which is put where the
-//! function complains, on the emulator's own output, of an address outside 0xFEExxxxx; that is still refused and recorded, without
-//! the words. The scenario `vtd_devices_reach_only_their_domains` fails where the fault is left.
+//! Without this no test could tell a hypervisor that leaves remapping open from one that does not. Neither function is exported, so
+//! their instructions are looked for in the whole file. The scenario `vtd_devices_reach_only_their_domains` fails where a
+//! fault is left.
 //!
 //! Neighbours: `qemu` calls this while it provisions the emulator.
+
+use crate::platform::equipment::Device;
 
 use super::code::{displacement, distance, find_once, pattern};
 
 /// What [`mend`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The fault was there and was mended.
+    /// Both faults were there; both were mended.
     Mended,
-    /// The code is not the one that is known; nothing was changed.
+    /// The code is not all known; nothing was changed.
     Unknown,
 }
 
 /// Mends the emulator whose file is `file`.
 pub fn mend(file: &mut [u8]) -> Outcome {
-    match mended(file) {
-        Some(changes) => {
-            for (place, bytes) in changes {
+    match mend_format(file).zip(mend_source(file)) {
+        Some((changes, change)) => {
+            for (place, bytes) in changes.into_iter().chain([change]) {
                 if let Some(code) = file.get_mut(place..place + bytes.len()) {
                     code.copy_from_slice(&bytes);
                 }
@@ -40,8 +44,11 @@ pub fn mend(file: &mut [u8]) -> Outcome {
     }
 }
 
-/// What has to be written where.
-fn mended(file: &[u8]) -> Option<[(usize, Vec<u8>); 3]> {
+/// Bytes, and where they go.
+type Change = (usize, Vec<u8>);
+
+/// What has interrupts in compatibility format blocked.
+fn mend_format(file: &[u8]) -> Option<[Change; 3]> {
     // and eax, 0xfffffff0; cmp ax, 0xfee0; jne complaint; test bl, 0x10; je copy
     let checks = find_once(
         file,
@@ -85,6 +92,29 @@ fn mended(file: &[u8]) -> Option<[(usize, Vec<u8>); 3]> {
     ])
 }
 
+/// What has `edu` write under its own name.
+fn mend_source(file: &[u8]) -> Option<Change> {
+    // In `vtd_mem_ir_write`, of attributes in r8: shr r8, 6; mov rdx, rbx; shr rax, 0x20; movzx ecx, r8w. The identity begins
+    // at bit 6; bit 32 says that there is none.
+    const IDENTITY: u32 = 6;
+    find_once(
+        file,
+        &pattern!(0x49 0xc1 0xe8 0x06 0x48 0x89 0xda 0x48 0xc1 0xe8 0x20 0x41 0x0f 0xb7 0xc8),
+    )?;
+    // In `edu_dma_timer`: lea rcx, [rbx + rbp + dma_buf - 0x40000]; mov rbp, [rbx + dma_mask]; mov r8, [rbx + cnt]; and rbp, rsi;
+    // cmp rsi, rbp; je +9; test byte [qemu_loglevel + 1], 8; jne complaint; lock or qword [rsp], 0; mov r9d, 1; mov rsi, rbp;
+    // lea rdi, [rbx + bus_master_as]; mov rdx, 1 << 32; call address_space_rw
+    let known = pattern!(0x48 0x8d 0x8c 0x2b _ _ 0xfc 0xff 0x48 0x8b 0xab _ _ _ _ 0x4c 0x8b 0x83 _ _ _ _
+        0x48 0x21 0xf5 0x48 0x39 0xee 0x74 0x09 0xf6 0x05 _ _ _ _ 0x08 0x75 _
+        0xf0 0x48 0x83 0x0c 0x24 0x00 0x41 0xb9 0x01 0x00 0x00 0x00 0x48 0x89 0xee 0x48 0x8d 0xbb _ _ _ _
+        0x48 0xba 0x00 0x00 0x00 0x00 0x01 0x00 0x00 0x00 0xe8);
+    let attributes = find_once(file, &known)? + known.len() - 11;
+    let mut identity = vec![0xba]; // mov edx, attributes
+    identity.extend((u32::from(Device::Edu.source()) << IDENTITY).to_le_bytes());
+    identity.extend([0x0f, 0x1f, 0x44, 0x00, 0x00]); // Padding.
+    Some((attributes, identity))
+}
+
 /// Where the jump whose displacement is at `at` leads.
 fn target(code: &[u8], at: usize) -> Option<usize> {
     let displacement = isize::try_from(displacement(code, at)?).ok()?;
@@ -99,6 +129,10 @@ mod tests {
     const COPY: usize = 0x60;
     const REFUSE: usize = 0x80;
     const COMPLAINT: usize = 0xc0;
+    const IDENTITY: usize = 0x120;
+    const WRITE: usize = 0x140;
+    /// `mov rdx, attributes` in it.
+    const ATTRIBUTES: usize = WRITE + 61;
 
     fn put(code: &mut [u8], at: usize, bytes: &[u8]) {
         code[at..at + bytes.len()].copy_from_slice(bytes);
@@ -106,7 +140,7 @@ mod tests {
 
     /// The known code, its parts at the places above.
     fn known() -> Vec<u8> {
-        let mut code = vec![0xcc; 0x140];
+        let mut code = vec![0xcc; 0x1a0];
         let jump = |at: usize, to: usize| distance(at + 4, to).unwrap();
         put(
             &mut code,
@@ -125,6 +159,19 @@ mod tests {
         ];
         put(&mut code, COMPLAINT, &complaint);
         put(&mut code, COMPLAINT + 43, &jump(COMPLAINT + 43, REFUSE));
+        let identity = [
+            0x49, 0xc1, 0xe8, 0x06, 0x48, 0x89, 0xda, 0x48, 0xc1, 0xe8, 0x20, 0x41, 0x0f, 0xb7,
+            0xc8,
+        ];
+        put(&mut code, IDENTITY, &identity);
+        let write = [
+            0x48, 0x8d, 0x8c, 0x2b, 0x98, 0x0c, 0xfc, 0xff, 0x48, 0x8b, 0xab, 1, 2, 3, 4, 0x4c,
+            0x8b, 0x83, 1, 2, 3, 4, 0x48, 0x21, 0xf5, 0x48, 0x39, 0xee, 0x74, 0x09, 0xf6, 0x05, 1,
+            2, 3, 4, 0x08, 0x75, 0x52, 0xf0, 0x48, 0x83, 0x0c, 0x24, 0x00, 0x41, 0xb9, 1, 0, 0, 0,
+            0x48, 0x89, 0xee, 0x48, 0x8d, 0xbb, 1, 2, 3, 4, 0x48, 0xba, 0, 0, 0, 0, 1, 0, 0, 0,
+            0xe8,
+        ];
+        put(&mut code, WRITE, &write);
         code
     }
 
@@ -146,7 +193,21 @@ mod tests {
         assert_eq!(after[jump], 0xeb);
         assert_eq!(jump + 2 + usize::from(after[jump + 1]), COMPLAINT + 64);
         // From the report on, nothing changed.
-        assert_eq!(after[COMPLAINT + 38..], before[COMPLAINT + 38..]);
+        assert_eq!(after[COMPLAINT + 38..WRITE], before[COMPLAINT + 38..WRITE]);
+    }
+
+    #[test]
+    fn edu_writes_under_its_own_name() {
+        let before = known();
+        let mut after = before.clone();
+        assert_eq!(mend(&mut after), Outcome::Mended);
+        // mov edx, 00:10.0 at bit 6.
+        assert_eq!(after[ATTRIBUTES..ATTRIBUTES + 5], [0xba, 0x00, 0x20, 0, 0]);
+        assert_eq!(after[WRITE..ATTRIBUTES], before[WRITE..ATTRIBUTES]);
+        assert_eq!(after[ATTRIBUTES + 10..], before[ATTRIBUTES + 10..]);
+        let mut elsewhere = before;
+        elsewhere[IDENTITY + 3] = 0x05;
+        assert_eq!(mend(&mut elsewhere), Outcome::Unknown);
     }
 
     #[test]
