@@ -71,7 +71,6 @@ fn prepare() -> Result<Handover, Refusal> {
     console::set_level(loaded.plan.hypervisor.log_level);
     CONSOLE.lock().choose(loaded.plan.hypervisor.console);
     boot::payload::print_plan(&loaded.plan);
-    boot::payload::check_devices(&loaded.plan)?;
     let hypervisor = &loaded.plan.hypervisor;
     let wishes = Wishes {
         apicv: hypervisor.apicv == ApicVirtualization::Auto,
@@ -105,6 +104,7 @@ fn prepare() -> Result<Handover, Refusal> {
         vcpus: loaded.plan.vms.iter().map(|vm| vm.vcpus).sum(),
         units: dmar.as_ref().map_or(0, |dmar| dmar.units.len()),
         windows: tables.windows.len(),
+        devices: loaded.plan.vms.iter().map(|vm| vm.devices.len()).sum(),
         selftest: if tests_devices {
             selftest::POOL_FRAMES
         } else {

@@ -6,6 +6,7 @@
 use super::lapic;
 use crate::panic::{self, Cause};
 use crate::pcpu::{self, call, checks};
+use crate::vm::passthrough;
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 use x86_64::VirtAddr;
@@ -102,11 +103,12 @@ extern "sysv64" fn handle(context: &Context) {
     match context.vector {
         NMI => take_nmi(),
         MACHINE_CHECK => checks::interrupted(pcpu::known(), context),
-        // Whatever it is, the CPU that waited for it looks around now.
+        // Whatever it is, the CPU that waited for it looks around now: a VM's device may have something for a vCPU.
         vector @ FIRST_INTERRUPT.. => {
             if let Some(count) = TAKEN.get(vector as usize) {
                 count.fetch_add(1, Ordering::Relaxed);
             }
+            passthrough::arrived(vector as u8);
             if vector < lapic::FIRST_UNENDED {
                 lapic::end_of_interrupt();
             }

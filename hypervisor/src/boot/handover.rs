@@ -13,7 +13,7 @@ use crate::pcpu::start::Seed;
 use crate::pcpu::{self, Pcpu, checks};
 use crate::selftest::devices::{self, DeviceTests};
 use crate::vm::control::Control;
-use crate::vm::{self, Machine, Vm, VmError, network, scheduler, shared};
+use crate::vm::{self, Machine, Vm, VmError, network, passthrough, scheduler, shared};
 use crate::vmx::operation::{self, Features, Unfit};
 use crate::{Refusal, events, fail, panic, refuse};
 use alloc::boxed::Box;
@@ -22,7 +22,7 @@ use bulkhead_core::addr::{FRAME_SIZE, Hpa};
 use bulkhead_core::events::{Event, MemoryUse};
 use bulkhead_core::hostpt::{Access, Window};
 use bulkhead_core::ledger::{FrameRun, OwnerClass, VmId};
-use bulkhead_core::manifest::{MachineFacts, SelfTest, SmtPolicy};
+use bulkhead_core::manifest::{Assigned, MachineFacts, SelfTest, SmtPolicy};
 use bulkhead_core::order;
 use bulkhead_core::pci::EcamWindow;
 use bulkhead_core::placement::Placement;
@@ -220,7 +220,8 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
         );
     }
     let placement = cpus::place(&loaded, gathered.layout)?;
-    match create_vms(loaded, &placement) {
+    let assigned = passthrough::assign(&loaded.plan)?;
+    match create_vms(loaded, &placement, &assigned) {
         Ok(vms) => {
             shared::install(vms.iter().map(|vm| vm.shared).collect());
             CONSOLE.lock().serial.go_asynchronous();
@@ -293,7 +294,11 @@ fn describe_vmx(features: &Features) {
 }
 
 /// Makes the plan's VMs.
-fn create_vms(loaded: Loaded, placement: &Placement) -> Result<Vec<Vm>, VmError> {
+fn create_vms(
+    loaded: Loaded,
+    placement: &Placement,
+    assigned: &[Assigned],
+) -> Result<Vec<Vm>, VmError> {
     let Loaded { plan, files } = loaded;
     let ports = PortConfig::of_plan(&plan);
     let mut vms = Vec::with_capacity(plan.vms.len());
@@ -303,7 +308,9 @@ fn create_vms(loaded: Loaded, placement: &Placement) -> Result<Vec<Vm>, VmError>
             .iter()
             .map(|cpu| *cpu as usize)
             .collect();
-        vms.push(Vm::create(VmId(index as u16), plan, files, &cpus)?);
+        let functions = assigned.get(index).map_or(&[][..], Vec::as_slice);
+        let id = VmId(index as u16);
+        vms.push(Vm::create(id, plan, files, &cpus, functions)?);
     }
     network::install(&ports, &vms, vm::tsc_khz()).map_err(VmError::Network)?;
     Ok(vms)

@@ -58,8 +58,6 @@ pub enum LoadError {
     Source(SourceError),
     /// The manifest, or a file that it names, is wrong; the text says where.
     Manifest(ManifestErrors),
-    /// The manifest gives a VM a real device.
-    Devices,
 }
 
 impl fmt::Display for LoadError {
@@ -68,9 +66,6 @@ impl fmt::Display for LoadError {
             Self::Source(error) => error.fmt(f),
             // The complaints start on a line of their own, so that they read as on the host.
             Self::Manifest(errors) => write!(f, "the manifest cannot be used\n{errors}"),
-            Self::Devices => f.write_str(
-                "the manifest has a [[vm.device]], and this release does not give devices to VMs yet; remove it",
-            ),
         }
     }
 }
@@ -272,15 +267,4 @@ pub fn print_plan(plan: &Plan) {
             vm.restart
         );
     }
-}
-
-/// Refuses a plan that wants what this release cannot give.
-///
-/// # Errors
-/// [`LoadError::Devices`].
-pub fn check_devices(plan: &Plan) -> Result<(), LoadError> {
-    if plan.vms.iter().any(|vm| !vm.devices.is_empty()) {
-        return Err(LoadError::Devices);
-    }
-    Ok(())
 }

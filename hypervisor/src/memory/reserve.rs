@@ -24,6 +24,8 @@ const POOL_PER_VCPU: u64 = 1;
 const POOL_PER_UNIT: u64 = 32;
 /// Frames for each window to configuration space: the page tables that show it.
 const POOL_PER_WINDOW: u64 = 2;
+/// Frames for each real device of a VM: the page tables that show its registers and, at the first, those of its VM's domain.
+const POOL_PER_DEVICE: u64 = 32;
 /// The pool holds the page tables that a CPU in protected mode loads: 32 bits name them.
 const POOL_LIMIT: u64 = 1 << 32;
 /// A start-up interrupt names a page below this.
@@ -83,6 +85,8 @@ pub struct Wants {
     pub units: usize,
     /// Windows to configuration space.
     pub windows: usize,
+    /// Real devices of all VMs.
+    pub devices: usize,
     /// Frames for what a self-test does.
     pub selftest: u64,
 }
@@ -97,6 +101,7 @@ pub fn reserve(wants: Wants) -> uefi::Result<Reserved> {
         vcpus,
         units,
         windows,
+        devices,
         selftest,
     } = wants;
     let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())?;
@@ -124,6 +129,7 @@ pub fn reserve(wants: Wants) -> uefi::Result<Reserved> {
         + POOL_PER_VCPU * u64::from(vcpus)
         + POOL_PER_UNIT * units as u64
         + POOL_PER_WINDOW * windows as u64
+        + POOL_PER_DEVICE * devices as u64
         + selftest;
     let pool_run = take_below(FrameCount(pool_frames), POOL_LIMIT)?;
     // SAFETY: the run is ours alone; the firmware maps all memory where its addresses are equal, and so do

@@ -349,7 +349,7 @@ impl Controlled {
     }
 
     fn begin_load(&mut self) {
-        self.work = Work::Load(Load::begin(&self.vm, self.used));
+        self.work = Work::Load(Load::begin(self.used));
         self.used = true;
     }
 
@@ -363,7 +363,7 @@ impl Controlled {
                     self.counted(balanced);
                 }
             }
-            Work::Load(load) => match load.step(&self.vm) {
+            Work::Load(load) => match load.step(&mut self.vm) {
                 Ok(None) => {}
                 Ok(Some(entry)) => self.start(entry, now),
                 Err(error) => self.fail(&error),

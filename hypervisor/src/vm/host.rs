@@ -1,6 +1,7 @@
 //! The effects that handling an exit can have, as `bulkhead_core::vcpu` wants them.
 #![allow(unsafe_code, reason = "loads CPU registers on a guest's behalf")]
 
+use super::passthrough;
 use super::shared::VmShared;
 use crate::arch::{cpu, lapic};
 use crate::pcpu;
@@ -118,7 +119,8 @@ impl Cpu for Host {
         }
     }
 
-    fn take_host_interrupt(&mut self, _vector: u8) {
+    fn take_host_interrupt(&mut self, vector: u8) {
+        passthrough::arrived(vector);
         lapic::end_of_interrupt();
     }
 

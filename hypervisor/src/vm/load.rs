@@ -1,4 +1,5 @@
-//! From a stopped VM to one that can run: its memory is cleared and its guest loaded, a piece at a time.
+//! From a stopped VM to one that can run: its real devices are reset, its memory is cleared and its guest loaded, a piece at
+//! a time.
 //!
 //! The boot CPU does it while other VMs' vCPUs have their turns there, so no piece is larger than [`SCRUB_FRAMES`];
 //! what [`guest_loader::prepare`] looks at in an image is bounded there.
@@ -16,6 +17,11 @@ const COPY_BYTES: NonZeroUsize = NonZeroUsize::new((SCRUB_FRAMES * FRAME_SIZE) a
 
 /// How far a VM is.
 pub enum Load {
+    /// Its real devices are reset, if it has any.
+    Reset {
+        /// Its memory holds what a run left.
+        used: bool,
+    },
     /// Zeroing frames: the index of the run, and the frame in it.
     Clear(usize, Frame),
     /// Its memory is all zero.
@@ -25,26 +31,36 @@ pub enum Load {
 }
 
 impl Load {
-    /// Begins with `vm`, whose memory holds what a run left if it was `used`.
+    /// Begins with a VM whose memory holds what a run left if it was `used`.
     #[must_use]
-    pub fn begin(vm: &Vm, used: bool) -> Self {
-        match vm.frames.first() {
-            Some(run) if used => Self::Clear(0, run.first),
-            _ => Self::Prepare,
-        }
+    pub const fn begin(used: bool) -> Self {
+        Self::Reset { used }
     }
 
     /// Does the next piece. What the boot vCPU starts with once all is done.
     ///
     /// # Errors
     /// The guest cannot be loaded.
-    pub fn step(&mut self, vm: &Vm) -> Result<Option<EntryState>, VmError> {
+    pub fn step(&mut self, vm: &mut Vm) -> Result<Option<EntryState>, VmError> {
         match self {
+            Self::Reset { used } => {
+                if vm.reset_devices()? {
+                    *self = match vm.frames.first() {
+                        Some(run) if *used => Self::Clear(0, run.first),
+                        _ => Self::Prepare,
+                    };
+                }
+            }
             Self::Clear(index, from) => *self = clear(vm, *index, *from),
             Self::Prepare => *self = Self::Copy(Box::new(vm.prepare()?)),
             Self::Copy(loading) => {
-                let step = loading.step(COPY_BYTES, &mut vm.shared.space());
-                return step.map_err(VmError::Load);
+                let entry = loading
+                    .step(COPY_BYTES, &mut vm.shared.space())
+                    .map_err(VmError::Load)?;
+                if entry.is_some() {
+                    vm.attach_devices()?;
+                }
+                return Ok(entry);
             }
         }
         Ok(None)

@@ -10,6 +10,7 @@ pub mod host;
 pub mod load;
 pub mod models;
 pub mod network;
+pub mod passthrough;
 pub mod report;
 pub mod run;
 pub mod scheduler;
@@ -19,6 +20,7 @@ pub mod switched;
 use crate::arch::cpu;
 use crate::boot::payload::{self, VmFiles};
 use crate::events;
+use crate::iommu;
 use crate::memory::{self, Memory};
 use crate::pcpu;
 use crate::vmx::operation::Features;
@@ -38,6 +40,7 @@ use bulkhead_core::ledger::{FrameRun, LedgerError, Owner, Rights, VmId};
 use bulkhead_core::manifest::VmPlan;
 use bulkhead_core::msr::{self, MsrState, X2apicAssist};
 use bulkhead_core::mtrr::Mtrrs;
+use bulkhead_core::pci::Address;
 use bulkhead_core::sched::Share;
 use bulkhead_core::switch::SwitchError;
 use bulkhead_core::symmetry::FeatureWords;
@@ -51,6 +54,7 @@ use guest_loader::{
 };
 use host::Host;
 use network::Unsent;
+use passthrough::{Given, Passthrough, PassthroughError, Receiver};
 use run::{Left, Running};
 use shared::VmShared;
 use spin::Once;
@@ -75,6 +79,8 @@ pub enum VmError {
     Disk(CowError),
     /// Network cards that cannot be told apart.
     Network(SwitchError),
+    /// Real devices.
+    Passthrough(PassthroughError),
 }
 
 impl fmt::Display for VmError {
@@ -88,11 +94,18 @@ impl fmt::Display for VmError {
             Self::Devices(error) => error.fmt(f),
             Self::Disk(error) => error.fmt(f),
             Self::Network(error) => error.fmt(f),
+            Self::Passthrough(error) => error.fmt(f),
         }
     }
 }
 
 impl core::error::Error for VmError {}
+
+impl From<PassthroughError> for VmError {
+    fn from(error: PassthroughError) -> Self {
+        Self::Passthrough(error)
+    }
+}
 
 /// What running VMs needs of the machine, the same on every CPU.
 pub struct Machine {
@@ -218,12 +231,14 @@ pub struct Vm {
     pub frames: Vec<FrameRun>,
     files: VmFiles,
     layout: MemoryLayout,
+    /// Its real devices, where it has any.
+    passthrough: Option<Passthrough>,
     /// A VMCS for each vCPU.
     vmcs: Vec<Hpa>,
 }
 
 impl Vm {
-    /// Takes the VM's frames, scrubs them and builds its `base` view.
+    /// Takes the VM's frames, scrubs them, builds its `base` view and gives it the real `functions`.
     ///
     /// # Errors
     /// The machine has not what the VM needs.
@@ -232,8 +247,13 @@ impl Vm {
         plan: VmPlan,
         files: VmFiles,
         placement: &[usize],
+        functions: &[Address],
     ) -> Result<Self, VmError> {
         let layout = MemoryLayout::new(plan.memory.bytes()).map_err(VmError::Layout)?;
+        let iommu = match functions {
+            [] => None,
+            _ => Some(iommu::lock().ok_or(PassthroughError::NoIommu)?),
+        };
         let mut memory = memory::lock();
         let mut frames = Vec::new();
         memory
@@ -247,7 +267,21 @@ impl Vm {
         for run in &frames {
             memory.scrub(*run).map_err(VmError::Ledger)?;
         }
-        let ept = build_view(id, &layout, &frames, &mut memory, machine())?;
+        let pieces = pieces(&layout, &frames)?;
+        let mut ept = build_view(id, &pieces, &mut memory, machine())?;
+        let given = match iommu {
+            None => None,
+            Some(mut iommu) => {
+                let to = Receiver {
+                    id,
+                    layout: &layout,
+                    placement,
+                    pieces: &pieces,
+                };
+                let given = passthrough::give(&to, functions, &mut iommu, &mut memory, &mut ept)?;
+                Some(given)
+            }
+        };
         let mut vmcs = Vec::with_capacity(placement.len());
         for _ in placement {
             let frame = memory.pool.alloc().ok_or(VmError::OutOfPool)?;
@@ -256,7 +290,17 @@ impl Vm {
         let overlays = models::take_overlays(&plan, id, &mut memory)?;
         drop(memory);
         frames.extend(overlays.iter().flatten());
-        let devices = models::build(&plan, &files, id, &overlays)?;
+        let mut devices = models::build(&plan, &files, id, &overlays)?;
+        let mut passthrough = None;
+        if let Some(Given {
+            owned,
+            passed,
+            high,
+        }) = given
+        {
+            devices.give(passed, high).map_err(VmError::Devices)?;
+            passthrough = Some(owned);
+        }
         let share = Share::clamped(plan.weight, plan.cap);
         let shared = VmShared::new(
             id,
@@ -274,8 +318,34 @@ impl Vm {
             frames,
             files,
             layout,
+            passthrough,
             vmcs,
         })
+    }
+
+    /// Resets its real devices, or goes on with that; true when that is done, or it has none.
+    ///
+    /// # Errors
+    /// A device does not answer any more.
+    pub fn reset_devices(&mut self) -> Result<bool, VmError> {
+        match &mut self.passthrough {
+            Some(passthrough) => Ok(passthrough.reset()?),
+            None => Ok(true),
+        }
+    }
+
+    /// Lets its real devices, which were reset, into its domain.
+    ///
+    /// # Errors
+    /// A remapping unit does not answer.
+    pub fn attach_devices(&mut self) -> Result<(), VmError> {
+        if let Some(passthrough) = &mut self.passthrough
+            && let Err(error) = passthrough.attach()
+        {
+            passthrough.detach();
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// Begins to load the guest into memory that is all zero; its images are left to be copied.
@@ -286,7 +356,10 @@ impl Vm {
         let ids = payload::apic_ids(&self.plan);
         let platform = PlatformDescription {
             vcpu_apic_ids: &ids,
-            device_windows: &[],
+            device_windows: self
+                .passthrough
+                .as_ref()
+                .map_or(&[], |passthrough| &passthrough.windows),
         };
         let request = payload::load_request(&self.plan, &self.files, &self.layout, &platform);
         guest_loader::prepare(&request, &mut self.shared.space()).map_err(VmError::Load)
@@ -315,10 +388,17 @@ impl Vm {
     /// Its run ended: its devices reach its memory no more, and nobody reaches its devices. False where somebody, who delivers
     /// a frame, still has them.
     #[must_use]
-    pub fn disconnect(&self) -> bool {
+    pub fn disconnect(&mut self) -> bool {
         network::set_links(self.shared, false);
-        let devices = self.shared.visit_devices();
-        devices.map(|mut devices| devices.disconnect()).is_some()
+        let Some(mut devices) = self.shared.visit_devices() else {
+            return false;
+        };
+        devices.disconnect();
+        drop(devices);
+        if let Some(passthrough) = &mut self.passthrough {
+            passthrough.detach();
+        }
+        true
     }
 
     /// Says what its disks and network cards did.
@@ -390,16 +470,17 @@ impl Vm {
     }
 }
 
-/// Maps the frames where the layout has RAM, readable, writable and executable.
-fn build_view(
-    id: VmId,
-    layout: &MemoryLayout,
-    frames: &[FrameRun],
-    memory: &mut Memory,
-    machine: &Machine,
-) -> Result<Ept, VmError> {
-    let Memory { ledger, pool, .. } = memory;
-    let mut ept = Ept::new(id, machine.features.ept, pool).map_err(VmError::Ept)?;
+/// A run of the VM's frames and where it has it.
+pub struct Piece {
+    /// Where.
+    pub gpa: Gpa,
+    /// The frames.
+    pub run: FrameRun,
+}
+
+/// Where the frames are: in their order where the layout has RAM.
+fn pieces(layout: &MemoryLayout, frames: &[FrameRun]) -> Result<Vec<Piece>, VmError> {
+    let mut pieces = Vec::with_capacity(frames.len() + 1);
     let mut runs = frames.iter().copied();
     let mut left = runs.next();
     for range in layout.ram_ranges() {
@@ -413,13 +494,10 @@ fn build_view(
             };
             let room = FrameCount::covering(range.end.0 - gpa.0);
             let count = FrameCount(run.count.0.min(room.0));
-            let piece = FrameRun::new(run.first, count);
-            let right = ledger
-                .grant(id, piece, Rights::READ | Rights::WRITE | Rights::EXECUTE)
-                .map_err(VmError::Ledger)?;
-            let perms = EptPerms::READ | EptPerms::WRITE | EptPerms::EXECUTE;
-            ept.map_memory(pool, gpa, right, perms, &machine.mtrrs)
-                .map_err(|rejected| VmError::Ept(rejected.error))?;
+            pieces.push(Piece {
+                gpa,
+                run: FrameRun::new(run.first, count),
+            });
             gpa = Gpa(gpa.0 + count.0 * 4096);
             left = if count == run.count {
                 runs.next()
@@ -430,6 +508,26 @@ fn build_view(
                 ))
             };
         }
+    }
+    Ok(pieces)
+}
+
+/// Maps the pieces, readable, writable and executable.
+fn build_view(
+    id: VmId,
+    pieces: &[Piece],
+    memory: &mut Memory,
+    machine: &Machine,
+) -> Result<Ept, VmError> {
+    let Memory { ledger, pool, .. } = memory;
+    let mut ept = Ept::new(id, machine.features.ept, pool).map_err(VmError::Ept)?;
+    for Piece { gpa, run } in pieces {
+        let right = ledger
+            .grant(id, *run, Rights::READ | Rights::WRITE | Rights::EXECUTE)
+            .map_err(VmError::Ledger)?;
+        let perms = EptPerms::READ | EptPerms::WRITE | EptPerms::EXECUTE;
+        ept.map_memory(pool, *gpa, right, perms, &machine.mtrrs)
+            .map_err(|rejected| VmError::Ept(rejected.error))?;
     }
     Ok(ept)
 }

@@ -150,6 +150,9 @@ const DISK_BYTES: usize = 16 << 10;
 /// Heap that a network card needs, the addresses that may be learned behind it included.
 const NIC_BYTES: usize = 8 << 10;
 
+/// Heap that a real device needs: its vectors, of which there may be 2048, their places on CPUs, and its registers.
+const DEVICE_BYTES: usize = 256 << 10;
+
 const _: () = assert!(size_of::<Running>() <= VCPU_BYTES / 2);
 
 /// How much heap the plan's VMs need.
@@ -166,6 +169,7 @@ pub fn heap_needed(loaded: &Loaded) -> usize {
             + vm.vcpus as usize * VCPU_BYTES
             + vm.disks.len() * DISK_BYTES
             + vm.nics.len() * NIC_BYTES
+            + vm.devices.len() * DEVICE_BYTES
             + maps
     })
     .sum()

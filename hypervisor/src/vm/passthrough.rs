@@ -4,13 +4,10 @@
 //! [`Chip`] each. A life of the VM begins with [`Passthrough::reset`] and [`Passthrough::attach`] and ends with
 //! [`Passthrough::detach`]; its memory is cleared only after the next reset. [`arrived`] is where interrupts come in. What
 //! is decided is `bulkhead_core::passthrough`'s. Never run on hardware: no machine at hand has both VT-x and VT-d.
-#![allow(
-    unsafe_code,
-    reason = "registers of devices lie at physical addresses"
-)]
+#![allow(unsafe_code, reason = "registers of devices lie at physical addresses")]
 
 use super::shared::{self, VmBus};
-use super::{Machine, Piece, machine, uptime};
+use super::{Piece, machine, uptime};
 use crate::arch::cpu::rdtsc;
 use crate::iommu::tables::IoTables;
 use crate::iommu::{self, Iommu, IommuError};
@@ -311,7 +308,9 @@ impl Passthrough {
         let now = milliseconds();
         let run = self.run.get_or_insert_with(|| {
             let each = self.functions.iter();
-            let resets: Vec<_> = each.map(|(real, reset)| (real.function(), *reset)).collect();
+            let resets: Vec<_> = each
+                .map(|(real, reset)| (real.function(), *reset))
+                .collect();
             ResetRun::begin(&functions.inventory, &resets, &mut functions.buses, now)
         });
         match run.step(&mut functions.buses, now) {

@@ -1,6 +1,5 @@
 //! Which of the machine's devices each VM gets: the names of the manifest against what is there.
 
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,6 +10,9 @@ use crate::pci::{Address, Function, Groups, Inventory};
 
 /// The most functions that a complaint names.
 const MAX_NAMED: usize = 8;
+
+/// Which VM has which function, as far as is known.
+type Owners<'p> = Vec<(Address, &'p VmPlan)>;
 
 /// The functions that one VM gets, in the order of the manifest.
 pub type Assigned = Vec<Address>;
@@ -28,7 +30,7 @@ impl Plan {
         groups: &Groups,
     ) -> Result<Vec<Assigned>, ManifestErrors> {
         let mut complaints = Complaints::default();
-        let mut owners: BTreeMap<Address, &VmPlan> = BTreeMap::new();
+        let mut owners = Owners::new();
         let mut found = Vec::new();
         for vm in &self.vms {
             let mut functions = Vec::new();
@@ -58,6 +60,27 @@ impl Plan {
     }
 }
 
+fn owner_of<'p>(owners: &Owners<'p>, function: Address) -> Option<&'p VmPlan> {
+    let mut found = owners.iter().filter(|(owned, _)| *owned == function);
+    found.next().map(|(_, vm)| *vm)
+}
+
+/// A complaint of a device's. One for all: the image has to stay small.
+#[inline(never)]
+fn complain(
+    complaints: &mut Complaints,
+    (kind, device): (ErrorKind, &DevicePlan),
+    found: String,
+    expected: &'static str,
+    help: String,
+) {
+    complaints
+        .add(kind, device.span)
+        .found(found)
+        .expected(expected)
+        .help(help);
+}
+
 /// The one function that `device` means.
 fn find<'i>(
     vm: &VmPlan,
@@ -73,33 +96,34 @@ fn find<'i>(
     match meant.as_slice() {
         [function] if function.is_assignable() => Some(function),
         [function] => {
-            complaints
-                .add(ErrorKind::MachineDeviceKept, device.span)
-                .found(format!("{wanted}, which is {}", describe(function)))
-                .expected("a device, not one of the bridges that hold the machine together")
-                .help(format!("the machine can give away {}", list(inventory)));
+            complain(
+                complaints,
+                (ErrorKind::MachineDeviceKept, device),
+                format!("{wanted}, which is {}", describe(function)),
+                "a device, not one of the bridges that hold the machine together",
+                format!("the machine can give away {}", list(inventory)),
+            );
             None
         }
         [] => {
-            complaints
-                .add(ErrorKind::MachineDeviceMissing, device.span)
-                .found(wanted)
-                .expected("a device that the machine has")
-                .help(format!("it can give away {}", list(inventory)));
+            complain(
+                complaints,
+                (ErrorKind::MachineDeviceMissing, device),
+                wanted,
+                "a device that the machine has",
+                format!("it can give away {}", list(inventory)),
+            );
             None
         }
         several => {
-            let addresses = join(
-                several
-                    .iter()
-                    .map(|function| format!("`address = \"{}\"`", function.address)),
-                " or ",
+            let addresses = join(several, " or ", &as_written);
+            complain(
+                complaints,
+                (ErrorKind::MachineDeviceAmbiguous, device),
+                format!("{wanted}, of which there are {}", several.len()),
+                "a name that means one function",
+                format!("write {addresses}"),
             );
-            complaints
-                .add(ErrorKind::MachineDeviceAmbiguous, device.span)
-                .found(format!("{wanted}, of which there are {}", several.len()))
-                .expected("a name that means one function")
-                .help(format!("write {addresses}"));
             None
         }
     }
@@ -110,20 +134,23 @@ fn claim<'p>(
     vm: &'p VmPlan,
     device: &DevicePlan,
     function: &Function,
-    owners: &mut BTreeMap<Address, &'p VmPlan>,
+    owners: &mut Owners<'p>,
     complaints: &mut Complaints,
 ) -> bool {
-    let Some(owner) = owners.insert(function.address, vm) else {
+    let Some(owner) = owner_of(owners, function.address) else {
+        owners.push((function.address, vm));
         return true;
     };
-    complaints
-        .add(ErrorKind::MachineDeviceDoubled, device.span)
-        .found(format!(
+    complain(
+        complaints,
+        (ErrorKind::MachineDeviceDoubled, device),
+        format!(
             "{} for \"{}\", when \"{}\" has {}",
             device.name, vm.name, owner.name, function.address
-        ))
-        .expected("a device that no [[vm.device]] before this one means")
-        .help("remove one of the two");
+        ),
+        "a device that no [[vm.device]] before this one means",
+        String::from("remove one of the two"),
+    );
     false
 }
 
@@ -133,55 +160,46 @@ fn check_group(
     device: &DevicePlan,
     group: &[Address],
     inventory: &Inventory,
-    owners: &BTreeMap<Address, &VmPlan>,
+    owners: &Owners<'_>,
     complaints: &mut Complaints,
 ) {
     let members = group.iter().filter_map(|address| inventory.find(*address));
     let strangers: Vec<_> = members
         .filter(|member| !member.is_bridge())
-        .filter(|member| {
-            owners
-                .get(&member.address)
-                .is_none_or(|owner| owner.name != vm.name)
-        })
+        .filter(|member| owner_of(owners, member.address).is_none_or(|owner| owner.name != vm.name))
         .collect();
     if strangers.is_empty() {
         return;
     }
-    let named = join(
-        strangers.iter().map(|member| {
-            let whose = match owners.get(&member.address) {
-                Some(owner) => format!(", of \"{}\"", owner.name),
-                None => String::new(),
-            };
-            format!("{} ({}{whose})", member.address, member.id)
-        }),
-        ", ",
-    );
+    let named = join(&strangers, ", ", &|member| {
+        let whose = match owner_of(owners, member.address) {
+            Some(owner) => format!(", of \"{}\"", owner.name),
+            None => String::new(),
+        };
+        format!("{} ({}{whose})", member.address, member.id)
+    });
     let kept = strangers.iter().find(|member| !member.is_assignable());
-    let complaint = complaints.add(ErrorKind::MachineDeviceGroup, device.span);
-    complaint
-        .found(format!(
-            "{} for \"{}\", which reaches {named} past the IOMMU",
-            device.name, vm.name
-        ))
-        .expected("all devices that reach each other in one VM");
-    match kept {
-        Some(kept) => complaint.help(format!(
+    let help = match kept {
+        Some(kept) => format!(
             "{} stays with the hypervisor, so no VM can have this device; use one in another slot",
             kept.address
-        )),
-        None => complaint.help(format!(
+        ),
+        None => format!(
             "give \"{}\" {} too, or use a device in another slot",
             vm.name,
-            join(
-                strangers
-                    .iter()
-                    .map(|member| format!("`address = \"{}\"`", member.address)),
-                ", "
-            )
-        )),
+            join(&strangers, ", ", &as_written)
+        ),
     };
+    complain(
+        complaints,
+        (ErrorKind::MachineDeviceGroup, device),
+        format!(
+            "{} for \"{}\", which reaches {named} past the IOMMU",
+            device.name, vm.name
+        ),
+        "all devices that reach each other in one VM",
+        help,
+    );
 }
 
 /// What can be given away, as far as a line bears it.
@@ -193,7 +211,7 @@ fn list(inventory: &Inventory) -> String {
     if assignable.is_empty() {
         return String::from("no device at all");
     }
-    join(assignable.iter().map(|function| describe(function)), ", ")
+    join(&assignable, ", ", &describe)
 }
 
 fn describe(function: &Function) -> String {
@@ -203,11 +221,21 @@ fn describe(function: &Function) -> String {
     )
 }
 
-/// The first [`MAX_NAMED`] of `items`, and how many more there are.
-fn join(items: impl ExactSizeIterator<Item = String>, between: &str) -> String {
-    let more = items.len().saturating_sub(MAX_NAMED);
-    let named: Vec<String> = items.take(MAX_NAMED).collect();
-    let mut text = named.join(between);
+/// How a manifest names the function at its address.
+fn as_written(function: &Function) -> String {
+    format!("`address = \"{}\"`", function.address)
+}
+
+/// What `describe` says of the first [`MAX_NAMED`] of `functions`, and how many more there are.
+fn join(functions: &[&Function], between: &str, describe: &dyn Fn(&Function) -> String) -> String {
+    let mut text = String::new();
+    for (index, function) in functions.iter().take(MAX_NAMED).enumerate() {
+        if index > 0 {
+            text.push_str(between);
+        }
+        text.push_str(&describe(function));
+    }
+    let more = functions.len().saturating_sub(MAX_NAMED);
     if more > 0 {
         text.push_str(&format!(" and {more} more"));
     }

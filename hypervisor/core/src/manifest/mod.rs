@@ -53,6 +53,7 @@ use alloc::vec::Vec;
 
 use toml::de::DeTable;
 
+pub use assign::Assigned;
 pub use cpus::MAX_CPU;
 pub use device::{DeviceName, MAX_DEVICES};
 pub use digest::Sha256Digest;

@@ -10,6 +10,7 @@ use core::ops::Range;
 
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use crate::ledger::FrameRun;
+use crate::order;
 use crate::pci::bar::{Bar, BarKind};
 use crate::pci::virtual_config::{Mapping, Reach};
 use crate::pci::{Address, VirtualConfig};
@@ -95,7 +96,7 @@ pub fn place(
         bars.extend(memory.map(|bar| (index, *address, *bar)));
     }
     // Those that can be nowhere else first, and of each sort the largest, which leave no gaps.
-    bars.sort_by_key(|(_, _, bar)| {
+    order::sort_by_key(&mut bars, |(_, _, bar)| {
         let wide = matches!(bar.kind, BarKind::Memory64 { .. });
         (wide, core::cmp::Reverse(bar.size))
     });

@@ -13,6 +13,7 @@ use super::inventory::{Function, Header, Inventory};
 use super::quiesce::{IDLE_TIMEOUT_MS, TRANSACTIONS_PENDING};
 use super::register::{self, Command};
 use super::reset::{AFTER_BUS_RESET_MS, BUS_RESET_MS, FUNCTION_RESET_MS, Reset};
+use crate::order;
 
 /// How long after its wait a function may go on saying that it is not ready (PCI Express Base Specification,
 /// "Configuration Request Retry Status").
@@ -94,7 +95,9 @@ impl ResetRun {
             })
         };
         let mut functions: Vec<&Function> = inventory.functions().iter().filter(hit).collect();
-        functions.sort_by_key(|function| inventory.ancestors(function).count());
+        order::sort_by_key(&mut functions, |function| {
+            inventory.ancestors(function).count()
+        });
         let saved: Vec<Saved> = functions
             .iter()
             .map(|function| save(function, config))
