@@ -393,6 +393,8 @@ struct Chip {
     run: Option<ResetRun>,
     /// It gets no more interrupts: the unit in front of it did not answer.
     mute: bool,
+    /// It was said that it lacks a vector.
+    warned: bool,
 }
 
 impl Chip {
@@ -405,6 +407,7 @@ impl Chip {
             handles: None,
             run: None,
             mute: false,
+            warned: false,
         }
     }
 
@@ -431,7 +434,10 @@ impl Chip {
         let moved = match self.routes.set(vectors, number, message, *cpu) {
             Ok(moved) => moved,
             Err(error) => {
-                log::warn!("{function}: {error}");
+                // Once: a guest can try as often as it likes.
+                if !core::mem::replace(&mut self.warned, true) {
+                    log::warn!("{function}: {error}");
+                }
                 return Ok(None);
             }
         };
