@@ -112,10 +112,12 @@ impl Descriptor {
         }
     }
 
-    /// The wait that holds back what follows it until everything before it is done, and writes nothing.
+    /// The wait that holds back what follows it until everything before it is done. It writes `data` to `status` besides: QEMU 10
+    /// refuses a wait that only holds back.
     #[must_use]
-    pub const fn fence() -> Self {
-        Self([kind::WAIT | Self::FENCE, 0])
+    pub const fn fence(status: Hpa, data: u32) -> Self {
+        let Self([low, high]) = Self::wait(status, data);
+        Self([low | Self::FENCE, high])
     }
 
     /// The wait that writes `data` to `status` when everything before it is done.
@@ -177,7 +179,10 @@ impl<M: QueueMemory> Queue<M> {
             // A unit may work off requests side by side, and refill its IOTLB by a context entry that is not forgotten yet.
             let is_context = matches!(request, Request::AllContexts | Request::Context(..));
             if last_was_context && !is_context {
-                self.put(Descriptor::fence());
+                // What is there already.
+                let before = self.serial.wrapping_sub(1);
+                let status = self.memory.status_address();
+                self.put(Descriptor::fence(status, before));
             }
             last_was_context = is_context;
             self.put(Descriptor::of(request));
