@@ -59,7 +59,10 @@ pub(crate) fn write(
     };
     // The RSDP comes first, where a search finds it; it is written last, when the XSDT's address is known.
     let rsdp = tables.reserve(Rsdp::len())?;
-    let dsdt = tables.add(dsdt::table(vcpus.len()).as_slice(), mem)?;
+    let dsdt = tables.add(
+        dsdt::table(vcpus.len(), platform.device_windows).as_slice(),
+        mem,
+    )?;
     let listed = [
         tables.add(&bytes_of(&fadt(dsdt)), mem)?,
         tables.add(madt::table(vcpus).as_slice(), mem)?,

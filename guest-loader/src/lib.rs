@@ -66,6 +66,8 @@ pub enum KernelFormat {
 pub struct PlatformDescription<'a> {
     /// The local APIC id of each vCPU, the boot vCPU first.
     pub vcpu_apic_ids: &'a [u32],
+    /// Where the memory of real PCI functions is, beyond what every VM has; in ascending order.
+    pub device_windows: &'a [GpaRange],
 }
 
 /// A guest to load, from images that live as long as `'i`.

@@ -16,6 +16,7 @@ use acpi_tables::{Aml, AmlSink};
 use bulkhead_core::platform;
 
 use super::bytes_of;
+use crate::GpaRange;
 
 /// AML revision 2: integers have 64 bits.
 const REVISION: u8 = 2;
@@ -29,8 +30,8 @@ const OSC_PCI_HOST_BRIDGE: &str = "33db4d5b-1ff7-401c-9657-7441c03dd766";
 /// `_OSC` status: the interface's identifier is not known.
 const OSC_UNRECOGNIZED_UUID: u8 = 1 << 2;
 
-/// The table of a VM with so many vCPUs, [`MAX_PROCESSORS`] at most.
-pub(super) fn table(vcpus: usize) -> Sdt {
+/// The table of a VM with so many vCPUs, [`MAX_PROCESSORS`] at most, and real devices whose memory is in `windows`.
+pub(super) fn table(vcpus: usize, windows: &[GpaRange]) -> Sdt {
     let mut aml = soft_off();
     let mut devices = Vec::new();
     for uid in 0..vcpus.min(MAX_PROCESSORS) {
@@ -41,7 +42,7 @@ pub(super) fn table(vcpus: usize) -> Sdt {
     devices.extend(power_button());
     devices.extend(event_device());
     devices.extend(motherboard());
-    devices.extend(host_bridge());
+    devices.extend(host_bridge(windows));
     aml.extend(Scope::raw(Path::new("\\_SB_"), devices));
     super::table(*b"DSDT", REVISION, &aml)
 }
@@ -163,7 +164,7 @@ fn motherboard() -> Vec<u8> {
 }
 
 /// The PCI Express host bridge with its one bus. Its functions signal by MSI-X alone, so that there is no `_PRT`.
-fn host_bridge() -> Vec<u8> {
+fn host_bridge(windows: &[GpaRange]) -> Vec<u8> {
     let config = IO::new(
         platform::PCI_CONFIG_ADDRESS_PORT,
         platform::PCI_CONFIG_ADDRESS_PORT,
@@ -178,6 +179,31 @@ fn host_bridge() -> Vec<u8> {
         platform::PCI_MMIO_BASE.0 as u32,
         (platform::PCI_MMIO_BASE.0 + platform::PCI_MMIO_SIZE - 1) as u32,
     );
+    let mut crs: Vec<Encoded> = Vec::new();
+    let own: [&dyn Aml; 4] = [
+        &AddressSpace::new_bus_number(0_u16, 0),
+        &config,
+        &AddressSpace::new_io(io_first, io_last, None),
+        &AddressSpace::new_memory(
+            AddressSpaceCacheable::NotCacheable,
+            true,
+            memory_first,
+            memory_last,
+            None,
+        ),
+    ];
+    crs.extend(own.map(|resource| Encoded(bytes_of(resource))));
+    for window in windows.iter().filter(|window| !window.is_empty()) {
+        // 64 bits wide also where it is below 4 GiB.
+        crs.push(Encoded(bytes_of(&AddressSpace::new_memory(
+            AddressSpaceCacheable::NotCacheable,
+            true,
+            window.start.0,
+            window.end.0 - 1,
+            None,
+        ))));
+    }
+    let crs = crs.iter().map(|resource| resource as &dyn Aml).collect();
     device(
         "PCI0",
         vec![
@@ -186,18 +212,7 @@ fn host_bridge() -> Vec<u8> {
             &Name::new("_UID".into(), &0_u8),
             &Name::new("_SEG".into(), &0_u8),
             &Name::new("_BBN".into(), &0_u8),
-            &resources(vec![
-                &AddressSpace::new_bus_number(0_u16, 0),
-                &config,
-                &AddressSpace::new_io(io_first, io_last, None),
-                &AddressSpace::new_memory(
-                    AddressSpaceCacheable::NotCacheable,
-                    true,
-                    memory_first,
-                    memory_last,
-                    None,
-                ),
-            ]),
+            &resources(crs),
             &operating_system_capabilities(),
         ],
     )

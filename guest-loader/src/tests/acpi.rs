@@ -1,21 +1,30 @@
 //! ACPI tables as a guest walks them: from the RSDP, with every checksum and the numbers that drivers use.
 
+use bulkhead_core::addr::Gpa;
 use bulkhead_core::device::watchdog::Watchdog;
 
 use super::support::TestMemory;
 use crate::acpi::{self, RsdpAddress};
 use crate::field::Fields;
-use crate::{LoadError, PlatformDescription};
+use crate::{GpaRange, LoadError, PlatformDescription};
 
 const FADT_FLAGS: u64 = 112;
 const HW_REDUCED: u32 = 1 << 20;
 const RESET_REG_SUP: u32 = 1 << 10;
 
 pub(super) fn tables(apic_ids: &[u32]) -> Result<(TestMemory, u64), LoadError> {
+    tables_with(apic_ids, &[])
+}
+
+fn tables_with(
+    apic_ids: &[u32],
+    device_windows: &[GpaRange],
+) -> Result<(TestMemory, u64), LoadError> {
     let mut mem = TestMemory::new(2 << 20);
     let RsdpAddress(rsdp) = acpi::write(
         &PlatformDescription {
             vcpu_apic_ids: apic_ids,
+            device_windows,
         },
         &mut mem,
     )?;
@@ -231,4 +240,31 @@ fn vcpus_beyond_the_room_for_tables_are_refused() {
         let ids: Vec<u32> = (0..too_many).collect();
         assert!(text(&ids).contains("fewer vCPUs"));
     }
+}
+
+#[test]
+fn windows_of_real_devices_are_the_host_bridges() {
+    let windows = [
+        GpaRange::new(Gpa(0xc000_0000), 0x2000_0000).unwrap(),
+        GpaRange::new(Gpa(0x1_4000_0000), 0x4000_0000).unwrap(),
+    ];
+    let dsdt = |windows: &[GpaRange]| {
+        let (mem, rsdp) = tables_with(&[0], windows).unwrap();
+        let (dsdt, len) = find(&walk(&mem, rsdp), "DSDT");
+        mem.at(dsdt)[..len as usize].to_vec()
+    };
+    // A QWord address space descriptor of memory: granularity, first and last address.
+    let listed = |table: &[u8], first: u64, last: u64| {
+        table.windows(46).any(|bytes| {
+            bytes[..4] == [0x8a, 0x2b, 0, 0]
+                && bytes[14..22] == first.to_le_bytes()
+                && bytes[22..30] == last.to_le_bytes()
+        })
+    };
+    let table = dsdt(&windows);
+    assert!(listed(&table, 0xc000_0000, 0xdfff_ffff));
+    assert!(listed(&table, 0x1_4000_0000, 0x1_7fff_ffff));
+    let without = dsdt(&[]);
+    assert!(!listed(&without, 0xc000_0000, 0xdfff_ffff));
+    assert!(without.len() < table.len());
 }

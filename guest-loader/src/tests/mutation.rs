@@ -126,6 +126,7 @@ fn drive(
                 memory: &layout,
                 platform: &PlatformDescription {
                     vcpu_apic_ids: &[0],
+                    device_windows: &[],
                 },
             };
             if let Err(error) = crate::load(&request, &mut Sink(layout)) {

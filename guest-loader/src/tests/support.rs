@@ -124,6 +124,7 @@ impl Guest<'_> {
             memory: &layout,
             platform: &PlatformDescription {
                 vcpu_apic_ids: &[0],
+                device_windows: &[],
             },
         };
         let state = crate::load(&request, &mut mem)?;

@@ -32,6 +32,7 @@ pub mod msr;
 pub mod mtrr;
 pub mod notice;
 pub mod order;
+pub mod passthrough;
 pub mod pci;
 pub mod placement;
 pub mod platform;

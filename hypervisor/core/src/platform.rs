@@ -83,6 +83,10 @@ pub const ECAM_SIZE: u64 = 1 << 20;
 pub const PCI_MMIO_BASE: Gpa = Gpa(0xe010_0000);
 /// Bytes there are for memory BARs.
 pub const PCI_MMIO_SIZE: u64 = 0x01f0_0000;
+/// Where the memory of real devices lies that a VM was given, as far as it fits.
+pub const DEVICE_MMIO_BASE: Gpa = LOW_RAM_LIMIT;
+/// Bytes there are for that.
+pub const DEVICE_MMIO_SIZE: u64 = 512 << 20;
 /// Where I/O BARs lie.
 pub const PCI_IO_BASE: u16 = 0xc000;
 /// Ports there are for I/O BARs.
@@ -144,6 +148,7 @@ mod tests {
     #[test]
     fn windows_are_disjoint_and_lie_between_low_and_high_ram() {
         let windows = [
+            (DEVICE_MMIO_BASE, DEVICE_MMIO_SIZE),
             (ECAM_BASE, ECAM_SIZE),
             (PCI_MMIO_BASE, PCI_MMIO_SIZE),
             (IOAPIC_BASE, IOAPIC_SIZE),

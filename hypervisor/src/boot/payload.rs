@@ -209,6 +209,7 @@ fn rehearse(plan: &Plan, vm: &VmPlan, files: &VmFiles) -> Result<(), LoadError> 
     let ids = apic_ids(vm);
     let platform = PlatformDescription {
         vcpu_apic_ids: &ids,
+        device_windows: &[],
     };
     let request = load_request(vm, files, &layout, &platform);
     match guest_loader::load(&request, &mut NoMemory(layout.size())) {

@@ -118,7 +118,7 @@ impl Cpu for Host {
         }
     }
 
-    fn end_host_interrupt(&mut self) {
+    fn take_host_interrupt(&mut self, _vector: u8) {
         lapic::end_of_interrupt();
     }
 

@@ -286,6 +286,7 @@ impl Vm {
         let ids = payload::apic_ids(&self.plan);
         let platform = PlatformDescription {
             vcpu_apic_ids: &ids,
+            device_windows: &[],
         };
         let request = payload::load_request(&self.plan, &self.files, &self.layout, &platform);
         guest_loader::prepare(&request, &mut self.shared.space()).map_err(VmError::Load)

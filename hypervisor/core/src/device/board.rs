@@ -16,6 +16,7 @@ use crate::bus::{Bus, Signal, Signals};
 use crate::manifest::VmConsole;
 use crate::platform;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// What a device access asks for beyond its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +116,18 @@ impl Devices {
             pci: pci::Bus::new(models)?,
             console,
         })
+    }
+
+    /// Adds real functions to the bus; `high` is where they decode above RAM.
+    ///
+    /// # Errors
+    /// [`TooManyDevices`].
+    pub fn give(
+        &mut self,
+        passed: Vec<pci::Passed>,
+        high: Option<Range<Gpa>>,
+    ) -> Result<(), TooManyDevices> {
+        self.pci.give(passed, high)
     }
 
     /// The VM starts anew: its devices are as [`new`](Self::new) made them, in the memory they have.
@@ -250,6 +263,12 @@ impl Devices {
     #[must_use]
     pub const fn owns(gpa: Gpa) -> bool {
         in_ioapic(gpa) || pci::Bus::owns(gpa)
+    }
+
+    /// Whether a real device answers at `gpa`, where no other does.
+    #[must_use]
+    pub fn reaches(&self, gpa: Gpa) -> bool {
+        self.pci.reaches(gpa)
     }
 
     /// A read of `size` bytes of a device register in memory space.

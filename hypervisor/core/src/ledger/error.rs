@@ -38,6 +38,12 @@ pub enum LedgerError {
     },
     /// The frame is memory, not a device.
     NotDevice(Frame),
+    /// The frame is a device's that somebody has.
+    DeviceTaken(Frame),
+    /// The firmware's map does not reserve the frame.
+    NotReserved(Frame),
+    /// More devices' registers are given away than the ledger can list.
+    TooManyDevices,
     /// The frame's map count is full.
     TooManyMaps(Frame),
     /// Not enough frames are available.
@@ -97,6 +103,17 @@ impl fmt::Display for LedgerError {
                 frame.start()
             ),
             Self::NotDevice(frame) => write!(f, "frame {} is memory, not a device", frame.start()),
+            Self::DeviceTaken(frame) => {
+                write!(f, "frame {} is a device's that somebody has", frame.start())
+            }
+            Self::NotReserved(frame) => write!(
+                f,
+                "frame {} is not reserved by the firmware's memory map",
+                frame.start()
+            ),
+            Self::TooManyDevices => {
+                f.write_str("more devices are given away than the ledger can list")
+            }
             Self::TooManyMaps(frame) => write!(f, "frame {} is mapped too often", frame.start()),
             Self::OutOfFrames { wanted, available } => write!(
                 f,

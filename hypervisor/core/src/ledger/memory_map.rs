@@ -98,6 +98,7 @@ impl<'a> Ledger<'a> {
         let mut ledger = Self {
             entries,
             books,
+            claims: super::devices::Claims::NONE,
             hint: FIRST_ORDINARY.0,
         };
         let first = FrameRun::new(Frame(0), FrameCount(1));

@@ -15,12 +15,13 @@
 //! [`MapRight`] comes back, and an unmapped right is locked in a [`crate::table::Stale`] until the flush. So
 //! `free`, which wants the count to be zero, cannot run ahead of a flush.
 //!
-//! Parts: [`entry`] the 16 bytes per frame, [`rights`] the proofs, `alloc` taking frames,
+//! Parts: [`entry`] the 16 bytes per frame, [`rights`] the proofs, `alloc` taking frames, `devices` what is no memory,
 //! [`memory_map`] the firmware's view, [`books`] the counters. The memory for the entries is the
 //! caller's; nothing here uses a heap.
 
 mod alloc;
 pub mod books;
+mod devices;
 pub mod entry;
 mod error;
 pub mod memory_map;
@@ -81,6 +82,8 @@ pub const SCRUB_FRAMES: u64 = 512;
 pub struct Ledger<'a> {
     entries: &'a mut [Entry],
     books: Books,
+    /// Who has what is no memory.
+    claims: devices::Claims,
     /// No frame from 1 MiB up to this one is available.
     hint: u64,
 }

@@ -178,25 +178,6 @@ impl Ledger<'_> {
         self.issue(Holder::Hypervisor, run, rights)
     }
 
-    /// The hypervisor's right to map device registers, for reading and writing: what the firmware's map calls
-    /// a device, keeps to itself, or does not mention. Frames beyond the ledger's end are no memory.
-    ///
-    /// # Errors
-    /// [`LedgerError::NotDevice`] where a frame is memory that somebody can own.
-    pub fn grant_device(&mut self, run: FrameRun) -> Result<MapRight, LedgerError> {
-        let (known, _) = self.known(run);
-        if let Some(known) = known {
-            self.each(known, |frame, entry| match entry.kind().get() {
-                (Owner::Mmio | Owner::Firmware, _) | (Owner::Nobody, State::Absent) => Ok(()),
-                _ => Err(LedgerError::NotDevice(frame)),
-            })?;
-        }
-        if run.count.0 == 0 || run.first.0.checked_add(run.count.0).is_none() {
-            return Err(LedgerError::BeyondEnd(run));
-        }
-        self.issue(Holder::Hypervisor, run, Rights::READ | Rights::WRITE)
-    }
-
     /// The hypervisor's right to reach a VM's clear frames through a window while it copies.
     ///
     /// # Errors
@@ -222,6 +203,7 @@ impl Ledger<'_> {
 
     /// Ends a right: no page table and no TLB holds the mapping any more.
     pub fn surrender(&mut self, right: MapRight) {
+        self.claims.surrender(right.holder, right.run);
         if let (Some(known), _) = self.known(right.run) {
             self.count_maps(known, right.holder, |entry, borrowed| {
                 entry.remove_map(borrowed);
@@ -230,7 +212,7 @@ impl Ledger<'_> {
         }
     }
 
-    fn issue(
+    pub(super) fn issue(
         &mut self,
         holder: Holder,
         run: FrameRun,
@@ -280,7 +262,7 @@ impl Ledger<'_> {
     }
 
     /// The part of `run` that has entries, and how many frames have none.
-    fn known(&self, run: FrameRun) -> (Option<FrameRun>, FrameCount) {
+    pub(super) fn known(&self, run: FrameRun) -> (Option<FrameRun>, FrameCount) {
         let end = run.end().0.min(self.frames().0);
         let count = end.saturating_sub(run.first.0);
         let known = (count > 0).then(|| FrameRun::new(run.first, FrameCount(count)));

@@ -1,5 +1,6 @@
 //! The ledger's rules one by one; `model.rs` runs them against each other at random.
 
+mod devices;
 mod model;
 
 use crate::addr::{Frame, FrameCount};

@@ -12,7 +12,7 @@
 //! | [`bar`], [`capability`] | base addresses with their sizes; the capability lists |
 //! | [`inventory`], [`mod@enumerate`] | every function of the machine, typed; finding them |
 //! | [`groups`] | which functions reach each other behind the IOMMU's back |
-//! | [`quiesce`], [`reset`] | bus mastering off in order; how a function is reset |
+//! | [`quiesce`], [`reset`], [`reset_run`] | bus mastering off in order; how a function is reset; doing it |
 //! | [`virtual_config`] | what a guest sees of a passed-through function |
 
 pub mod access;
@@ -27,6 +27,7 @@ pub mod inventory;
 pub mod quiesce;
 pub mod register;
 pub mod reset;
+pub mod reset_run;
 pub mod virtual_config;
 
 pub use access::{ConfigAccess, Extent, Width};
@@ -38,7 +39,8 @@ pub use groups::Groups;
 pub use identity::{Class, ClassPattern, DeviceId};
 pub use inventory::{Function, Header, Inventory, Warning};
 pub use reset::{Reset, ResetRefusal};
+pub use reset_run::ResetRun;
 pub use virtual_config::VirtualConfig;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -147,8 +147,8 @@ impl Vcpu {
                 self.attention = true;
                 Ok(Step::SAME)
             }
-            Exit::ExternalInterrupt(_) => {
-                cpu.end_host_interrupt();
+            Exit::ExternalInterrupt(event) => {
+                cpu.take_host_interrupt(event.vector());
                 Ok(Step::Same(Then::Leave))
             }
             Exit::Exception(event) => match self.exception(cpu, event) {

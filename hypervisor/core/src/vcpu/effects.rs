@@ -23,8 +23,8 @@ pub trait Cpu: VmcsAccess + Signals {
     fn set_dr6(&mut self, value: u64);
     /// Forgets the guest's linear translations, which carry its VPID through exits.
     fn forget_translations(&mut self);
-    /// Ends the host interrupt that the last exit acknowledged.
-    fn end_host_interrupt(&mut self);
+    /// Takes the host interrupt that the last exit acknowledged: whoever it is for hears of it, and it is ended.
+    fn take_host_interrupt(&mut self, vector: u8);
     /// Copies guest memory from a physical address on; false where there is none.
     fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool;
     /// Copies to guest memory from a physical address on; false where there is none.

@@ -27,7 +27,9 @@ impl Vcpu {
         if fetch {
             return Err(GuestFault::Stop(StopReason::ExecutedOutsideMemory { gpa }));
         }
-        if !translated || !Devices::owns(gpa) {
+        let answered =
+            |devices: &mut D| Devices::owns(gpa) || devices.with(|devices| devices.reaches(gpa));
+        if !translated || !answered(devices) {
             return Err(GuestFault::Stop(StopReason::OutsideMemory { gpa, write }));
         }
         // What the violation interrupted is delivered first; the access happens again afterwards.

@@ -1,8 +1,9 @@
-//! The VM's PCI bus: a host bridge, and behind it one function for each virtio device.
+//! The VM's PCI bus: a host bridge, and behind it one function for each virtio device, then the real ones it was given.
 //!
 //! [`Bus`] answers the enhanced configuration window, the two configuration ports, and where the guest's base addresses
 //! put a [`Function`]'s registers and notification ports. `config` is a function's configuration space, `layout` what a
-//! virtio function's says, [`msix`] its interrupts. The device models are in [`crate::device::virtio`].
+//! virtio function's says, [`msix`] its interrupts. The device models are in [`crate::device::virtio`]. A real function
+//! is a [`Passed`].
 //!
 //! A base address decodes only within its window of the [platform](crate::platform): moved elsewhere it is kept, and
 //! reaches nothing. What nobody decodes reads as all ones. Where two overlap, the lower function answers.
@@ -12,11 +13,14 @@ mod devices;
 mod function;
 mod layout;
 pub mod msix;
+mod passed;
 
 pub use function::Function;
+pub use passed::Passed;
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 
 use config::{Command, ConfigSpace};
 
@@ -25,8 +29,8 @@ use super::virtio::transport::Transport;
 use crate::addr::Gpa;
 use crate::bus;
 use crate::platform::{
-    ECAM_BASE, ECAM_SIZE, PCI_CONFIG_ADDRESS_PORT, PCI_CONFIG_DATA_PORT, PCI_IO_BASE, PCI_IO_PORTS,
-    PCI_MMIO_BASE, PCI_MMIO_SIZE,
+    DEVICE_MMIO_BASE, DEVICE_MMIO_SIZE, ECAM_BASE, ECAM_SIZE, PCI_CONFIG_ADDRESS_PORT,
+    PCI_CONFIG_DATA_PORT, PCI_IO_BASE, PCI_IO_PORTS, PCI_MMIO_BASE, PCI_MMIO_SIZE,
 };
 
 /// The most devices behind the bridge.
@@ -68,7 +72,7 @@ impl fmt::Display for TooManyDevices {
         let Self(count) = self;
         write!(
             f,
-            "a VM's PCI bus has room for {MAX_DEVICES} devices, and {count} are asked for: remove disks or network cards"
+            "a VM's PCI bus has room for {MAX_DEVICES} devices, and {count} are asked for: remove disks, network cards or devices"
         )
     }
 }
@@ -80,6 +84,10 @@ pub struct Bus {
     bridge: ConfigSpace,
     /// The function of device number n + 1.
     functions: Vec<Function>,
+    /// The real functions, of the device numbers that follow.
+    passed: Vec<Passed>,
+    /// Where those decode above RAM.
+    high: Option<Range<Gpa>>,
     /// The configuration address port.
     address: u32,
 }
@@ -105,19 +113,50 @@ impl Bus {
         Ok(Self {
             bridge: bridge(),
             functions,
+            passed: Vec::new(),
+            high: None,
             address: 0,
         })
+    }
+
+    /// Adds real functions as the next devices; `high` is where they decode above RAM.
+    ///
+    /// # Errors
+    /// [`TooManyDevices`].
+    pub fn give(
+        &mut self,
+        passed: Vec<Passed>,
+        high: Option<Range<Gpa>>,
+    ) -> Result<(), TooManyDevices> {
+        let count = self.functions.len() + self.passed.len() + passed.len();
+        if count > MAX_DEVICES {
+            return Err(TooManyDevices(count));
+        }
+        self.passed.extend(passed);
+        self.high = high;
+        Ok(())
     }
 
     /// The VM starts anew: every function is as firmware leaves it, and every device has forgotten its last life.
     pub fn restart(&mut self) {
         self.functions.iter_mut().for_each(Function::restart);
+        self.passed.iter_mut().for_each(Passed::restart);
         self.address = 0;
     }
 
     /// Keeps every device from the VM's memory until [`restart`](Self::restart).
     pub fn disconnect(&mut self) {
         self.devices_mut().for_each(Transport::disconnect);
+        self.passed.iter_mut().for_each(Passed::disconnect);
+    }
+
+    /// Whether an access to `gpa` is for [`read`](Self::read) and [`write`](Self::write) because this bus has real
+    /// functions.
+    #[must_use]
+    pub fn reaches(&self, gpa: Gpa) -> bool {
+        let low = gpa.0.wrapping_sub(DEVICE_MMIO_BASE.0) < DEVICE_MMIO_SIZE;
+        let high = || self.high.as_ref().is_some_and(|range| range.contains(&gpa));
+        !self.passed.is_empty() && (low || high())
     }
 
     /// Whether an access to `gpa` is for [`read`](Self::read) and [`write`](Self::write).
@@ -144,10 +183,13 @@ impl Bus {
                 None => ones,
             };
         }
-        match self.decode(gpa) {
-            Some((function, offset)) => function.transport_mut().read(offset, size) & ones,
-            None => ones,
+        if let Some((function, offset)) = self.decode(gpa) {
+            return function.transport_mut().read(offset, size) & ones;
         }
+        let mut passed = self.passed.iter_mut();
+        passed
+            .find_map(|function| function.read(gpa, size))
+            .unwrap_or(ones)
     }
 
     /// A write of `size` bytes (1, 2, 4 or 8) in memory space.
@@ -160,6 +202,9 @@ impl Bus {
         }
         if let Some((function, offset)) = self.decode(gpa) {
             function.transport_mut().write(offset, size, value, bus);
+        } else {
+            let mut passed = self.passed.iter_mut();
+            let _ = passed.any(|function| function.write(gpa, size, value));
         }
         Outcome::Nothing
     }
@@ -223,8 +268,9 @@ impl Bus {
         let ConfigAccess { device, at, size } = access;
         match device.checked_sub(1) {
             None => self.bridge.read(at, size),
-            Some(index) => match self.functions.get_mut(usize::from(index)) {
-                Some(function) => function.read_config(at, size),
+            Some(index) => match self.at(index) {
+                Some(Place::Emulated(function)) => function.read_config(at, size),
+                Some(Place::Passed(function)) => function.read_config(at, size),
                 None => u32::MAX >> (32 - 8 * u32::from(size)),
             },
         }
@@ -239,13 +285,24 @@ impl Bus {
         let ConfigAccess { device, at, size } = access;
         match device.checked_sub(1) {
             None => self.bridge.write(at, size, value),
-            Some(index) => {
-                if let Some(function) = self.functions.get_mut(usize::from(index)) {
+            Some(index) => match self.at(index) {
+                Some(Place::Emulated(function)) => {
                     return function.write_config(at, size, value, bus);
                 }
-            }
+                Some(Place::Passed(function)) => return function.write_config(at, size, value),
+                None => {}
+            },
         }
         Outcome::Nothing
+    }
+
+    /// The function of device number `index` + 1.
+    fn at(&mut self, index: u8) -> Option<Place<'_>> {
+        let index = usize::from(index);
+        match index.checked_sub(self.functions.len()) {
+            None => self.functions.get_mut(index).map(Place::Emulated),
+            Some(index) => self.passed.get_mut(index).map(Place::Passed),
+        }
     }
 
     /// The devices, in their order.
@@ -256,6 +313,12 @@ impl Bus {
     fn devices_mut(&mut self) -> impl Iterator<Item = &mut Transport> {
         self.functions.iter_mut().map(Function::transport_mut)
     }
+}
+
+/// What is at a place of the bus.
+enum Place<'a> {
+    Emulated(&'a mut Function),
+    Passed(&'a mut Passed),
 }
 
 /// Bits of the configuration address port that can be set: enable, bus, device, function, register.

@@ -10,8 +10,8 @@ use super::at;
 
 /// One function's registers.
 #[derive(Clone)]
-pub(super) struct Space {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Space {
+    pub(crate) bytes: Vec<u8>,
     writable: Vec<u8>,
     extended: bool,
     /// Where the next capability's place is to be written.
@@ -22,12 +22,12 @@ pub(super) struct Space {
 
 /// The functions of a machine.
 #[derive(Clone, Default)]
-pub(super) struct Fake {
-    pub(super) functions: BTreeMap<Address, Space>,
+pub(crate) struct Fake {
+    pub(crate) functions: BTreeMap<Address, Space>,
 }
 
 impl Fake {
-    pub(super) fn with(mut self, place: &str, space: Space) -> Self {
+    pub(crate) fn with(mut self, place: &str, space: Space) -> Self {
         self.functions.insert(at(place), space);
         self
     }
@@ -35,7 +35,7 @@ impl Fake {
 
 impl Space {
     /// A function of vendor and device `id` (the vendor in the upper half) and `class`.
-    pub(super) fn new(id: u32, class: u32) -> Self {
+    pub(crate) fn new(id: u32, class: u32) -> Self {
         let mut space = Self {
             bytes: vec![0; 4096],
             writable: vec![0; 4096],
@@ -51,16 +51,16 @@ impl Space {
         space
     }
 
-    pub(super) fn put(&mut self, at: usize, bytes: &[u8]) {
+    pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
         self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
-    pub(super) fn allow(&mut self, at: usize, mask: &[u8]) {
+    pub(crate) fn allow(&mut self, at: usize, mask: &[u8]) {
         self.writable[at..at + mask.len()].copy_from_slice(mask);
     }
 
     /// A bridge that says these buses are behind it.
-    pub(super) fn bridge(id: u32, secondary: u8, subordinate: u8) -> Self {
+    pub(crate) fn bridge(id: u32, secondary: u8, subordinate: u8) -> Self {
         let mut space = Self::new(id, 0x06_0400);
         space.bytes[usize::from(register::HEADER_TYPE)] = 1;
         space.put(
@@ -70,13 +70,13 @@ impl Space {
         space
     }
 
-    pub(super) fn several(mut self) -> Self {
+    pub(crate) fn several(mut self) -> Self {
         self.bytes[usize::from(register::HEADER_TYPE)] |= register::MULTI_FUNCTION;
         self
     }
 
     /// The base address `index`: `low` says kind and place.
-    pub(super) fn bar(mut self, index: usize, low: u32, size: u32) -> Self {
+    pub(crate) fn bar(mut self, index: usize, low: u32, size: u32) -> Self {
         let at = 0x10 + 4 * index;
         self.put(at, &low.to_le_bytes());
         self.allow(at, &(!(size - 1)).to_le_bytes());
@@ -84,21 +84,21 @@ impl Space {
     }
 
     /// A 64-bit base address.
-    pub(super) fn bar64(mut self, index: usize, base: u64, size: u64) -> Self {
+    pub(crate) fn bar64(mut self, index: usize, base: u64, size: u64) -> Self {
         let at = 0x10 + 4 * index;
         self.put(at, &(base | 0b1100).to_le_bytes());
         self.allow(at, &(!(size - 1)).to_le_bytes());
         self
     }
 
-    pub(super) fn rom(mut self, base: u32, size: u32) -> Self {
+    pub(crate) fn rom(mut self, base: u32, size: u32) -> Self {
         self.put(register::ROM.into(), &base.to_le_bytes());
         self.allow(register::ROM.into(), &(!(size - 1) | 1).to_le_bytes());
         self
     }
 
     /// A capability with what follows its header of two bytes.
-    pub(super) fn capability(mut self, at: u8, id: u8, body: &[u8]) -> Self {
+    pub(crate) fn capability(mut self, at: u8, id: u8, body: &[u8]) -> Self {
         let last = self.last;
         self.put(last, &[at]);
         self.put(at.into(), &[id, 0]);
@@ -112,7 +112,7 @@ impl Space {
     }
 
     /// The PCI Express capability, of version 2 where that has room, with or without a reset of its own.
-    pub(super) fn express(mut self, at: u8, port: u16, reset: bool) -> Self {
+    pub(crate) fn express(mut self, at: u8, port: u16, reset: bool) -> Self {
         let version = if at > 0xc4 { 1 } else { 2 };
         let [a, b] = (version | port << 4).to_le_bytes();
         let [c, d, e, f] = (u32::from(reset) << 28 | 0x8002).to_le_bytes();
@@ -121,14 +121,14 @@ impl Space {
     }
 
     /// MSI-X with `vectors`, the table and the pending bits as their registers have them.
-    pub(super) fn msix(self, at: u8, vectors: u16, table: u32, pending: u32) -> Self {
+    pub(crate) fn msix(self, at: u8, vectors: u16, table: u32, pending: u32) -> Self {
         let mut body = (vectors - 1).to_le_bytes().to_vec();
         body.extend(table.to_le_bytes());
         body.extend(pending.to_le_bytes());
         self.capability(at, 0x11, &body)
     }
 
-    pub(super) fn extended(mut self, id: u16, body: &[u8]) -> Self {
+    pub(crate) fn extended(mut self, id: u16, body: &[u8]) -> Self {
         let at = self.next_extended;
         let next = at + (4 + body.len()).next_multiple_of(16);
         // The one before leads here; the last leads nowhere.
@@ -159,12 +159,12 @@ impl Space {
         false
     }
 
-    pub(super) fn acs(self, bits: Acs) -> Self {
+    pub(crate) fn acs(self, bits: Acs) -> Self {
         let [low, high] = bits.bits().to_le_bytes();
         self.extended(0x0d, &[low, high, 0, 0])
     }
 
-    pub(super) fn command(&self) -> u16 {
+    pub(crate) fn command(&self) -> u16 {
         u16::from_le_bytes([self.bytes[4], self.bytes[5]])
     }
 }

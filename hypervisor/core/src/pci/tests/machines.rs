@@ -18,7 +18,7 @@ pub(super) const FULL: Acs = Acs::SOURCE_VALIDATION
     .union(Acs::UPSTREAM_FORWARDING);
 
 /// QEMU's q35 with a network card, a DMA engine and an NVMe disk.
-pub(super) fn q35() -> Fake {
+pub(crate) fn q35() -> Fake {
     let e1000e = Space::new(0x8086_10d3, 0x02_0000)
         .bar(0, 0xfeb4_0000, 0x2_0000)
         .bar(1, 0xfeb6_0000, 0x2_0000)
@@ -67,7 +67,7 @@ fn endpoint() -> Space {
 }
 
 /// Switches with access control services, in part and without; ports alike; and a conventional bus.
-pub(super) fn desktop() -> Fake {
+pub(crate) fn desktop() -> Fake {
     Fake::default()
         // Good from top to bottom.
         .with("00:01.0", port(ROOT_PORT, 1, 4).acs(FULL))
@@ -109,7 +109,7 @@ pub(super) fn desktop() -> Fake {
 }
 
 /// Loops, inversions, overlaps and nonsense.
-pub(super) fn hostile() -> Fake {
+pub(crate) fn hostile() -> Fake {
     let mut ones = Space::new(0x1234_0001, 0x02_0000);
     let length = ones.bytes.len();
     ones.put(4, &vec![0xff; length - 4]);

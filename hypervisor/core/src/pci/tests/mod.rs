@@ -2,22 +2,23 @@
 
 mod address;
 mod enumerate;
-mod fake;
+pub(crate) mod fake;
 mod groups;
-mod machines;
+pub(crate) mod machines;
 mod quiesce;
+mod reset_run;
 mod virtual_config;
 
 use super::{Address, Groups, HostBridge, Inventory, enumerate as walk};
 use fake::Fake;
 
 /// The address that a test writes down.
-fn at(text: &str) -> Address {
+pub(crate) fn at(text: &str) -> Address {
     Address::parse(text).unwrap()
 }
 
 /// All that answers on segment 0.
-fn inventory_of(fake: &mut Fake) -> Inventory {
+pub(crate) fn inventory_of(fake: &mut Fake) -> Inventory {
     let all = HostBridge {
         segment: 0,
         first_bus: 0,

@@ -238,10 +238,17 @@ impl VirtualConfig {
     /// is not to be mapped. The device chose where it says it is: whether that is a device's memory is the ledger's to say.
     #[must_use]
     pub fn mappings(&self) -> Vec<Mapping> {
-        let mut mappings = Vec::new();
-        if !self.command().contains(Command::MEMORY) {
-            return mappings;
+        if self.command().contains(Command::MEMORY) {
+            self.memory()
+        } else {
+            Vec::new()
         }
+    }
+
+    /// The memory that would decode, were decoding on.
+    #[must_use]
+    pub fn memory(&self) -> Vec<Mapping> {
+        let mut mappings = Vec::new();
         let placed = |bar: &&Bar| bar.kind.is_memory() && bar.base != 0;
         for bar in self.bars.iter().filter(placed) {
             let base = self.place_of(bar);

@@ -267,7 +267,7 @@ fn a_host_interrupt_is_ended_and_costs_the_guest_nothing() {
         Interruption::external(0xf0).0,
     );
     assert_eq!(machine.exit(reason::EXTERNAL_INTERRUPT), Action::Leave);
-    assert_eq!(machine.cpu.host_interrupts_ended, 1);
+    assert_eq!(machine.cpu.host_interrupts, [0xf0]);
     assert_eq!(machine.run_again(), Readiness::Enter);
     assert_eq!((machine.rip(), machine.injected()), (rip, None));
 }

@@ -87,7 +87,7 @@ pub struct FakeCpu {
     pub cr2: u64,
     pub dr6: u64,
     pub translations_forgotten: u32,
-    pub host_interrupts_ended: u32,
+    pub host_interrupts: Vec<u8>,
     /// The letter-boxes of all vCPUs; the one under test has the first.
     pub mailboxes: Vec<Mailbox>,
 }
@@ -157,8 +157,8 @@ impl Cpu for FakeCpu {
         self.translations_forgotten += 1;
     }
 
-    fn end_host_interrupt(&mut self) {
-        self.host_interrupts_ended += 1;
+    fn take_host_interrupt(&mut self, vector: u8) {
+        self.host_interrupts.push(vector);
     }
 
     fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool {
@@ -222,7 +222,7 @@ impl Machine {
                 cr2: 0,
                 dr6: 0,
                 translations_forgotten: 0,
-                host_interrupts_ended: 0,
+                host_interrupts: Vec::new(),
                 mailboxes: (0..4).map(|_| Mailbox::default()).collect(),
             },
             gprs: Gprs::default(),
