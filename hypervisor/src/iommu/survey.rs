@@ -34,6 +34,15 @@ pub fn survey(dmar: Option<&Result<Dmar, DmarError>>, x2apic: bool) {
     for (number, unit) in dmar.units.iter().enumerate() {
         describe(number, unit, x2apic);
     }
+    for region in &dmar.reserved {
+        log::info!(
+            "VT-d: reserved region {} to {} of segment {}, for {}; given away only with them",
+            region.base,
+            region.limit,
+            region.segment,
+            Count(region.scopes.len(), "device")
+        );
+    }
 }
 
 fn describe(number: usize, unit: &Unit, x2apic: bool) {

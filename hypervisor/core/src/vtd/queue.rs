@@ -31,7 +31,7 @@ const _: () = assert!(size_of::<Descriptor>() == 16);
 pub trait QueueMemory {
     /// The frame of the ring.
     fn ring(&self) -> Frame;
-    /// Where the unit writes a wait's status: four bytes, aligned to eight. What it writes to the four behind it is ignored.
+    /// Where the unit writes a wait's status: four bytes, aligned.
     fn status_address(&self) -> Hpa;
     /// Writes the descriptor in slot `slot` (below [`SLOTS`]), visible to the unit before any later register access.
     fn write(&mut self, slot: usize, descriptor: Descriptor);
@@ -112,11 +112,11 @@ impl Descriptor {
         }
     }
 
-    /// The wait that holds back what follows it until everything before it is done. It writes 0 to `ignored`, because
-    /// QEMU's unit takes no wait that writes nothing.
+    /// The wait that holds back what follows it until everything before it is done. It writes `data` to `status` besides: QEMU 10
+    /// refuses a wait that only holds back.
     #[must_use]
-    pub const fn fence(ignored: Hpa) -> Self {
-        let Self([low, high]) = Self::wait(ignored, 0);
+    pub const fn fence(status: Hpa, data: u32) -> Self {
+        let Self([low, high]) = Self::wait(status, data);
         Self([low | Self::FENCE, high])
     }
 
@@ -174,13 +174,15 @@ impl<M: QueueMemory> Queue<M> {
         if self.dead {
             return Err(InvalidationError::Dead);
         }
-        let ignored = Hpa(self.memory.status_address().0 + 4);
         let mut last_was_context = false;
         for request in batch.iter() {
             // A unit may work off requests side by side, and refill its IOTLB by a context entry that is not forgotten yet.
             let is_context = matches!(request, Request::AllContexts | Request::Context(..));
             if last_was_context && !is_context {
-                self.put(Descriptor::fence(ignored));
+                // What is there already.
+                let before = self.serial.wrapping_sub(1);
+                let status = self.memory.status_address();
+                self.put(Descriptor::fence(status, before));
             }
             last_was_context = is_context;
             self.put(Descriptor::of(request));
