@@ -122,6 +122,12 @@ pub fn scenarios() -> Vec<Scenario> {
             required_but_absent,
         ),
         Scenario::new(
+            "vtd_devices_that_a_vm_cannot_have_are_named_errors",
+            Ground::Vmx,
+            120,
+            devices_not_to_be_had,
+        ),
+        Scenario::new(
             "vtd_costs_stay_within_their_limits",
             Ground::QemuTcg,
             240,
@@ -247,6 +253,27 @@ fn diagnostics(context: &Context<'_>) -> Outcome {
         groups.extend(group);
     }
     Ok(())
+}
+
+/// A machine without VT-d: what is not there is missing, and what is there would reach all memory.
+fn devices_not_to_be_had(context: &Context<'_>) -> Outcome {
+    let mut manifest = Manifest::of(HELLO);
+    manifest.devices = "\n[[vm.device]]\nid = \"ffff:fffe\"\n".to_owned();
+    let mut machine = context.start(context.boot_guest(&manifest)?, Setup::default())?;
+    machine.refused()?;
+    machine.ensure_console(&[
+        "error[machine-device-missing]",
+        "id = \"ffff:fffe\"",
+        "it can give away",
+    ])?;
+    drop(machine);
+    // Bochs' disk controller.
+    manifest.devices = "\n[[vm.device]]\nid = \"8086:7010\"\n".to_owned();
+    let mut machine = context.start(context.boot_guest(&manifest)?, Setup::default())?;
+    machine
+        .expect("no VT-d unit translates on this machine, so a device would reach all memory")?;
+    let started = machine.count("vm-start", |_| true);
+    machine.ensure(started == 0, || "a VM was started".to_owned())
 }
 
 fn required_but_absent(context: &Context<'_>) -> Outcome {
