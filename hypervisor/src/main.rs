@@ -14,18 +14,21 @@ mod events;
 mod iommu;
 mod memory;
 mod panic;
+mod pci;
 mod pcpu;
 mod selftest;
 mod vm;
 mod vmx;
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use boot::handover::Handover;
 use bulkhead_core::events::Event;
-use bulkhead_core::manifest::ApicVirtualization;
+use bulkhead_core::manifest::{ApicVirtualization, SelfTest};
 use bulkhead_core::vmx::capability::Wishes;
 use console::CONSOLE;
-use core::error::Error;
+use core::fmt::Display;
+use memory::reserve::Wants;
 use uefi::{Status, entry};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -42,12 +45,22 @@ fn main() -> Status {
     events::send(&Event::Boot { version: VERSION });
     match prepare() {
         Ok(handover) => boot::handover::leave_firmware(handover),
-        Err(error) => refuse(error.as_ref()),
+        Err(Refusal(error)) => refuse(error.as_ref()),
+    }
+}
+
+/// Why nothing can be started, in words: an error of any kind. Not `dyn Error`, which would have each error's fields
+/// printed for programmers, too, in an image that has no room for it.
+pub struct Refusal(pub Box<dyn Display>);
+
+impl<E: Display + 'static> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self(Box::new(error))
     }
 }
 
 /// Everything that needs the firmware: files, the plan, the feature gate, memory.
-fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
+fn prepare() -> Result<Handover, Refusal> {
     let mut source = boot::source::Source::of_image()?;
     log::info!(
         "reading {} from {}",
@@ -58,15 +71,24 @@ fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
     console::set_level(loaded.plan.hypervisor.log_level);
     CONSOLE.lock().choose(loaded.plan.hypervisor.console);
     boot::payload::print_plan(&loaded.plan);
-    boot::payload::check_iommu(&loaded.plan)?;
+    boot::payload::check_devices(&loaded.plan)?;
+    let hypervisor = &loaded.plan.hypervisor;
     let wishes = Wishes {
-        apicv: loaded.plan.hypervisor.apicv == ApicVirtualization::Auto,
+        apicv: hypervisor.apicv == ApicVirtualization::Auto,
     };
     let tables = boot::acpi::read();
     // Before the processor is judged: a machine with VT-d and no VT-x is told about its units, too.
-    iommu::survey(tables.dmar.as_ref());
+    iommu::survey(tables.dmar.as_ref(), arch::lapic::has_x2apic());
     boot::gate::check()?;
-    let vmx = vmx::operation::examine(wishes)?;
+    let dmar = boot::gate::accept(tables.dmar, hypervisor.iommu)?;
+    let tests_devices = matches!(hypervisor.selftest, SelfTest::Vtd | SelfTest::VtdOff);
+    let vmx = match vmx::operation::examine(wishes) {
+        // A machine that cannot run VMs may still show its devices and units.
+        Err(error) if !(dmar.is_some() || tests_devices) || !boot::gate::shows_devices() => {
+            return Err(error.into());
+        }
+        examined => examined,
+    };
     let facts = boot::facts::Facts::gather(&tables.facts)?;
     log::info!("{facts}");
     log::info!(
@@ -77,25 +99,36 @@ fn prepare() -> Result<Handover, alloc::boxed::Box<dyn Error>> {
             "none"
         }
     );
-    let vcpus = loaded.plan.vms.iter().map(|vm| vm.vcpus).sum();
     memory::heap::extend(vm::models::heap_needed(&loaded))?;
-    let reserved = memory::reserve::reserve(facts.cpus.len(), vcpus)?;
+    let reserved = memory::reserve::reserve(Wants {
+        cpus: facts.cpus.len(),
+        vcpus: loaded.plan.vms.iter().map(|vm| vm.vcpus).sum(),
+        units: dmar.as_ref().map_or(0, |dmar| dmar.units.len()),
+        windows: tables.windows.len(),
+        selftest: if tests_devices {
+            selftest::POOL_FRAMES
+        } else {
+            0
+        },
+    })?;
     Ok(Handover {
         loaded,
         wishes,
         vmx,
         facts,
+        dmar,
+        windows: tables.windows,
         reserved,
     })
 }
 
 /// Says why nothing starts, and stops.
-pub fn refuse(error: &dyn Error) -> ! {
+pub fn refuse(error: &dyn Display) -> ! {
     fail(error, "nothing was started")
 }
 
 /// Says why the machine cannot go on, and stops; `consequence` is what that means for the VMs.
-pub fn fail(error: &dyn Error, consequence: &str) -> ! {
+pub fn fail(error: &dyn Display, consequence: &str) -> ! {
     log::error!("{}", error.to_string().trim_end());
     log::error!("{consequence}");
     events::send(&Event::Halt {

@@ -31,6 +31,7 @@ pub mod mitigation;
 pub mod msr;
 pub mod mtrr;
 pub mod notice;
+pub mod order;
 pub mod passthrough;
 pub mod pci;
 pub mod placement;

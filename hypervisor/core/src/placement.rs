@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::manifest::SmtPolicy;
+use crate::order::sort_by_key;
 use crate::topology::Location;
 
 /// What a VM asks for.
@@ -130,7 +131,7 @@ impl Placement {
         let mut placed = vec![Vec::new(); vms.len()];
         // Heavy ones first: the light ones then even out what is left.
         let mut order: Vec<_> = vms.iter().zip(&mut placed).collect();
-        order.sort_by_key(|(vm, _)| core::cmp::Reverse(vm.weight));
+        sort_by_key(&mut order, |(vm, _)| core::cmp::Reverse(vm.weight));
         for (vm, place) in order {
             *place = match vm.cpus {
                 Some(cpus) => cpus

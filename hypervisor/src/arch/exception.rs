@@ -7,6 +7,7 @@ use super::lapic;
 use crate::panic::{self, Cause};
 use crate::pcpu::{self, call, checks};
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicU32, Ordering};
 use x86_64::VirtAddr;
 
 /// Everything an exception stub leaves on the stack, lowest address first.
@@ -72,6 +73,17 @@ global_asm!(
     handler = sym handle,
 );
 
+/// How often each vector was taken outside of guests.
+static TAKEN: [AtomicU32; 256] = [const { AtomicU32::new(0) }; 256];
+
+/// How often interrupts with this vector were taken outside of guests, on any CPU.
+#[must_use]
+pub fn taken(vector: u8) -> u32 {
+    TAKEN
+        .get(usize::from(vector))
+        .map_or(0, |count| count.load(Ordering::Relaxed))
+}
+
 unsafe extern "C" {
     fn exception_stubs();
 }
@@ -92,6 +104,9 @@ extern "sysv64" fn handle(context: &Context) {
         MACHINE_CHECK => checks::interrupted(pcpu::known(), context),
         // Whatever it is, the CPU that waited for it looks around now.
         vector @ FIRST_INTERRUPT.. => {
+            if let Some(count) = TAKEN.get(vector as usize) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
             if vector < lapic::FIRST_UNENDED {
                 lapic::end_of_interrupt();
             }

@@ -3,7 +3,7 @@
 //! A CPU takes interrupts only where it waits, or by leaving its guest. Either way the vector means nothing but "look". The
 //! processor takes [`POSTED_VECTOR`] by itself while it runs the guest that something was posted for.
 
-use super::cpu::{self, rdmsr, wrmsr};
+use super::cpu::{self, cpuid, rdmsr, wrmsr};
 use core::sync::atomic::{self, Ordering};
 
 const IA32_APIC_BASE: u32 = 0x1b;
@@ -35,6 +35,13 @@ pub const POSTED_VECTOR: u8 = 0xf1;
 const TIMER_VECTOR: u8 = 0xf2;
 /// Vectors from here on are not ended: the spurious one is not in service.
 pub const FIRST_UNENDED: u64 = SPURIOUS_VECTOR;
+
+/// Whether this CPU's APIC has x2APIC mode.
+#[must_use]
+pub fn has_x2apic() -> bool {
+    const X2APIC: u32 = 1 << 21;
+    cpuid(1, 0).ecx & X2APIC != 0
+}
 
 /// Puts this CPU's APIC into x2APIC mode with every local line masked and every vector acceptable.
 /// `boot::gate` saw that it has that mode.

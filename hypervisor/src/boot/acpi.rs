@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 use bulkhead_core::addr::Hpa;
 use bulkhead_core::hostacpi::{HostAcpi, HostPhys};
+use bulkhead_core::pci::EcamWindow;
 use bulkhead_core::vtd::dmar::{Dmar, DmarError};
 use core::ptr;
 use uefi::boot::{self, MemoryType};
@@ -39,6 +40,8 @@ pub struct Tables {
     pub facts: HostAcpi,
     /// Its remapping units, where there are any.
     pub dmar: Option<Result<Dmar, DmarError>>,
+    /// Where the configuration space of PCI functions lies in memory.
+    pub windows: Vec<EcamWindow>,
 }
 
 /// What the tables say. Without tables, or with broken ones, there are fewer facts and a warning each.
@@ -76,7 +79,13 @@ pub fn read() -> Tables {
         // A table that cannot be loaded is longer than any: none of its bytes say more.
         Dmar::parse(&table.load(&mut mapped).unwrap_or_default())
     });
-    Tables { facts, dmar }
+    let mcfg = facts.mcfg.and_then(|table| table.load(&mut mapped));
+    let windows = EcamWindow::parse(&mcfg.unwrap_or_default(), |bad| log::warn!("{bad}"));
+    Tables {
+        facts,
+        dmar,
+        windows,
+    }
 }
 
 /// Memory that the firmware surely maps, and in which tables may lie. Reserved memory is among it because

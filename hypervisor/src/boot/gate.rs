@@ -1,8 +1,16 @@
 //! What the processor must have besides VT-x, checked while the firmware can still show why nothing starts.
 
+use crate::Refusal;
 use crate::arch::cpu::cpuid;
+use crate::iommu::IommuError;
+use bulkhead_core::manifest::IommuPolicy;
+use bulkhead_core::vtd::dmar::{Dmar, DmarError};
 use core::fmt;
 use x86_64::registers::control::{Cr4, Cr4Flags};
+
+/// In CPUID.1:ECX.
+const X2APIC: u32 = 1 << 21;
+const XSAVE: u32 = 1 << 26;
 
 /// A feature that Bulkhead cannot do without, or a mode of the firmware's that it cannot take over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,14 +55,40 @@ impl fmt::Display for Unsuitable {
 
 impl core::error::Error for Unsuitable {}
 
+/// Whether a processor that cannot run VMs can still run what shows the machine's devices: Bulkhead's own page tables,
+/// exceptions and x2APIC.
+#[must_use]
+pub fn shows_devices() -> bool {
+    const MACHINE_CHECKS: u32 = 1 << 7 | 1 << 14;
+    const NEEDED: u32 = X2APIC | XSAVE;
+    let found = cpuid(1, 0);
+    found.ecx & NEEDED == NEEDED
+        && found.edx & MACHINE_CHECKS == MACHINE_CHECKS
+        && !Cr4::read().contains(Cr4Flags::L5_PAGING)
+}
+
+/// The DMAR table, where it can be used or the policy does without.
+///
+/// # Errors
+/// The policy wants units, and there is no table, or none that can be trusted.
+pub fn accept(
+    dmar: Option<Result<Dmar, DmarError>>,
+    policy: IommuPolicy,
+) -> Result<Option<Dmar>, Refusal> {
+    match (dmar, policy) {
+        (Some(Ok(dmar)), _) => Ok(Some(dmar)),
+        (Some(Err(error)), IommuPolicy::Required) => Err(error.into()),
+        (None, IommuPolicy::Required) => Err(IommuError::Required.into()),
+        (Some(Err(_)) | None, IommuPolicy::Auto | IommuPolicy::Off) => Ok(None),
+    }
+}
+
 /// Checks each, without changing anything.
 ///
 /// # Errors
 /// The first that is not as Bulkhead needs it.
 pub fn check() -> Result<(), Unsuitable> {
     const VMX: u32 = 1 << 5;
-    const X2APIC: u32 = 1 << 21;
-    const XSAVE: u32 = 1 << 26;
     const TSC_DEADLINE: u32 = 1 << 24;
     const INVARIANT_TSC: u32 = 1 << 8;
     const POWER_LEAF: u32 = 0x8000_0007;

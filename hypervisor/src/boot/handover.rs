@@ -5,14 +5,17 @@ use super::facts::Facts;
 use super::payload::{Loaded, VmFiles};
 use crate::arch::{cpu, descriptor, lapic, startup};
 use crate::console::{CONSOLE, EVENTS};
+use crate::iommu::{self, Iommu, IommuError};
 use crate::memory::reserve::{self, Reserved};
 use crate::memory::{self, Memory, Surroundings, frames_of, heap};
+use crate::pci::Functions;
 use crate::pcpu::start::Seed;
 use crate::pcpu::{self, Pcpu, checks};
+use crate::selftest::devices::{self, DeviceTests};
 use crate::vm::control::Control;
 use crate::vm::{self, Machine, Vm, VmError, network, scheduler, shared};
-use crate::vmx::operation::{self, Features};
-use crate::{events, fail, panic, refuse};
+use crate::vmx::operation::{self, Features, Unfit};
+use crate::{Refusal, events, fail, panic, refuse};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Hpa};
@@ -20,14 +23,16 @@ use bulkhead_core::events::{Event, MemoryUse};
 use bulkhead_core::hostpt::{Access, Window};
 use bulkhead_core::ledger::{FrameRun, OwnerClass, VmId};
 use bulkhead_core::manifest::{MachineFacts, SelfTest, SmtPolicy};
+use bulkhead_core::order;
+use bulkhead_core::pci::EcamWindow;
 use bulkhead_core::placement::Placement;
 use bulkhead_core::switch::PortConfig;
 use bulkhead_core::symmetry::VmxReport;
 use bulkhead_core::table::PageSize;
 use bulkhead_core::vmx::capability::Wishes;
+use bulkhead_core::vtd::dmar::Dmar;
 use core::arch::asm;
 use core::convert::Infallible;
-use core::error::Error;
 use core::mem;
 use uefi::boot;
 use x86_64::instructions::interrupts;
@@ -38,10 +43,14 @@ pub struct Handover {
     pub loaded: Loaded,
     /// What was wished for when features were negotiated.
     pub wishes: Wishes,
-    /// What the first CPU's VT-x offers.
-    pub vmx: VmxReport,
+    /// What the first CPU's VT-x offers, or why it cannot run VMs: then the devices are shown, and nothing else.
+    pub vmx: Result<VmxReport, Unfit>,
     /// The machine.
     pub facts: Facts,
+    /// Its VT-d units.
+    pub dmar: Option<Dmar>,
+    /// Its windows to configuration space.
+    pub windows: Vec<EcamWindow>,
     /// Memory taken from the firmware.
     pub reserved: Reserved,
 }
@@ -50,8 +59,10 @@ pub struct Handover {
 struct Owned {
     loaded: Loaded,
     wishes: Wishes,
-    vmx: VmxReport,
+    vmx: Result<VmxReport, Unfit>,
     facts: Facts,
+    dmar: Option<Dmar>,
+    ecam: Vec<EcamWindow>,
     memory: Memory,
     windows: Vec<Window>,
     tops: Vec<reserve::Stacks>,
@@ -69,6 +80,8 @@ pub fn leave_firmware(handover: Handover) -> ! {
         wishes,
         vmx,
         facts,
+        dmar,
+        windows: ecam,
         reserved,
     } = handover;
     let payloads = payload_runs(&loaded);
@@ -117,6 +130,8 @@ pub fn leave_firmware(handover: Handover) -> ! {
         wishes,
         vmx,
         facts,
+        dmar,
+        ecam,
         memory,
         windows,
         tops,
@@ -137,17 +152,19 @@ extern "sysv64" fn on_own_stack(owned: *mut Owned) -> ! {
     let owned = unsafe { Box::from_raw(owned) };
     match after_firmware(*owned) {
         Ok(never) => match never {},
-        Err(error) => refuse(error.as_ref()),
+        Err(Refusal(error)) => refuse(error.as_ref()),
     }
 }
 
 /// Exceptions, ledger facts, CPUs, VMX operation, VMs.
-fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
+fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
     let Owned {
         loaded,
         wishes,
         vmx,
         facts,
+        dmar,
+        ecam,
         mut memory,
         windows,
         tops,
@@ -155,7 +172,14 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
     } = owned;
     report_memory(&memory, &loaded, &facts);
     let (own, mut seeds) = become_first_cpu(&facts, &mut memory, windows, &tops, wishes, &loaded)?;
+    // Nothing else may use the bus before, or be trusted with it after.
+    let mut iommu = take_over_devices(&mut memory, dmar, &ecam, &facts, &loaded)?;
     let selftest = loaded.plan.hypervisor.selftest;
+    if let Some(tests) = DeviceTests::of(selftest) {
+        devices::run(tests, &mut memory, &mut iommu, facts.tsc_khz);
+    }
+    let vmx = vmx?;
+    iommu::install(iommu);
     if !matches!(selftest, SelfTest::None | SelfTest::PanicOtherCpu) {
         crate::selftest::run(selftest, &mut memory);
         panic!("self-test {selftest} was not stopped: a protection does not hold");
@@ -207,6 +231,22 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Box<dyn Error>> {
         }
         Err(error) => fail(&error, "no VM runs"),
     }
+}
+
+/// Silences every function and puts the units in front of them.
+fn take_over_devices(
+    memory: &mut Memory,
+    dmar: Option<Dmar>,
+    windows: &[EcamWindow],
+    facts: &Facts,
+    loaded: &Loaded,
+) -> Result<Iommu, IommuError> {
+    let functions = Functions::take_over(memory, windows, facts.tsc_khz);
+    functions.describe();
+    let plan = &loaded.plan;
+    let names = plan.vms.iter().map(|vm| vm.name.as_str().into()).collect();
+    let policy = plan.hypervisor.iommu;
+    Iommu::start(memory, functions, dmar, policy, names, facts.tsc_khz)
 }
 
 /// The first CPU's number, tables and checks; the seeds are in the order of CPUs.
@@ -275,7 +315,7 @@ fn payload_runs(loaded: &Loaded) -> Vec<FrameRun> {
     let mut runs: Vec<_> = files
         .map(|bytes| frames_of(bytes.as_ptr() as u64, bytes.len().max(1) as u64))
         .collect();
-    runs.sort_unstable_by_key(|run| run.first);
+    order::sort_by_key(&mut runs, |run| run.first);
     runs.dedup();
     runs
 }

@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use bulkhead_core::addr::Gpa;
 use bulkhead_core::events::Event;
 use bulkhead_core::manifest::{
-    self, IommuPolicy, KernelFormat, ManifestErrors, Payload, PayloadProblem, PayloadRole, Plan,
-    Sha256Digest, VmPlan,
+    self, KernelFormat, ManifestErrors, Payload, PayloadProblem, PayloadRole, Plan, Sha256Digest,
+    VmPlan,
 };
 use core::fmt;
 use core::iter;
@@ -58,9 +58,7 @@ pub enum LoadError {
     Source(SourceError),
     /// The manifest, or a file that it names, is wrong; the text says where.
     Manifest(ManifestErrors),
-    /// The manifest wants an IOMMU, which this release does not drive.
-    IommuRequired,
-    /// The manifest gives a VM a real device, which needs the IOMMU.
+    /// The manifest gives a VM a real device.
     Devices,
 }
 
@@ -70,13 +68,8 @@ impl fmt::Display for LoadError {
             Self::Source(error) => error.fmt(f),
             // The complaints start on a line of their own, so that they read as on the host.
             Self::Manifest(errors) => write!(f, "the manifest cannot be used\n{errors}"),
-            Self::IommuRequired => f.write_str(
-                "the manifest says iommu = \"required\", and this release does not drive VT-d yet; \
-                 say \"auto\" or \"off\" to run without isolation of devices",
-            ),
             Self::Devices => f.write_str(
-                "the manifest has a [[vm.device]], and this release does not drive VT-d yet, which keeps a device from \
-                 the memory of others; remove it",
+                "the manifest has a [[vm.device]], and this release does not give devices to VMs yet; remove it",
             ),
         }
     }
@@ -284,13 +277,10 @@ pub fn print_plan(plan: &Plan) {
 /// Refuses a plan that wants what this release cannot give.
 ///
 /// # Errors
-/// [`LoadError::IommuRequired`], [`LoadError::Devices`].
-pub fn check_iommu(plan: &Plan) -> Result<(), LoadError> {
+/// [`LoadError::Devices`].
+pub fn check_devices(plan: &Plan) -> Result<(), LoadError> {
     if plan.vms.iter().any(|vm| !vm.devices.is_empty()) {
         return Err(LoadError::Devices);
     }
-    match plan.hypervisor.iommu {
-        IommuPolicy::Required => Err(LoadError::IommuRequired),
-        IommuPolicy::Auto | IommuPolicy::Off => Ok(()),
-    }
+    Ok(())
 }

@@ -1,104 +1,281 @@
-//! The machine's VT-d units: so far they are found, read and named, and none is programmed.
+//! The machine's VT-d units and the functions behind them: default-deny from the first moment after the firmware.
 //!
-//! What they are and can do is `bulkhead_core::vtd`'s to say; [`registers`] is the way to theirs.
+//! [`Iommu::start`] brings every unit up with empty tables, so that no function reaches memory or raises an interrupt. A
+//! VM's devices are let into its domain by [`Iommu::attach`]; what devices were kept from is looked at by [`Iommu::look`].
+//! What the tables, the order and the limits are is `bulkhead_core::vtd`'s to say.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`survey()`] | names the units before anything depends on them |
+//! | `remapper` | one unit, up and running |
+//! | `assign` | lets functions into domains, and out of them |
+//! | `interrupts` | lets functions raise interrupts |
+//! | `faults` | tells what functions were kept from, and cuts off what will not stop |
+//! | `registers`, [`tables`] | the way to a unit's registers, and to the memory that it reads |
 
+mod assign;
+mod faults;
+mod interrupts;
 mod registers;
+mod remapper;
+mod survey;
+pub mod tables;
 
-use bulkhead_core::table::PageSize;
-use bulkhead_core::vtd::capability::{Chosen, InterruptMode, InvalidationWay};
-use bulkhead_core::vtd::dmar::{Dmar, DmarError, Unit};
+pub use survey::survey;
+
+use crate::memory::Memory;
+use crate::pci::{Buses, Functions};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use assign::Attachment;
+use bulkhead_core::manifest::IommuPolicy;
+use bulkhead_core::pci::inventory::Behind;
+use bulkhead_core::pci::{Address, Groups, Header, Inventory};
+use bulkhead_core::vtd::SourceId;
+use bulkhead_core::vtd::context::InstallRejected;
+use bulkhead_core::vtd::dmar::{self, Dmar};
+use bulkhead_core::vtd::flood::{FloodLimits, Floods};
+use bulkhead_core::vtd::interrupt::HandleError;
+use bulkhead_core::vtd::unit::UnitError;
 use core::fmt;
-use registers::Mapped;
+use remapper::Remapper;
+use spin::{Mutex, MutexGuard, Once};
 
-/// The firmware surely maps what lies below, where addresses are equal.
-const MAPPED_BELOW: u64 = 1 << 32;
+/// How much is told of faults, and when a device is cut off, within a second.
+const TOLD_PER_SECOND: u64 = 32;
+const TOLD_OF_ONE_PER_SECOND: u64 = 8;
+const CUT_OFF_PER_SECOND: u64 = 1_000;
 
-/// Says which units there are, what each can do, and what is wrong with them. Nothing depends on it yet.
-pub fn survey(dmar: Option<&Result<Dmar, DmarError>>) {
-    let dmar = match dmar {
-        None => {
-            log::info!("VT-d: none");
-            return;
-        }
-        Some(Err(error)) => {
-            log::warn!("{error}");
-            return;
-        }
-        Some(Ok(dmar)) => dmar,
-    };
-    for warning in &dmar.warnings {
-        log::warn!("{warning}");
-    }
-    log::info!(
-        "VT-d: {} of {}-bit addresses, {}; there, not used yet",
-        Count(dmar.units.len(), "unit"),
-        dmar.address_width,
-        Count(dmar.reserved.len(), "reserved region")
-    );
-    for (number, unit) in dmar.units.iter().enumerate() {
-        describe(number, unit);
-    }
+static IOMMU: Once<Mutex<Iommu>> = Once::new();
+
+/// Makes `iommu` what [`lock`] gives.
+pub fn install(iommu: Iommu) {
+    IOMMU.call_once(|| Mutex::new(iommu));
 }
 
-fn describe(number: usize, unit: &Unit) {
-    let at = unit.registers;
-    if at.0.saturating_add(unit.size) > MAPPED_BELOW {
-        log::warn!("VT-d unit {number} at {at}: above 4 GiB, where the firmware may not map it");
-        return;
-    }
-    // The CPUs will be in x2APIC mode.
-    match Chosen::read(&mut Mapped::new(at), true) {
-        Ok(chosen) => log::info!(
-            "VT-d unit {number} at {at}, segment {}{}: {}",
-            unit.segment,
-            if unit.include_pci_all {
-                ", all functions that no other names"
-            } else {
-                ""
-            },
-            Abilities(&chosen)
-        ),
-        Err(error) => log::warn!("VT-d unit {number} at {at}: {error}"),
-    }
+/// The machine's functions and units; `None` before [`install`].
+#[allow(dead_code, reason = "for devices given to VMs")]
+pub fn lock() -> Option<MutexGuard<'static, Iommu>> {
+    IOMMU.get().map(Mutex::lock)
 }
 
-/// So many of something.
-struct Count(usize, &'static str);
+/// The same, where nobody has it.
+pub fn try_lock() -> Option<MutexGuard<'static, Iommu>> {
+    IOMMU.get().and_then(Mutex::try_lock)
+}
 
-impl fmt::Display for Count {
+/// The machine's functions, and the units in front of them.
+pub struct Iommu {
+    /// The functions.
+    pub functions: Functions,
+    dmar: Option<Dmar>,
+    /// Those that translate.
+    units: Vec<Remapper>,
+    attached: Vec<Attachment>,
+    floods: Floods,
+    /// The VMs' names, in the order of the plan.
+    vms: Vec<String>,
+}
+
+/// Why a function cannot be let into a domain, or out of it.
+#[derive(Debug)]
+pub enum IommuError {
+    /// The manifest wants VT-d.
+    Required,
+    /// The machine has no such function.
+    NoFunction(Address),
+    /// No unit that translates is in front of it.
+    NoUnit(Address),
+    /// It is in a domain already.
+    Attached(Address),
+    /// It is in none, or in another.
+    NotAttached(Address),
+    /// The unit in front of it remaps no interrupts.
+    NoInterrupts(Address),
+    /// The unit's tables said no; boxed, because the entry comes back with it.
+    Rejected(Box<InstallRejected>),
+    /// The unit does not answer. Its functions are silent from here on.
+    Unit(UnitError),
+    /// Interrupt-remapping entries.
+    Handles(HandleError),
+    /// Something waits for a unit that is not there.
+    Unfinished,
+}
+
+impl fmt::Display for IommuError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(count, what) = self;
-        write!(f, "{count} {what}{}", if *count == 1 { "" } else { "s" })
+        match self {
+            Self::Required => f.write_str(
+                "the manifest has iommu = \"required\", and no VT-d unit translates on this machine: turn VT-d on in the \
+                 firmware set-up, or write iommu = \"auto\" and accept that only their bus-master bits hold devices back",
+            ),
+            Self::NoFunction(function) => write!(f, "there is no PCI function {function}"),
+            Self::NoUnit(function) => write!(
+                f,
+                "no VT-d unit that translates is in front of {function}: it cannot be given to a VM"
+            ),
+            Self::Attached(function) => write!(f, "{function} is in an I/O domain already"),
+            Self::NotAttached(function) => write!(f, "{function} is not in this I/O domain"),
+            Self::NoInterrupts(function) => write!(
+                f,
+                "the VT-d unit in front of {function} remaps no interrupts: the function could forge any"
+            ),
+            Self::Rejected(rejected) => rejected.fmt(f),
+            Self::Unit(error) => error.fmt(f),
+            Self::Handles(error) => error.fmt(f),
+            Self::Unfinished => f.write_str("a change waits for a VT-d unit that is not there"),
+        }
     }
 }
 
-/// What a unit can do, in words.
-struct Abilities<'a>(&'a Chosen);
+impl core::error::Error for IommuError {}
 
-impl fmt::Display for Abilities<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tree = &self.0.tree;
-        write!(
-            f,
-            "{}-bit guest addresses, pages up to {}, {} domains, {}coherent, {} invalidation, {}, {}",
-            tree.address_bits,
-            match tree.largest_page {
-                PageSize::Size4K => "4 KiB",
-                PageSize::Size2M => "2 MiB",
-                PageSize::Size1G => "1 GiB",
-            },
-            tree.domains,
-            if tree.coherent { "" } else { "not " },
-            match self.0.invalidation {
-                InvalidationWay::Queued => "queued",
-                InvalidationWay::Registers(_) => "register",
-            },
-            match self.0.interrupts {
-                Some(InterruptMode::X2apic) => "remaps interrupts to x2APIC ids",
-                Some(InterruptMode::Xapic) => "remaps interrupts to 8-bit APIC ids",
-                None => "remaps no interrupts",
-            },
-            Count(self.0.fault_records.count as usize, "fault record")
-        )
+impl From<UnitError> for IommuError {
+    fn from(error: UnitError) -> Self {
+        Self::Unit(error)
+    }
+}
+
+impl From<HandleError> for IommuError {
+    fn from(error: HandleError) -> Self {
+        Self::Handles(error)
+    }
+}
+
+impl Iommu {
+    /// Brings up the units of `dmar`, unless `policy` is to leave them alone. A unit that cannot be brought up is left, with
+    /// a warning, and its functions stay silent. `vms` are the names of the plan's VMs, `tsc_khz` the clock's rate.
+    ///
+    /// # Errors
+    /// [`IommuError::Required`] where the policy wants a unit and none translates.
+    pub fn start(
+        memory: &mut Memory,
+        functions: Functions,
+        dmar: Option<Dmar>,
+        policy: IommuPolicy,
+        vms: Vec<String>,
+        tsc_khz: u32,
+    ) -> Result<Self, IommuError> {
+        let second = u64::from(tsc_khz) * 1_000;
+        let mut iommu = Self {
+            functions,
+            dmar,
+            units: Vec::new(),
+            attached: Vec::new(),
+            floods: Floods::new(FloodLimits {
+                period: second,
+                cut_off: CUT_OFF_PER_SECOND,
+                told: TOLD_PER_SECOND,
+                told_of_one: TOLD_OF_ONE_PER_SECOND,
+            }),
+            vms,
+        };
+        let found = iommu.dmar.as_ref().filter(|_| policy != IommuPolicy::Off);
+        for (number, unit) in found
+            .map(|dmar| dmar.units.as_slice())
+            .unwrap_or_default()
+            .iter()
+            .enumerate()
+        {
+            match Remapper::start(memory, number, unit) {
+                Ok(remapper) => iommu.units.push(remapper),
+                Err(error) => log::error!(
+                    "VT-d unit {number} at {}: {error}; the functions behind it stay silent, and no VM can have them",
+                    unit.registers
+                ),
+            }
+        }
+        iommu.describe(policy);
+        if policy == IommuPolicy::Required && !iommu.translates() {
+            return Err(IommuError::Required);
+        }
+        Ok(iommu)
+    }
+
+    fn describe(&self, policy: IommuPolicy) {
+        let count = survey::Count(self.units.len(), "unit");
+        if policy == IommuPolicy::Off {
+            log::warn!("VT-d: off, as the manifest has it; only bus-master bits hold devices back");
+        } else if self.translates() {
+            log::info!(
+                "VT-d: {count} on, no function in any domain; interrupts {}",
+                if self.units.iter().all(Remapper::remaps_interrupts) {
+                    "remapped, none allowed"
+                } else {
+                    "not remapped by all"
+                }
+            );
+        }
+    }
+
+    /// The machine's functions.
+    #[must_use]
+    pub const fn inventory(&self) -> &Inventory {
+        &self.functions.inventory
+    }
+
+    /// Which of them belong together.
+    #[must_use]
+    #[allow(dead_code, reason = "for devices given to VMs")]
+    pub const fn groups(&self) -> &Groups {
+        &self.functions.groups
+    }
+
+    /// The way to their configuration space.
+    pub const fn config(&mut self) -> &mut Buses {
+        &mut self.functions.buses
+    }
+
+    /// Whether any unit translates.
+    #[must_use]
+    pub const fn translates(&self) -> bool {
+        !self.units.is_empty()
+    }
+
+    /// Which unit is in front of a function, as an index into `units`.
+    fn unit_of(&self, function: Address) -> Result<usize, IommuError> {
+        let none = IommuError::NoUnit(function);
+        let Some(dmar) = &self.dmar else {
+            return Err(none);
+        };
+        let inventory = &self.functions.inventory;
+        let bridges = |segment, source| buses_behind(inventory, segment, source);
+        let source = SourceId(function.source_id());
+        let unit = dmar.unit_of(function.segment(), source, &bridges);
+        unit.and_then(|unit| {
+            let same = |remapper: &Remapper| remapper.registers() == unit.registers;
+            self.units.iter().position(same)
+        })
+        .ok_or(none)
+    }
+
+    /// The memory that the firmware's tables say a function must go on reaching.
+    #[must_use]
+    #[allow(dead_code, reason = "for devices given to VMs")]
+    pub fn regions_of(&self, function: Address) -> Vec<dmar::ReservedRegion> {
+        let inventory = &self.functions.inventory;
+        let bridges = |segment, source| buses_behind(inventory, segment, source);
+        let source = SourceId(function.source_id());
+        self.dmar.as_ref().map_or_else(Vec::new, |dmar| {
+            dmar.regions_of(function.segment(), source, &bridges)
+                .cloned()
+                .collect()
+        })
+    }
+}
+
+/// The buses behind a bridge, as the DMAR table's paths need them.
+fn buses_behind(inventory: &Inventory, segment: u16, source: SourceId) -> Option<dmar::Buses> {
+    let function = inventory.find(Address::from_source_id(segment, source.0))?;
+    match function.header {
+        Header::Bridge(Behind::Buses {
+            secondary,
+            subordinate,
+        }) => Some(dmar::Buses {
+            secondary,
+            subordinate,
+        }),
+        _ => None,
     }
 }

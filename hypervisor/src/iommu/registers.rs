@@ -11,6 +11,10 @@ pub struct Mapped {
     base: *mut u8,
 }
 
+// SAFETY: the address means the same on every CPU, and registers have no owner among them; who may use them is whoever
+// has the unit.
+unsafe impl Send for Mapped {}
+
 impl Mapped {
     /// Those at `base`, which the caller saw in the DMAR table, and below what is mapped.
     pub const fn new(base: Hpa) -> Self {

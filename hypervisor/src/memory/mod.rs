@@ -209,6 +209,19 @@ impl Memory {
         Ok((memory, windows))
     }
 
+    /// Maps device registers where their addresses are equal, for as long as the machine runs.
+    ///
+    /// # Errors
+    /// A frame is memory, or mapped already, or no frame is left for tables.
+    pub fn map_device(&mut self, run: FrameRun, attr: HostAttr) -> Result<(), MemoryError> {
+        let right = self.ledger.grant_device(run)?;
+        let Self { tables, pool, .. } = self;
+        tables.identity(pool, right, attr).map_err(|rejected| {
+            self.ledger.surrender(rejected.right);
+            rejected.error.into()
+        })
+    }
+
     /// Zeroes what is dirty of `run`, through this CPU's window.
     ///
     /// # Errors

@@ -20,6 +20,10 @@ const FRAMES_PER_POOL_FRAME: u64 = 8192;
 const POOL_PER_CPU: u64 = 2;
 /// Frames for each vCPU: its VMCS.
 const POOL_PER_VCPU: u64 = 1;
+/// Frames for each VT-d unit: root table, queue, answers, interrupts, and a context table for each of some buses.
+const POOL_PER_UNIT: u64 = 32;
+/// Frames for each window to configuration space: the page tables that show it.
+const POOL_PER_WINDOW: u64 = 2;
 /// The pool holds the page tables that a CPU in protected mode loads: 32 bits name them.
 const POOL_LIMIT: u64 = 1 << 32;
 /// A start-up interrupt names a page below this.
@@ -68,11 +72,33 @@ pub struct Reserved {
     pub image_header: &'static [u8],
 }
 
+/// What the machine has and the plan wants, as far as memory has to be set aside for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wants {
+    /// CPUs of the machine.
+    pub cpus: usize,
+    /// vCPUs of all VMs.
+    pub vcpus: u32,
+    /// VT-d units.
+    pub units: usize,
+    /// Windows to configuration space.
+    pub windows: usize,
+    /// Frames for what a self-test does.
+    pub selftest: u64,
+}
+
 /// Takes everything.
 ///
 /// # Errors
 /// The firmware's status when it has no memory or does not know the image.
-pub fn reserve(cpus: usize, vcpus: u32) -> uefi::Result<Reserved> {
+pub fn reserve(wants: Wants) -> uefi::Result<Reserved> {
+    let Wants {
+        cpus,
+        vcpus,
+        units,
+        windows,
+        selftest,
+    } = wants;
     let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())?;
     let (image_base, _) = image.info();
     let image_base = image_base.cast::<u8>();
@@ -95,7 +121,10 @@ pub fn reserve(cpus: usize, vcpus: u32) -> uefi::Result<Reserved> {
     let pool_frames = POOL_BASE
         + entries as u64 / FRAMES_PER_POOL_FRAME
         + POOL_PER_CPU * cpus.saturating_sub(1) as u64
-        + POOL_PER_VCPU * u64::from(vcpus);
+        + POOL_PER_VCPU * u64::from(vcpus)
+        + POOL_PER_UNIT * units as u64
+        + POOL_PER_WINDOW * windows as u64
+        + selftest;
     let pool_run = take_below(FrameCount(pool_frames), POOL_LIMIT)?;
     // SAFETY: the run is ours alone; the firmware maps all memory where its addresses are equal, and so do
     // the tables built from it.

@@ -14,7 +14,7 @@ use crate::console::terminal::{Terminal, try_exchange};
 use crate::console::{CONSOLE, EVENTS};
 use crate::pcpu::call;
 use crate::vmx::operation;
-use crate::{events, memory};
+use crate::{events, iommu, memory};
 use alloc::vec::Vec;
 use bulkhead_core::addr::FrameCount;
 use bulkhead_core::call::Requests;
@@ -129,6 +129,9 @@ impl Control {
             let period = ticks(1_000) / LOOKS_PER_SECOND;
             self.next_look = now.saturating_add(period);
             EVENTS.lock().pump();
+            if let Some(mut iommu) = iommu::try_lock() {
+                iommu.look(now, |_| {});
+            }
             for vm in &mut self.vms {
                 vm.look(now);
             }

@@ -6,6 +6,7 @@
 //! to the port is the shell's.
 
 pub mod counters;
+pub mod iommu;
 mod json;
 #[cfg(test)]
 mod tests;
@@ -13,10 +14,13 @@ mod tests;
 use core::fmt::{self, Display, Write};
 use core::time::Duration;
 
+use crate::vtd::SourceId;
+
 pub use counters::{
     Counters, CpuCounters, DiskCounters, MachineCounters, MemoryUse, NicCounters, Ticks,
     VcpuCounters,
 };
+pub use iommu::{DmaFault, SelfTestCase, VtdCosts};
 use json::Object;
 
 /// One thing worth telling.
@@ -144,6 +148,19 @@ pub enum Event<'a> {
         /// What follows from it.
         detail: &'a dyn Display,
     },
+    /// A device was kept from something.
+    DmaFault(DmaFault<'a>),
+    /// A device that would not stop lost its way to the bus.
+    DeviceCutOff {
+        /// Its requester id.
+        source: SourceId,
+        /// Its faults within a second.
+        faults: u64,
+    },
+    /// What a step with second-level tables cost.
+    VtdCosts(VtdCosts<'a>),
+    /// How a case of a self-test ended.
+    SelfTest(SelfTestCase<'a>),
     /// The machine is about to be switched off or reset.
     MachineOff {
         /// Why.
@@ -163,7 +180,7 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// The names of all events.
-    pub const NAMES: [&'static str; 24] = [
+    pub const NAMES: [&'static str; 28] = [
         "boot",
         "plan",
         "memory",
@@ -185,6 +202,10 @@ impl Event<'_> {
         "command",
         "machine-check",
         "nmi",
+        "dma-fault",
+        "device-cut-off",
+        "vtd-costs",
+        "self-test",
         "machine-off",
         "halt",
         "panic",
@@ -215,6 +236,10 @@ impl Event<'_> {
             Self::Command { .. } => "command",
             Self::MachineCheck { .. } => "machine-check",
             Self::Nmi { .. } => "nmi",
+            Self::DmaFault(_) => "dma-fault",
+            Self::DeviceCutOff { .. } => "device-cut-off",
+            Self::VtdCosts(_) => "vtd-costs",
+            Self::SelfTest(_) => "self-test",
             Self::MachineOff { .. } => "machine-off",
             Self::Halt { .. } => "halt",
             Self::Panic { .. } => "panic",
@@ -305,6 +330,13 @@ impl Event<'_> {
                 object.number("cpu", u64::from(*cpu))?;
                 object.text("detail", detail)?;
             }
+            Self::DmaFault(fault) => fault.write(&mut object)?,
+            Self::DeviceCutOff { source, faults } => {
+                object.text("source", source)?;
+                object.number("faults", *faults)?;
+            }
+            Self::VtdCosts(costs) => costs.write(&mut object)?,
+            Self::SelfTest(case) => case.write(&mut object)?,
             Self::MachineOff { reason } => object.text("reason", reason)?,
             Self::Halt { error } => object.text("error", error)?,
             Self::Panic { message } => object.text("message", message)?,

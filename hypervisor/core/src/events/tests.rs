@@ -1,6 +1,9 @@
 //! Each event is a line of JSON with the keys that its documentation lists, in the documented order of events.
 
 use super::*;
+use crate::addr::Gpa;
+use crate::vtd::fault::{Access, FaultRecord, Place};
+use crate::vtd::reason::FaultReason;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -95,6 +98,33 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
             cpu: 0,
             detail: &"nobody asked for it",
         },
+        Event::DmaFault(DmaFault {
+            unit: 1,
+            record: FaultRecord {
+                source: SourceId(0x0318),
+                access: Access::Write,
+                reason: FaultReason::NotWritable,
+                place: Place::Page(Gpa(0x1234_5000)),
+            },
+            vm: "demo",
+            untold: 3,
+        }),
+        Event::DeviceCutOff {
+            source: SourceId(0x0318),
+            faults: 1000,
+        },
+        Event::VtdCosts(VtdCosts {
+            what: "map-1g",
+            table_frames: 1,
+            submissions: 1,
+            requests: 1,
+            waits: 2,
+        }),
+        Event::SelfTest(SelfTestCase {
+            case: "edu-inside-its-frames",
+            outcome: "ok",
+            detail: &"4096 bytes there and back",
+        }),
         Event::MachineOff {
             reason: &"every VM stopped",
         },
@@ -146,6 +176,11 @@ fn values_arrive_as_they_were() {
                 assert_eq!(value["steal_ticks"], 6);
             }
             "nic" => assert_eq!(value["drops"], json!({"spoofed": 2})),
+            "dma-fault" => {
+                assert_eq!(value["source"], "03:03.0");
+                assert_eq!(value["at"], "0x12345000");
+                assert_eq!((&value["code"], &value["untold"]), (&json!(5), &json!(3)));
+            }
             "machine" => assert_eq!(value["balanced"], true),
             "machine-check" => {
                 assert_eq!(value["status"], "0x8000000000000000");

@@ -3,7 +3,6 @@
 //!
 //! A list is a chain of pointers that the device chose: it is followed while it leads to places not seen before.
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use super::access::{Config, ConfigAccess, Extent};
@@ -200,6 +199,23 @@ bitflags::bitflags! {
     }
 }
 
+/// Where a list has been: one bit for each place that a pointer can name.
+#[derive(Default)]
+struct Seen([u64; 16]);
+
+impl Seen {
+    /// Notes a place; false where the list was there before.
+    fn insert(&mut self, at: u16) -> bool {
+        let (word, bit) = (usize::from(at / 256), 1 << (at / 4 % 64));
+        let Some(word) = self.0.get_mut(word) else {
+            return false;
+        };
+        let fresh = *word & bit == 0;
+        *word |= bit;
+        fresh
+    }
+}
+
 /// Reads the capabilities in the first 256 bytes.
 pub(super) fn read_list<A: ConfigAccess + ?Sized>(
     config: &mut Config<'_, A>,
@@ -210,10 +226,10 @@ pub(super) fn read_list<A: ConfigAccess + ?Sized>(
         return found;
     }
     let function = config.function();
-    let mut seen = BTreeSet::new();
+    let mut seen = Seen::default();
     let mut at = config.u8(register::CAPABILITIES) & !3;
     while at != 0 {
-        if at < register::HEADER_BYTES || !seen.insert(at) {
+        if at < register::HEADER_BYTES || !seen.insert(at.into()) {
             let at = at.into();
             warnings.push(Warning::CapabilityList { function, at });
             break;
@@ -296,12 +312,12 @@ pub(super) fn read_extended<A: ConfigAccess + ?Sized>(
         return found;
     }
     let function = config.function();
-    let mut seen = BTreeSet::new();
+    let mut seen = Seen::default();
     let mut at = FIRST_EXTENDED;
     loop {
         let header = config.u32(at);
         // An empty list is a zero header, or nobody answers beyond 256 bytes.
-        if seen.is_empty() && (header == 0 || header == u32::MAX) {
+        if at == FIRST_EXTENDED && (header == 0 || header == u32::MAX) {
             break;
         }
         if !seen.insert(at) || header == u32::MAX {

@@ -5,7 +5,6 @@
 //! a function that is missed would not be silenced. A bridge is followed only where its numbers can be true:
 //! behind its own bus, within its parent's buses, and nobody else's. That bounds the walk whatever the registers say.
 
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use super::access::{Config, ConfigAccess};
@@ -41,13 +40,13 @@ pub fn enumerate<A: ConfigAccess + ?Sized>(access: &mut A, bridges: &[HostBridge
         access,
         functions: Vec::new(),
         warnings: Vec::new(),
-        claims: BTreeMap::new(),
-        scanned: BTreeSet::new(),
+        claims: Vec::new(),
+        scanned: Vec::new(),
     };
     for bridge in bridges {
         for stray in [false, true] {
             for bus in bridge.first_bus..=bridge.last_bus {
-                let parent = walk.claims.get(&(bridge.segment, bus)).copied();
+                let parent = walk.claimed_by((bridge.segment, bus));
                 if parent.is_some() == stray {
                     walk.descend(Bus {
                         segment: bridge.segment,
@@ -78,18 +77,27 @@ struct Walk<'a, A: ?Sized> {
     functions: Vec<Function>,
     warnings: Vec<Warning>,
     /// The innermost bridge that a bus belongs to.
-    claims: BTreeMap<(u16, u8), Address>,
-    scanned: BTreeSet<(u16, u8)>,
+    claims: Vec<((u16, u8), Address)>,
+    scanned: Vec<(u16, u8)>,
 }
 
 impl<A: ConfigAccess + ?Sized> Walk<'_, A> {
+    /// The innermost bridge that leads to a bus.
+    fn claimed_by(&self, bus: (u16, u8)) -> Option<Address> {
+        let mut claims = self.claims.iter();
+        claims
+            .find(|(key, _)| *key == bus)
+            .map(|(_, bridge)| *bridge)
+    }
+
     /// Looks at `root` and at all that is behind it.
     fn descend(&mut self, root: Bus) {
         let mut waiting = Vec::from([root]);
         while let Some(bus) = waiting.pop() {
-            if !self.scanned.insert((bus.segment, bus.number)) {
+            if self.scanned.contains(&(bus.segment, bus.number)) {
                 continue;
             }
+            self.scanned.push((bus.segment, bus.number));
             for device in 0..DEVICES {
                 self.look_at_device(bus, device, &mut waiting);
             }
@@ -171,7 +179,7 @@ impl<A: ConfigAccess + ?Sized> Walk<'_, A> {
         let within = bus.number < secondary && secondary <= subordinate && subordinate <= bus.last;
         let buses = || (secondary..=subordinate).map(|number| (bus.segment, number));
         let free = buses().all(|bus_key| {
-            self.claims.get(&bus_key).copied() == bus.parent && !self.scanned.contains(&bus_key)
+            self.claimed_by(bus_key) == bus.parent && !self.scanned.contains(&bus_key)
         });
         if !within || !free {
             self.warnings.push(Warning::BusNumbers {
@@ -184,6 +192,9 @@ impl<A: ConfigAccess + ?Sized> Walk<'_, A> {
                 subordinate,
             };
         }
+        // The innermost bridge, where one is within another's buses.
+        self.claims
+            .retain(|(key, _)| !buses().any(|bus| bus == *key));
         self.claims.extend(buses().map(|key| (key, bridge)));
         waiting.push(Bus {
             segment: bus.segment,

@@ -4,6 +4,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::order;
+
 use super::address::Address;
 use super::bar::{Bar, Rom};
 use super::capability::{
@@ -147,7 +149,7 @@ pub struct Inventory {
 
 impl Inventory {
     pub(super) fn new(mut functions: Vec<Function>, warnings: Vec<Warning>) -> Self {
-        functions.sort_by_key(|function| function.address);
+        order::sort_by_key(&mut functions, |function| function.address);
         Self {
             functions,
             warnings,
@@ -207,7 +209,7 @@ impl Inventory {
                 }
             }
         }
-        requesters.sort();
+        order::sort(&mut requesters);
         requesters.dedup();
         requesters
     }

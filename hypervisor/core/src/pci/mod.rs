@@ -8,7 +8,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`address`], [`identity`] | who a function is: its place, its vendor, device and class |
-//! | [`access`], [`register`] | reaching configuration space; its header's registers |
+//! | [`access`], [`ecam`], [`register`] | reaching configuration space; where it lies in memory; its header's registers |
 //! | [`bar`], [`capability`] | base addresses with their sizes; the capability lists |
 //! | [`inventory`], [`mod@enumerate`] | every function of the machine, typed; finding them |
 //! | [`groups`] | which functions reach each other behind the IOMMU's back |
@@ -19,6 +19,7 @@ pub mod access;
 pub mod address;
 pub mod bar;
 pub mod capability;
+pub mod ecam;
 pub mod enumerate;
 pub mod groups;
 pub mod identity;
@@ -32,6 +33,7 @@ pub mod virtual_config;
 pub use access::{ConfigAccess, Extent, Width};
 pub use address::{Address, AddressFault};
 pub use bar::{Bar, BarKind};
+pub use ecam::EcamWindow;
 pub use enumerate::{HostBridge, enumerate};
 pub use groups::Groups;
 pub use identity::{Class, ClassPattern, DeviceId};

@@ -7,6 +7,8 @@
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
+use crate::order::sort_by_key;
+
 use super::address::Address;
 use super::capability::{CapabilityKind, SRIOV_CONTROL};
 use super::groups::has_virtual_functions;
@@ -46,7 +48,9 @@ pub const TRANSACTIONS_PENDING: u16 = 1 << 5;
 #[must_use]
 pub fn quiesce(inventory: &Inventory) -> Vec<Step> {
     let mut order: Vec<&Function> = inventory.functions().iter().collect();
-    order.sort_by_key(|function| Reverse(inventory.ancestors(function).count()));
+    sort_by_key(&mut order, |function| {
+        Reverse(inventory.ancestors(function).count())
+    });
     let mut steps = Vec::new();
     for function in order {
         let address = function.address;

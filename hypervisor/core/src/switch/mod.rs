@@ -34,6 +34,7 @@ use self::mac::Mac;
 use self::rate::TokenBucket;
 use self::table::MacTable;
 use crate::manifest::{MacAddress, Spoofing};
+use crate::order;
 
 /// Why no switch can be made of a list of ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,7 +122,7 @@ impl Switch {
             });
         }
         let mut ids: Vec<SegmentId> = configs.iter().map(|config| config.segment).collect();
-        ids.sort_unstable();
+        order::sort(&mut ids);
         ids.dedup();
         let segments = ids
             .into_iter()
@@ -267,7 +268,7 @@ fn segment(
             learning_ports += usize::from(config.spoofing == Spoofing::Allow);
         }
     }
-    own.sort_unstable();
+    order::sort(&mut own);
     for (&(mac, first), &(next, second)) in own.iter().zip(own.iter().skip(1)) {
         if mac == next {
             return Err(SwitchError::SameAddress { first, second, mac });

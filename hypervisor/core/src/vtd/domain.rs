@@ -49,6 +49,7 @@ macro_rules! either {
 pub struct IoDomain {
     id: DomainId,
     tree: Tree,
+    vm: VmId,
     holding: Holding,
     shape: TreeShape,
     pending: Pending,
@@ -190,6 +191,7 @@ impl IoDomain {
         Ok(Self {
             id,
             tree,
+            vm,
             holding: Holding::new(Holder::Vm(vm)),
             shape,
             pending: Pending::default(),
@@ -204,6 +206,12 @@ impl IoDomain {
     #[must_use]
     pub const fn id(&self) -> DomainId {
         self.id
+    }
+
+    /// Whose devices are in it.
+    #[must_use]
+    pub const fn vm(&self) -> VmId {
+        self.vm
     }
 
     /// How many frames are mapped.

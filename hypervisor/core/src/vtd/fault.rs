@@ -26,6 +26,17 @@ pub enum Access {
     Atomic,
 }
 
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::PageRequest => "page request",
+            Self::Atomic => "atomic operation",
+        })
+    }
+}
+
 /// One recorded fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FaultRecord {
@@ -57,7 +68,7 @@ impl fmt::Display for FaultRecord {
             place,
         } = self;
         match place {
-            Place::Page(page) => write!(f, "device {source}: {access:?} at {page}: {reason}"),
+            Place::Page(page) => write!(f, "device {source}: {access} at {page}: {reason}"),
             Place::Interrupt(index) => write!(f, "device {source}: interrupt {index}: {reason}"),
         }
     }

@@ -34,6 +34,8 @@ pub struct FloodLimits {
     pub cut_off: u64,
     /// How many are told within a period, of all sources.
     pub told: u64,
+    /// How many of them of one source: the others are to be heard, too.
+    pub told_of_one: u64,
 }
 
 /// Sources that are watched at once.
@@ -46,6 +48,7 @@ struct Watched {
     began: u64,
     /// Faults within it.
     faults: u64,
+    told: u64,
     untold: u64,
     cut: bool,
 }
@@ -71,7 +74,7 @@ impl Floods {
         }
     }
 
-    /// What becomes of a fault of `source` at time `now`. The first of a source in a period is told.
+    /// What becomes of a fault of `source` at time `now`. The first few of a source in a period are told.
     pub fn fault(&mut self, source: SourceId, now: u64) -> Verdict {
         let limits = self.limits;
         if now.saturating_sub(self.began) >= limits.period {
@@ -88,6 +91,7 @@ impl Floods {
         if now.saturating_sub(watched.began) >= limits.period {
             watched.began = now;
             watched.faults = 0;
+            watched.told = 0;
         }
         watched.faults += 1;
         if watched.faults >= limits.cut_off {
@@ -96,10 +100,11 @@ impl Floods {
                 faults: watched.faults,
             };
         }
-        if watched.faults > 1 || !may_tell {
+        if watched.told >= limits.told_of_one || !may_tell {
             watched.untold += 1;
             return Verdict::Count;
         }
+        watched.told += 1;
         let untold = core::mem::take(&mut watched.untold);
         self.told += 1;
         Verdict::Tell { untold }
@@ -131,6 +136,7 @@ impl Floods {
                     source,
                     began: now,
                     faults: 0,
+                    told: 0,
                     untold: 0,
                     cut: false,
                 });

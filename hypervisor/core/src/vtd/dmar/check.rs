@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::addr::Hpa;
+use crate::order;
 
 use super::error::{DmarError, Warning};
 use super::scope::{Hop, ScopeKind};
@@ -24,7 +25,7 @@ impl Dmar {
     /// Registers belong to one unit, and no device writes to them.
     fn check_registers(&self) -> Result<(), DmarError> {
         let mut windows: Vec<(Hpa, Hpa)> = self.units.iter().map(window).collect();
-        windows.sort_unstable();
+        order::sort(&mut windows);
         let neighbours = windows.iter().zip(windows.iter().skip(1));
         for ((first, last), (second, _)) in neighbours {
             if second <= last {
@@ -86,7 +87,7 @@ impl Dmar {
                 }
             }
         }
-        claims.sort_unstable();
+        order::sort(&mut claims);
         let neighbours = claims.iter().zip(claims.iter().skip(1));
         let shared = neighbours.filter_map(|(one, other)| {
             let same = (one.0, one.1, one.2) == (other.0, other.1, other.2);

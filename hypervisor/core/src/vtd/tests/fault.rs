@@ -27,7 +27,7 @@ fn records_decode_to_who_what_where_and_why() {
     assert_eq!(write, expected);
     assert_eq!(
         write.to_string(),
-        "device 03:03.0: Write at 0x12345000: the page is not mapped for writing"
+        "device 03:03.0: write at 0x12345000: the page is not mapped for writing"
     );
     let read = FaultRecord::decode(0, 3 << 62 | 2 << 32).unwrap();
     assert_eq!(
@@ -108,6 +108,7 @@ const LIMITS: FloodLimits = FloodLimits {
     period: 100,
     cut_off: 5,
     told: 3,
+    told_of_one: 1,
 };
 
 #[test]
@@ -137,4 +138,17 @@ fn made_up_sources_share_one_budget_and_do_not_hide_who_was_cut_off() {
         .count();
     assert_eq!(told as u64, LIMITS.told - 1);
     assert_eq!(floods.fault(NIC, 2), Verdict::WasCutOff);
+}
+
+#[test]
+fn a_source_is_told_as_often_as_its_share_and_leaves_the_rest_to_others() {
+    let mut floods = Floods::new(FloodLimits {
+        told_of_one: 2,
+        ..LIMITS
+    });
+    let verdicts = [0; 3].map(|now| floods.fault(NIC, now));
+    let told = Verdict::Tell { untold: 0 };
+    assert_eq!(verdicts, [told, told, Verdict::Count]);
+    assert_eq!(floods.fault(SourceId(0x1000), 0), told);
+    assert_eq!(floods.fault(SourceId(0x2000), 0), Verdict::Count);
 }

@@ -1,7 +1,10 @@
 //! Failures on purpose: each shows that a protection of the hypervisor's own memory holds, and what the report says.
 //!
 //! The manifest asks for one (`hypervisor.selftest`); the machine stops afterwards, with or without the failure.
+//! [`devices`] has those in which a device attacks.
 #![allow(unsafe_code, reason = "does what must not work")]
+
+pub mod devices;
 
 use crate::arch::cpu::rdtsc;
 use crate::memory::Memory;
@@ -15,6 +18,8 @@ use core::arch::asm;
 use core::hint::black_box;
 use core::mem;
 
+/// Frames for the tables and targets of [`devices`].
+pub const POOL_FRAMES: u64 = 64;
 /// How long another CPU's failure may take to stop this one.
 const PATIENCE_MS: u64 = 1_000;
 /// RET.

@@ -1,0 +1,224 @@
+//! Letting functions into domains, and out of them.
+
+use super::tables::IoTables;
+use super::{Iommu, IommuError};
+use crate::memory::Memory;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use bulkhead_core::ledger::VmId;
+use bulkhead_core::pci::Address;
+use bulkhead_core::vtd::SourceId;
+use bulkhead_core::vtd::domain::{IoDomain, IoFlushed};
+use bulkhead_core::vtd::invalidate::{InvalidationCounts, Ticket, UnitSet};
+use bulkhead_core::vtd::shape::{DomainId, TreeShape};
+
+/// A function in a domain.
+pub(super) struct Attachment {
+    pub(super) function: Address,
+    pub(super) vm: VmId,
+    domain: DomainId,
+    /// All the names that its requests may come under.
+    pub(super) requesters: Vec<Address>,
+    /// It caused too many faults.
+    pub(super) cut_off: bool,
+}
+
+impl Iommu {
+    /// What a domain's tables must look like for these functions.
+    ///
+    /// # Errors
+    /// A function has no unit in front of it, or there is no function.
+    pub fn shape_for(&self, functions: &[Address]) -> Result<TreeShape, IommuError> {
+        let mut shape: Option<TreeShape> = None;
+        for function in functions {
+            for requester in self.requesters(*function)? {
+                let unit = self.unit_of(requester)?;
+                if let Some(remapper) = self.units.get(unit) {
+                    let tree = remapper.unit.chosen().tree;
+                    shape = Some(shape.map_or(tree, |shape| shape.meet(tree)));
+                }
+            }
+        }
+        shape.ok_or(IommuError::Unfinished)
+    }
+
+    fn requesters(&self, function: Address) -> Result<Vec<Address>, IommuError> {
+        let inventory = &self.functions.inventory;
+        let found = inventory.find(function);
+        found
+            .map(|found| inventory.requesters(found))
+            .ok_or(IommuError::NoFunction(function))
+    }
+
+    /// Lets a function into `domain`, under every name that its requests may have. Its bus mastering stays as it is.
+    ///
+    /// # Errors
+    /// It is in a domain, has no unit, or the unit does not answer; it is in none then.
+    pub fn attach(
+        &mut self,
+        memory: &mut Memory,
+        domain: &mut IoDomain,
+        function: Address,
+    ) -> Result<(), IommuError> {
+        if self.attached.iter().any(|one| one.function == function) {
+            return Err(IommuError::Attached(function));
+        }
+        let requesters = self.requesters(function)?;
+        let units: Vec<usize> = requesters
+            .iter()
+            .map(|requester| self.unit_of(*requester))
+            .collect::<Result<_, _>>()?;
+        let mut attachment = Attachment {
+            function,
+            vm: domain.vm(),
+            domain: domain.id(),
+            requesters: Vec::new(),
+            cut_off: false,
+        };
+        for (requester, unit) in requesters.into_iter().zip(units) {
+            let mut result = Ok(());
+            // A bridge puts its name to all that is behind it: the first of a group makes the entry.
+            if !self.is_shared(requester, domain.id()) {
+                result = self.install(memory, domain, requester, unit);
+            }
+            if let Err(error) = result {
+                self.attached.push(attachment);
+                let _ = self.detach(memory, domain, function);
+                return Err(error);
+            }
+            attachment.requesters.push(requester);
+        }
+        self.attached.push(attachment);
+        Ok(())
+    }
+
+    /// Whether another function of the domain comes under this name too.
+    fn is_shared(&self, requester: Address, domain: DomainId) -> bool {
+        self.attached
+            .iter()
+            .any(|one| one.domain == domain && one.requesters.contains(&requester))
+    }
+
+    fn install(
+        &mut self,
+        memory: &mut Memory,
+        domain: &mut IoDomain,
+        requester: Address,
+        unit: usize,
+    ) -> Result<(), IommuError> {
+        let Some(remapper) = self.units.get_mut(unit) else {
+            return Err(IommuError::NoUnit(requester));
+        };
+        let entry = domain.attach(remapper.unit.id());
+        let mut tables = IoTables::new(&mut memory.pool, remapper.is_coherent());
+        let source = SourceId(requester.source_id());
+        let ticket = remapper
+            .contexts
+            .install(&mut tables, source, entry)
+            .map_err(|rejected| IommuError::Rejected(Box::new(rejected)));
+        match ticket {
+            Ok(ticket) => self.work_off(ticket).map(drop),
+            Err(IommuError::Rejected(rejected)) => {
+                let again = IommuError::Attached(requester);
+                let full = IommuError::NoUnit(requester);
+                let error = if rejected.occupied { again } else { full };
+                let _ = domain.release(rejected.abandon());
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a function out of `domain`: when this returns, nothing that it has under way reaches the domain's memory.
+    /// Its bus mastering is off afterwards.
+    ///
+    /// # Errors
+    /// It is not in the domain, or the unit does not answer; then its frames must not be used again.
+    pub fn detach(
+        &mut self,
+        memory: &mut Memory,
+        domain: &mut IoDomain,
+        function: Address,
+    ) -> Result<(), IommuError> {
+        let mine = |one: &Attachment| one.function == function && one.domain == domain.id();
+        let place = self.attached.iter().position(mine);
+        let attachment = self
+            .attached
+            .swap_remove(place.ok_or(IommuError::NotAttached(function))?);
+        self.functions.set_master(function, false);
+        for requester in attachment.requesters {
+            if self.is_shared(requester, domain.id()) {
+                continue;
+            }
+            let unit = self.unit_of(requester)?;
+            let Some(remapper) = self.units.get_mut(unit) else {
+                return Err(IommuError::NoUnit(requester));
+            };
+            let mut tables = IoTables::new(&mut memory.pool, remapper.is_coherent());
+            let source = SourceId(requester.source_id());
+            let ticket = remapper.contexts.remove(&mut tables, source, domain.id());
+            let detached = self.work_off(ticket.ok_or(IommuError::NotAttached(requester))?)?;
+            if domain.release(detached).is_err() {
+                return Err(IommuError::NotAttached(requester));
+            }
+            self.floods.forgive(source);
+        }
+        Ok(())
+    }
+
+    /// Has every unit see what was mapped and forget what was unmapped in `domain` so far.
+    ///
+    /// # Errors
+    /// A unit does not answer; what was unmapped stays locked.
+    pub fn flush(&mut self, domain: &mut IoDomain) -> Result<IoFlushed, IommuError> {
+        let mut ticket = domain.ticket();
+        self.submit(&mut ticket)?;
+        domain.settle(ticket).map_err(|_| IommuError::Unfinished)
+    }
+
+    /// What was invalidated so far, by all units.
+    #[must_use]
+    pub fn invalidations(&self) -> InvalidationCounts {
+        let each = self.units.iter().map(|remapper| remapper.unit.counts());
+        each.fold(InvalidationCounts::default(), |sum, counts| {
+            InvalidationCounts {
+                submissions: sum.submissions + counts.submissions,
+                requests: sum.requests + counts.requests,
+                polls: sum.polls + counts.polls,
+            }
+        })
+    }
+
+    pub(super) fn work_off<P>(&mut self, mut ticket: Ticket<P>) -> Result<P, IommuError> {
+        self.submit(&mut ticket)?;
+        ticket.redeem().map_err(|_| IommuError::Unfinished)
+    }
+
+    fn submit<P>(&mut self, ticket: &mut Ticket<P>) -> Result<(), IommuError> {
+        let waiting: UnitSet = ticket.waiting();
+        for index in 0..self.units.len() {
+            let Some(remapper) = self.units.get_mut(index) else {
+                continue;
+            };
+            if !waiting.contains(remapper.unit.id()) {
+                continue;
+            }
+            if let Err(error) = remapper.unit.work_off(ticket) {
+                self.silence_behind(index);
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// A unit is not to be trusted any more: nothing behind it may use the bus.
+    fn silence_behind(&mut self, index: usize) {
+        let functions = self.functions.inventory.functions().iter();
+        let addresses: Vec<Address> = functions.map(|function| function.address).collect();
+        for address in addresses {
+            if self.unit_of(address).is_ok_and(|unit| unit == index) {
+                self.functions.set_master(address, false);
+            }
+        }
+    }
+}
