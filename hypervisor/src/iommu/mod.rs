@@ -34,7 +34,7 @@ use bulkhead_core::pci::inventory::Behind;
 use bulkhead_core::pci::{Address, Groups, Header, Inventory};
 use bulkhead_core::vtd::SourceId;
 use bulkhead_core::vtd::context::InstallRejected;
-use bulkhead_core::vtd::dmar::{self, Dmar};
+use bulkhead_core::vtd::dmar::{self, Dmar, PlatformFlags};
 use bulkhead_core::vtd::flood::{FloodLimits, Floods};
 use bulkhead_core::vtd::interrupt::HandleError;
 use bulkhead_core::vtd::unit::UnitError;
@@ -83,6 +83,8 @@ pub struct Iommu {
 pub enum IommuError {
     /// The manifest wants VT-d.
     Required,
+    /// The manifest wants VT-d, and some of the units cannot be brought up.
+    Incomplete,
     /// The machine has no such function.
     NoFunction(Address),
     /// No unit that translates is in front of it.
@@ -109,6 +111,11 @@ impl fmt::Display for IommuError {
             Self::Required => f.write_str(
                 "the manifest has iommu = \"required\", and no VT-d unit translates on this machine: turn VT-d on in the \
                  firmware set-up, or write iommu = \"auto\" and accept that only their bus-master bits hold devices back",
+            ),
+            Self::Incomplete => f.write_str(
+                "the manifest has iommu = \"required\", and not every VT-d unit of this machine could be brought up, as said above: \
+                 update the firmware, or write iommu = \"auto\" and accept that only their bus-master bits hold the devices \
+                 behind the others back",
             ),
             Self::NoFunction(function) => write!(f, "there is no PCI function {function}"),
             Self::NoUnit(function) => write!(
@@ -172,13 +179,15 @@ impl Iommu {
             vms,
         };
         let found = iommu.dmar.as_ref().filter(|_| policy != IommuPolicy::Off);
+        let remaps_interrupts =
+            found.is_some_and(|dmar| dmar.flags.contains(PlatformFlags::INTERRUPT_REMAPPING));
         for (number, unit) in found
             .map(|dmar| dmar.units.as_slice())
             .unwrap_or_default()
             .iter()
             .enumerate()
         {
-            match Remapper::start(memory, number, unit) {
+            match Remapper::start(memory, number, unit, remaps_interrupts) {
                 Ok(remapper) => iommu.units.push(remapper),
                 Err(error) => log::error!(
                     "VT-d unit {number} at {}: {error}; the functions behind it stay silent, and no VM can have them",
@@ -187,10 +196,12 @@ impl Iommu {
             }
         }
         iommu.describe(policy);
-        if policy == IommuPolicy::Required && !iommu.translates() {
-            return Err(IommuError::Required);
+        let wanted = iommu.dmar.as_ref().map_or(0, |dmar| dmar.units.len());
+        match policy {
+            IommuPolicy::Required if !iommu.translates() => Err(IommuError::Required),
+            IommuPolicy::Required if iommu.units.len() < wanted => Err(IommuError::Incomplete),
+            IommuPolicy::Required | IommuPolicy::Auto | IommuPolicy::Off => Ok(iommu),
         }
-        Ok(iommu)
     }
 
     fn describe(&self, policy: IommuPolicy) {
@@ -206,6 +217,14 @@ impl Iommu {
                     "not remapped by all"
                 }
             );
+            let functions = self.inventory().functions().iter();
+            for function in functions.filter(|one| self.unit_of(one.address).is_err()) {
+                log::warn!(
+                    "VT-d: no unit that translates is in front of {} ({}): only its bus-master bit holds it back",
+                    function.address,
+                    function.id
+                );
+            }
         }
     }
 

@@ -63,11 +63,13 @@ impl From<UnitError> for Unusable {
 }
 
 impl Remapper {
-    /// Takes over the unit with this number from the firmware, with empty tables.
+    /// Takes over the unit with this number from the firmware, with empty tables. Interrupts are remapped only where the firmware
+    /// says that the platform can (`remaps_interrupts`).
     pub(super) fn start(
         memory: &mut Memory,
         number: usize,
         found: &dmar::Unit,
+        remaps_interrupts: bool,
     ) -> Result<Self, Unusable> {
         let id = u8::try_from(number).ok().and_then(UnitId::new);
         let id = id.ok_or(Unusable::TooMany)?;
@@ -76,8 +78,13 @@ impl Remapper {
             .map_device(frames_of(at.0, found.size), HostAttr::DEVICE)
             .map_err(Unusable::Mapping)?;
         let mut registers = Mapped::new(at);
-        let chosen =
-            Chosen::read(&mut registers, lapic::has_x2apic()).map_err(Unusable::Capability)?;
+        // What is not remapped may be as narrow as it likes.
+        let wide = remaps_interrupts && lapic::has_x2apic();
+        let mut chosen = Chosen::read(&mut registers, wide).map_err(Unusable::Capability)?;
+        if !remaps_interrupts {
+            chosen.interrupts = None;
+            chosen.posted = false;
+        }
         let used = u64::from(chosen.register_bytes());
         if used > found.size {
             // Fault records and the like may lie behind what the table names.

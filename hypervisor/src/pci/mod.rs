@@ -82,9 +82,17 @@ impl Functions {
         }
     }
 
-    /// Lets a function use the bus by itself, or no more.
+    /// Lets a function use the bus by itself, or no more. The bridges above it go on forwarding what others below them send.
     pub fn set_master(&mut self, function: Address, on: bool) {
-        set_master(&mut self.buses, function, on);
+        let Self {
+            buses, inventory, ..
+        } = self;
+        if on && let Some(found) = inventory.find(function) {
+            for bridge in inventory.ancestors(found) {
+                set_master(buses, bridge.address, true);
+            }
+        }
+        set_master(buses, function, on);
     }
 }
 
