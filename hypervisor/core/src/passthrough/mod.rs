@@ -2,7 +2,7 @@
 //!
 //! | module | what it decides |
 //! |---|---|
-//! | [`place`] | Where in the guest each base address is; what of it the guest reaches by itself, and what traps. |
+//! | [`mod@place`] | Where in the guest each base address is; what of it the guest reaches by itself, and what traps. |
 //! | [`vectors`] | The MSI-X table that the guest sees in place of the device's. |
 //! | [`message`] | What a guest may have its device send. |
 //! | [`host`] | Which vector of which CPU stands for a device's interrupt; whose it is when one arrives. |
@@ -10,7 +10,7 @@
 //! | [`reserved`] | Whether a VM can have a device that the firmware reserved memory for. |
 //!
 //! The function on the VM's bus is [`Passed`](crate::device::pci::Passed); what it needs of the machine is [`Hardware`],
-//! which the shell implements. A guest reaches its device's memory where [`place`] put it: moved elsewhere, or with
+//! which the shell implements. A guest reaches its device's memory where [`place()`] put it: moved elsewhere, or with
 //! decoding off, the pages that trap reach nothing, while the others stay what they are, memory of that VM's device.
 //! The real function decodes for as long as a VM has it: a guest that could switch that off could make the machine's
 //! bus report errors. Ports are not passed through: a device says itself which it has, and nothing keeps that from being

@@ -54,7 +54,7 @@ impl Told {
 }
 
 impl Passed {
-    /// The function of `config`, whose base addresses were [placed](crate::passthrough::place), on `hardware`.
+    /// The function of `config`, whose base addresses were [placed](crate::passthrough::place()), on `hardware`.
     #[must_use]
     pub fn new(config: VirtualConfig, hardware: Box<dyn Hardware>) -> Self {
         let all = config.memory().into_iter();
