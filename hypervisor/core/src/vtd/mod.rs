@@ -13,7 +13,7 @@
 //! | [`source`] | Names of those who send requests. |
 //!
 //! The shell has the registers ([`registers::UnitRegisters`]) and the memory ([`queue::QueueMemory`], [`crate::table::TableMemory`]).
-//! Nothing of it runs yet: the shell does not drive units so far.
+//! What drives it is the shell's `iommu`; what a VM has of a device is [`crate::passthrough`].
 //!
 //! Manual: "Intel Virtualization Technology for Directed I/O, Architecture Specification" (cited as "VT-d
 //! specification").
