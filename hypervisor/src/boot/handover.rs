@@ -170,10 +170,11 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
         tops,
         start_page,
     } = owned;
-    report_memory(&memory, &loaded, &facts);
     let (own, mut seeds) = become_first_cpu(&facts, &mut memory, windows, &tops, wishes, &loaded)?;
-    // Nothing else may use the bus before, or be trusted with it after.
-    let mut iommu = take_over_devices(&mut memory, dmar, &ecam, &facts, &loaded)?;
+    // Before anything that takes time: until then devices reach whatever the firmware let them.
+    let iommu = take_over_devices(&mut memory, dmar, &ecam, &facts, &loaded);
+    report_memory(&memory, &loaded, &facts);
+    let mut iommu = iommu?;
     let selftest = loaded.plan.hypervisor.selftest;
     if let Some(tests) = DeviceTests::of(selftest) {
         devices::run(tests, &mut memory, &mut iommu, facts.tsc_khz);
@@ -242,8 +243,7 @@ fn take_over_devices(
     facts: &Facts,
     loaded: &Loaded,
 ) -> Result<Iommu, IommuError> {
-    let functions = Functions::take_over(memory, windows, facts.tsc_khz);
-    functions.describe();
+    let functions = Functions::take_over(memory, windows);
     let plan = &loaded.plan;
     let names = plan.vms.iter().map(|vm| vm.name.as_str().into()).collect();
     let policy = plan.hypervisor.iommu;

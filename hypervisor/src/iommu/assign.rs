@@ -21,6 +21,8 @@ pub(super) struct Attachment {
     pub(super) requesters: Vec<Address>,
     /// It caused too many faults.
     pub(super) cut_off: bool,
+    /// It could not be taken out: what is left of it stays.
+    pub(super) is_broken: bool,
 }
 
 impl Iommu {
@@ -42,7 +44,7 @@ impl Iommu {
         shape.ok_or(IommuError::Unfinished)
     }
 
-    fn requesters(&self, function: Address) -> Result<Vec<Address>, IommuError> {
+    pub(super) fn requesters(&self, function: Address) -> Result<Vec<Address>, IommuError> {
         let inventory = &self.functions.inventory;
         let found = inventory.find(function);
         found
@@ -60,43 +62,73 @@ impl Iommu {
         domain: &mut IoDomain,
         function: Address,
     ) -> Result<(), IommuError> {
-        if self.attached.iter().any(|one| one.function == function) {
-            return Err(IommuError::Attached(function));
-        }
         let requesters = self.requesters(function)?;
-        let units: Vec<usize> = requesters
-            .iter()
-            .map(|requester| self.unit_of(*requester))
-            .collect::<Result<_, _>>()?;
+        let units = self.check(domain, function, &requesters)?;
         let mut attachment = Attachment {
             function,
             vm: domain.vm(),
             domain: domain.id(),
             requesters: Vec::new(),
             cut_off: false,
+            is_broken: false,
         };
+        let mut result = Ok(());
         for (requester, unit) in requesters.into_iter().zip(units) {
-            let mut result = Ok(());
-            // A bridge puts its name to all that is behind it: the first of a group makes the entry.
-            if !self.is_shared(requester, domain.id()) {
+            let mut sharers = self.attached.iter();
+            let sharer = sharers.find(|one| one.requesters.contains(&requester));
+            // A bridge puts its name to all that is behind it: the first of a group makes the entry, and one that was
+            // cut off cuts off all.
+            if let Some(sharer) = sharer {
+                attachment.cut_off |= sharer.cut_off;
+            } else {
+                self.floods.forgive(requester);
                 result = self.install(memory, domain, requester, unit);
             }
-            if let Err(error) = result {
-                self.attached.push(attachment);
-                let _ = self.detach(memory, domain, function);
-                return Err(error);
-            }
+            // Also where that failed: the entry may be there.
             attachment.requesters.push(requester);
+            if result.is_err() {
+                break;
+            }
         }
         self.attached.push(attachment);
-        Ok(())
+        if result.is_err() {
+            let _ = self.detach(memory, domain, function);
+        }
+        result
     }
 
-    /// Whether another function of the domain comes under this name too.
-    fn is_shared(&self, requester: Address, domain: DomainId) -> bool {
-        self.attached
-            .iter()
-            .any(|one| one.domain == domain && one.requesters.contains(&requester))
+    /// Whether the function may be let into the domain: the units in front of it, for each of its names.
+    fn check(
+        &self,
+        domain: &IoDomain,
+        function: Address,
+        requesters: &[Address],
+    ) -> Result<Vec<usize>, IommuError> {
+        if self.attached.iter().any(|one| one.function == function) {
+            return Err(IommuError::Attached(function));
+        }
+        let group = self.groups().of(function).unwrap_or_default();
+        let mut others = self.attached.iter();
+        if let Some(other) =
+            others.find(|one| one.domain != domain.id() && group.contains(&one.function))
+        {
+            return Err(IommuError::Split(function, other.function));
+        }
+        let mut units = Vec::with_capacity(requesters.len());
+        for requester in requesters {
+            let unit = self.unit_of(*requester)?;
+            let Some(remapper) = self.units.get(unit) else {
+                return Err(IommuError::NoUnit(*requester));
+            };
+            if !remapper.remaps_interrupts() {
+                return Err(IommuError::NoInterrupts(function));
+            }
+            if !domain.suits(remapper.unit.chosen().tree) {
+                return Err(IommuError::Shape(function));
+            }
+            units.push(unit);
+        }
+        Ok(units)
     }
 
     fn install(
@@ -142,28 +174,38 @@ impl Iommu {
     ) -> Result<(), IommuError> {
         let mine = |one: &Attachment| one.function == function && one.domain == domain.id();
         let place = self.attached.iter().position(mine);
-        let attachment = self
-            .attached
-            .swap_remove(place.ok_or(IommuError::NotAttached(function))?);
-        self.functions.set_master(function, false);
-        for requester in attachment.requesters {
-            if self.is_shared(requester, domain.id()) {
-                continue;
+        let mut attachment =
+            self.attached
+                .swap_remove(place.ok_or(IommuError::NotAttached(function))?);
+        self.functions.force_master(function, false);
+        // Every entry first: whatever a unit then fails to forget, none is left for it to read again.
+        let mut tickets = Vec::with_capacity(attachment.requesters.len());
+        for requester in &attachment.requesters {
+            let unit = self.unit_of(*requester).ok();
+            if let Some(remapper) = unit.and_then(|unit| self.units.get_mut(unit))
+                && !is_shared(&self.attached, *requester, domain.id())
+            {
+                let mut tables = IoTables::new(&mut memory.pool, remapper.is_coherent());
+                let source = SourceId(requester.source_id());
+                tickets.extend(remapper.contexts.remove(&mut tables, source, domain.id()));
             }
-            let unit = self.unit_of(requester)?;
-            let Some(remapper) = self.units.get_mut(unit) else {
-                return Err(IommuError::NoUnit(requester));
-            };
-            let mut tables = IoTables::new(&mut memory.pool, remapper.is_coherent());
-            let source = SourceId(requester.source_id());
-            let ticket = remapper.contexts.remove(&mut tables, source, domain.id());
-            let detached = self.work_off(ticket.ok_or(IommuError::NotAttached(requester))?)?;
-            if domain.release(detached).is_err() {
-                return Err(IommuError::NotAttached(requester));
-            }
-            self.floods.forgive(source);
         }
-        Ok(())
+        let mut result = Ok(());
+        for ticket in tickets {
+            match self.work_off(ticket) {
+                Ok(detached) => {
+                    if domain.release(detached).is_err() {
+                        result = Err(IommuError::NotAttached(function));
+                    }
+                }
+                Err(error) => result = Err(error),
+            }
+        }
+        if result.is_err() {
+            attachment.is_broken = true;
+            self.attached.push(attachment);
+        }
+        result
     }
 
     /// Has every unit see what was mapped and forget what was unmapped in `domain` so far.
@@ -211,14 +253,24 @@ impl Iommu {
         Ok(())
     }
 
-    /// A unit is not to be trusted any more: nothing behind it may use the bus.
+    /// A unit is not to be trusted any more: nothing behind it may use the bus, now or later.
     fn silence_behind(&mut self, index: usize) {
         let functions = self.functions.inventory.functions().iter();
         let addresses: Vec<Address> = functions.map(|function| function.address).collect();
         for address in addresses {
             if self.unit_of(address).is_ok_and(|unit| unit == index) {
-                self.functions.set_master(address, false);
+                self.functions.force_master(address, false);
             }
         }
+        if let Some(remapper) = self.units.get_mut(index) {
+            remapper.is_dead = true;
+        }
     }
+}
+
+/// Whether another function of the domain comes under this name too.
+fn is_shared(attached: &[Attachment], requester: Address, domain: DomainId) -> bool {
+    attached
+        .iter()
+        .any(|one| one.domain == domain && one.requesters.contains(&requester))
 }

@@ -4,25 +4,29 @@
 //! more than one that does not.
 
 use super::Iommu;
+use super::assign::Attachment;
 use super::remapper::Remapper;
 use crate::events;
 use alloc::vec::Vec;
 use bulkhead_core::events::{DmaFault, Event};
-use bulkhead_core::pci::Address;
+use bulkhead_core::pci::{Address, Inventory};
 use bulkhead_core::vtd::fault::FaultRecord;
 use bulkhead_core::vtd::flood::{FloodLimits, Floods, Verdict};
 
 impl Iommu {
-    /// Deals with the faults recorded so far, at host TSC `now`; each is handed to `each` besides.
-    pub fn look(&mut self, now: u64, mut each: impl FnMut(&FaultRecord)) {
+    /// Deals with the faults recorded so far, at host TSC `now`; each is handed to `each` besides. Whether a unit had more
+    /// than it has room for.
+    pub fn look(&mut self, now: u64, mut each: impl FnMut(&FaultRecord)) -> bool {
         let Self {
             units,
             floods,
             attached,
             vms,
+            functions,
             ..
         } = self;
         let mut cut: Vec<Address> = Vec::new();
+        let mut lost = false;
         for Remapper {
             unit,
             number,
@@ -33,7 +37,8 @@ impl Iommu {
             let drained = unit.faults(|record| {
                 each(&record);
                 let requester = Address::from_source_id(*segment, record.source.0);
-                match floods.fault(record.source, now) {
+                let sender = sender(&functions.inventory, attached, requester);
+                match floods.fault(sender, now) {
                     Verdict::Tell { untold } => {
                         let owner = attached
                             .iter()
@@ -50,35 +55,48 @@ impl Iommu {
                     }
                     Verdict::CutOff { faults } => {
                         log::error!(
-                            "VT-d: device {} caused {faults} faults within a second; it is cut off from the bus",
-                            record.source
+                            "VT-d: device {sender} caused {faults} faults within a second; it is cut off from the bus"
                         );
                         events::send(&Event::DeviceCutOff {
                             source: record.source,
                             faults,
                         });
-                        cut.push(requester);
+                        cut.push(sender);
                     }
                     Verdict::Count | Verdict::WasCutOff => {}
                 }
             });
-            if drained.overflow {
-                log::debug!("VT-d unit {number}: further faults were not recorded");
-            }
+            lost |= drained.overflow;
         }
-        for requester in cut {
-            self.cut_off(requester);
+        for sender in cut {
+            self.cut_off(sender);
         }
+        lost
     }
 
-    /// Takes the bus from whatever comes under this name, until it is taken out of its domain.
-    fn cut_off(&mut self, requester: Address) {
-        let mine = self.attached.iter_mut();
-        for one in mine.filter(|one| one.requesters.contains(&requester)) {
+    /// Takes the bus from who sends under this name, until it is taken out of its domain. A bridge is not silenced for a name
+    /// that anybody on its bus may use.
+    fn cut_off(&mut self, sender: Address) {
+        let Self {
+            attached,
+            functions,
+            ..
+        } = self;
+        let mut silent: Vec<Address> = Vec::new();
+        for one in attached
+            .iter_mut()
+            .filter(|one| one.requesters.contains(&sender))
+        {
             one.cut_off = true;
-            self.functions.set_master(one.function, false);
+            silent.push(one.function);
         }
-        self.functions.set_master(requester, false);
+        let found = functions.inventory.find(sender);
+        if silent.is_empty() && found.is_some_and(|found| !found.is_bridge()) {
+            silent.push(sender);
+        }
+        for function in silent {
+            functions.force_master(function, false);
+        }
     }
 
     /// Has other limits from now on, and forgets the faults so far.
@@ -88,10 +106,26 @@ impl Iommu {
 
     /// Lets a function that is in a domain use the bus by itself, or no more. One that was cut off is not let.
     pub fn set_master(&mut self, function: Address, on: bool) {
-        let may = self
-            .attached
-            .iter()
-            .any(|one| one.function == function && !one.cut_off);
-        self.functions.set_master(function, on && may);
+        let mut attached = self.attached.iter();
+        let may = attached.any(|one| one.function == function && !one.cut_off && !one.is_broken)
+            && self.unit_of(function).is_ok();
+        self.functions.force_master(function, on && may);
     }
+}
+
+/// Who sends under a name. Ports verify the bus of what they pass on and nothing below it: a name that no function has is
+/// that of the first function on the bus, so that making up names gains nothing.
+fn sender(inventory: &Inventory, attached: &[Attachment], requester: Address) -> Address {
+    let is_known = inventory.find(requester).is_some()
+        || attached
+            .iter()
+            .any(|one| one.requesters.contains(&requester));
+    if is_known {
+        return requester;
+    }
+    let bus = |address: Address| (address.segment(), address.bus());
+    let mut there = inventory.functions().iter();
+    there
+        .find(|function| bus(function.address) == bus(requester))
+        .map_or(requester, |function| function.address)
 }

@@ -36,6 +36,9 @@ impl Iommu {
     /// # Errors
     /// The unit has no room, or remaps no interrupts.
     pub fn interrupts(&mut self, function: Address, order: u8) -> Result<Handles, IommuError> {
+        if self.requesters(function)?.len() > 1 {
+            return Err(IommuError::NoInterrupts(function));
+        }
         let (table, _) = self.table_of(function)?;
         Ok(table.reserve(SourceId(function.source_id()), order)?)
     }

@@ -42,11 +42,6 @@ use core::fmt;
 use remapper::Remapper;
 use spin::{Mutex, MutexGuard, Once};
 
-/// How much is told of faults, and when a device is cut off, within a second.
-const TOLD_PER_SECOND: u64 = 32;
-const TOLD_OF_ONE_PER_SECOND: u64 = 8;
-const CUT_OFF_PER_SECOND: u64 = 1_000;
-
 static IOMMU: Once<Mutex<Iommu>> = Once::new();
 
 /// Makes `iommu` what [`lock`] gives.
@@ -67,8 +62,7 @@ pub fn try_lock() -> Option<MutexGuard<'static, Iommu>> {
 
 /// The machine's functions, and the units in front of them.
 pub struct Iommu {
-    /// The functions.
-    pub functions: Functions,
+    functions: Functions,
     dmar: Option<Dmar>,
     /// Those that translate.
     units: Vec<Remapper>,
@@ -93,8 +87,12 @@ pub enum IommuError {
     Attached(Address),
     /// It is in none, or in another.
     NotAttached(Address),
-    /// The unit in front of it remaps no interrupts.
+    /// The unit in front of it remaps no interrupts, or a bridge puts its own name to them.
     NoInterrupts(Address),
+    /// The unit in front of it cannot walk the domain's tables.
+    Shape(Address),
+    /// A function that it reaches behind the units' back is in another domain.
+    Split(Address, Address),
     /// The unit's tables said no; boxed, because the entry comes back with it.
     Rejected(Box<InstallRejected>),
     /// The unit does not answer. Its functions are silent from here on.
@@ -113,7 +111,7 @@ impl fmt::Display for IommuError {
                  firmware set-up, or write iommu = \"auto\" and accept that only their bus-master bits hold devices back",
             ),
             Self::Incomplete => f.write_str(
-                "the manifest has iommu = \"required\", and not every VT-d unit of this machine could be brought up, as said above: \
+                "the manifest has iommu = \"required\", and not every function has a VT-d unit in front that translates, as said above: \
                  update the firmware, or write iommu = \"auto\" and accept that only their bus-master bits hold the devices \
                  behind the others back",
             ),
@@ -126,7 +124,15 @@ impl fmt::Display for IommuError {
             Self::NotAttached(function) => write!(f, "{function} is not in this I/O domain"),
             Self::NoInterrupts(function) => write!(
                 f,
-                "the VT-d unit in front of {function} remaps no interrupts: the function could forge any"
+                "the interrupts of {function} cannot be told from others': its VT-d unit remaps none, or a bridge sends them"
+            ),
+            Self::Shape(function) => write!(
+                f,
+                "the VT-d unit in front of {function} cannot walk the tables that the VM's other devices have"
+            ),
+            Self::Split(function, other) => write!(
+                f,
+                "{function} reaches {other}, which is in another I/O domain"
             ),
             Self::Rejected(rejected) => rejected.fmt(f),
             Self::Unit(error) => error.fmt(f),
@@ -170,12 +176,7 @@ impl Iommu {
             dmar,
             units: Vec::new(),
             attached: Vec::new(),
-            floods: Floods::new(FloodLimits {
-                period: second,
-                cut_off: CUT_OFF_PER_SECOND,
-                told: TOLD_PER_SECOND,
-                told_of_one: TOLD_OF_ONE_PER_SECOND,
-            }),
+            floods: Floods::new(FloodLimits::of_a_second(second)),
             vms,
         };
         let found = iommu.dmar.as_ref().filter(|_| policy != IommuPolicy::Off);
@@ -195,11 +196,15 @@ impl Iommu {
                 ),
             }
         }
+        iommu.functions.settle(tsc_khz);
+        iommu.functions.describe();
         iommu.describe(policy);
         let wanted = iommu.dmar.as_ref().map_or(0, |dmar| dmar.units.len());
         match policy {
             IommuPolicy::Required if !iommu.translates() => Err(IommuError::Required),
-            IommuPolicy::Required if iommu.units.len() < wanted => Err(IommuError::Incomplete),
+            IommuPolicy::Required if iommu.units.len() < wanted || iommu.is_bypassed() => {
+                Err(IommuError::Incomplete)
+            }
             IommuPolicy::Required | IommuPolicy::Auto | IommuPolicy::Off => Ok(iommu),
         }
     }
@@ -246,6 +251,17 @@ impl Iommu {
         &mut self.functions.buses
     }
 
+    /// Lets a function that is in no domain use the bus, which only a test wants.
+    pub fn unleash(&mut self, function: Address) {
+        self.functions.force_master(function, true);
+    }
+
+    /// Whether some function has no unit in front of it.
+    fn is_bypassed(&self) -> bool {
+        let mut functions = self.inventory().functions().iter();
+        functions.any(|function| self.unit_of(function.address).is_err())
+    }
+
     /// Whether any unit translates.
     #[must_use]
     pub const fn translates(&self) -> bool {
@@ -263,7 +279,8 @@ impl Iommu {
         let source = SourceId(function.source_id());
         let unit = dmar.unit_of(function.segment(), source, &bridges);
         unit.and_then(|unit| {
-            let same = |remapper: &Remapper| remapper.registers() == unit.registers;
+            let same =
+                |remapper: &Remapper| remapper.registers() == unit.registers && !remapper.is_dead;
             self.units.iter().position(same)
         })
         .ok_or(none)

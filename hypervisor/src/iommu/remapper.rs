@@ -24,6 +24,8 @@ pub(super) struct Remapper {
     pub(super) interrupts: Option<InterruptTable>,
     /// Its place in the DMAR table.
     pub(super) number: usize,
+    /// It did not answer once: nothing behind it is let near the bus again.
+    pub(super) is_dead: bool,
     /// The PCI segment that it serves.
     pub(super) segment: u16,
     registers: Hpa,
@@ -117,6 +119,7 @@ impl Remapper {
             contexts,
             interrupts,
             number,
+            is_dead: false,
             segment: found.segment,
             registers: at,
         })

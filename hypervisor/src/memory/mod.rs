@@ -12,6 +12,7 @@ pub mod stack;
 pub mod tlb;
 pub mod window;
 
+use crate::arch::cpu;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Hpa, Hva};
 use bulkhead_core::hostpt::{self, HostAttr, HostError, HostTables, Window};
@@ -212,8 +213,13 @@ impl Memory {
     /// Maps device registers where their addresses are equal, for as long as the machine runs.
     ///
     /// # Errors
-    /// A frame is memory, or mapped already, or no frame is left for tables.
+    /// A frame is memory, beyond what the processor can name, or mapped already, or no frame is left for tables.
     pub fn map_device(&mut self, run: FrameRun, attr: HostAttr) -> Result<(), MemoryError> {
+        let limit = 1 << (cpu::physical_bits().clamp(32, 52) - 12);
+        let end = run.first.0.checked_add(run.count.0);
+        if end.is_none_or(|end| end > limit) {
+            return Err(LedgerError::BeyondEnd(run).into());
+        }
         let right = self.ledger.grant_device(run)?;
         let Self { tables, pool, .. } = self;
         tables.identity(pool, right, attr).map_err(|rejected| {
@@ -259,5 +265,6 @@ impl Memory {
 #[must_use]
 pub const fn frames_of(start: u64, bytes: u64) -> FrameRun {
     let first = Frame::containing(Hpa(start));
-    FrameRun::new(first, FrameCount::covering(start + bytes - first.start().0))
+    let end = start.saturating_add(bytes);
+    FrameRun::new(first, FrameCount::covering(end - first.start().0))
 }

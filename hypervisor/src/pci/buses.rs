@@ -14,11 +14,6 @@ const DATA_PORT: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
 /// What ports reach.
 const LEGACY_BYTES: u16 = 256;
-const LEGACY: HostBridge = HostBridge {
-    segment: 0,
-    first_bus: 0,
-    last_bus: u8::MAX,
-};
 
 /// The way to every function's configuration space. There is one, so that the two ports are one caller's at a time.
 pub struct Buses {
@@ -49,13 +44,26 @@ impl Buses {
         !self.windows.is_empty()
     }
 
-    /// Where functions may be.
+    /// Where functions may be: in the windows, and on those buses of segment 0 that ports alone reach.
     #[must_use]
     pub fn bridges(&self) -> Vec<HostBridge> {
-        if self.windows.is_empty() {
-            return Vec::from([LEGACY]);
+        let mut bridges: Vec<_> = self.windows.iter().map(EcamWindow::bridge).collect();
+        let mut left: Option<HostBridge> = None;
+        for bus in 0..=u8::MAX {
+            let address = Address::from_source_id(0, u16::from(bus) << 8);
+            if self.place(address, 0).is_some() {
+                bridges.extend(left.take());
+            } else {
+                let first_bus = left.map_or(bus, |bridge| bridge.first_bus);
+                left = Some(HostBridge {
+                    segment: 0,
+                    first_bus,
+                    last_bus: bus,
+                });
+            }
         }
-        self.windows.iter().map(EcamWindow::bridge).collect()
+        bridges.extend(left);
+        bridges
     }
 
     /// Where the register at `at` is in memory.

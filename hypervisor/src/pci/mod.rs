@@ -27,24 +27,35 @@ pub struct Functions {
 }
 
 impl Functions {
-    /// Finds every function and silences it: from here on none reads or writes memory by itself. Services that keep
-    /// functions apart are turned on. `tsc_khz` is the clock's rate.
-    pub fn take_over(memory: &mut Memory, windows: &[EcamWindow], tsc_khz: u32) -> Self {
+    /// Finds every function and takes its bus mastering; what it has under way may still arrive.
+    pub fn take_over(memory: &mut Memory, windows: &[EcamWindow]) -> Self {
         let mut buses = Buses::map(memory, windows);
         let bridges = buses.bridges();
         let inventory = enumerate(&mut buses, &bridges);
         for step in quiesce(&inventory) {
-            silence(&mut buses, step, tsc_khz);
-        }
-        for setting in groups::acs_settings(&inventory) {
-            let value = setting.value.bits().into();
-            buses.write(setting.function, setting.at, Width::Word, value);
+            silence(&mut buses, step);
         }
         let groups = Groups::new(&inventory);
         Self {
             buses,
             inventory,
             groups,
+        }
+    }
+
+    /// Waits until every function has finished what it had under way, all together no longer than one may take, and turns on
+    /// what keeps functions apart. `tsc_khz` is the clock's rate.
+    pub fn settle(&mut self, tsc_khz: u32) {
+        let until = rdtsc().saturating_add(u64::from(IDLE_TIMEOUT_MS) * u64::from(tsc_khz));
+        for step in quiesce(&self.inventory) {
+            if let Step::AwaitIdle { function, status } = step {
+                await_idle(&mut self.buses, function, status, until);
+            }
+        }
+        for setting in groups::acs_settings(&self.inventory) {
+            let value = setting.value.bits().into();
+            self.buses
+                .write(setting.function, setting.at, Width::Word, value);
         }
     }
 
@@ -56,7 +67,7 @@ impl Functions {
         let functions = self.inventory.functions();
         let groups = self.groups.all();
         log::info!(
-            "PCI: {} functions in {} groups, reached by {}; all silent",
+            "PCI: {} functions in {} groups, reached by {}; none is a bus master",
             functions.len(),
             groups.len(),
             if self.buses.has_windows() {
@@ -82,8 +93,8 @@ impl Functions {
         }
     }
 
-    /// Lets a function use the bus by itself, or no more. The bridges above it go on forwarding what others below them send.
-    pub fn set_master(&mut self, function: Address, on: bool) {
+    /// Lets a function use the bus by itself, or no more, whoever it belongs to: [`Iommu`](crate::iommu::Iommu) says who may. The bridges above it go on forwarding what others below them send.
+    pub fn force_master(&mut self, function: Address, on: bool) {
         let Self {
             buses, inventory, ..
         } = self;
@@ -103,7 +114,7 @@ fn set_master(buses: &mut Buses, function: Address, on: bool) {
     buses.write(function, COMMAND.into(), Width::Word, command.bits().into());
 }
 
-fn silence(buses: &mut Buses, step: Step, tsc_khz: u32) {
+fn silence(buses: &mut Buses, step: Step) {
     match step {
         Step::DisableVirtualFunctions { function, control } => {
             let found = buses.read(function, control, Width::Word) as u16;
@@ -111,17 +122,17 @@ fn silence(buses: &mut Buses, step: Step, tsc_khz: u32) {
             buses.write(function, control, Width::Word, off.into());
         }
         Step::ClearMaster(function) => set_master(buses, function, false),
-        Step::AwaitIdle { function, status } => {
-            let until = rdtsc().saturating_add(u64::from(IDLE_TIMEOUT_MS) * u64::from(tsc_khz));
-            let mut pending =
-                || buses.read(function, status, Width::Word) as u16 & TRANSACTIONS_PENDING != 0;
-            while pending() {
-                if rdtsc() >= until {
-                    log::warn!("PCI: {function} did not finish what it had under way");
-                    break;
-                }
-                core::hint::spin_loop();
-            }
+        // Later: units are put in front first, and nobody is waited for without.
+        Step::AwaitIdle { .. } => {}
+    }
+}
+
+fn await_idle(buses: &mut Buses, function: Address, status: u16, until: u64) {
+    while buses.read(function, status, Width::Word) as u16 & TRANSACTIONS_PENDING != 0 {
+        if rdtsc() >= until {
+            log::warn!("PCI: {function} did not finish what it had under way");
+            return;
         }
+        core::hint::spin_loop();
     }
 }

@@ -16,6 +16,8 @@ const FUNCTION_BYTES: u64 = 1 << 12;
 /// Where the entries begin, behind eight reserved bytes.
 const FIRST_ENTRY: usize = HEADER_LEN + 8;
 const ENTRY_BYTES: usize = 16;
+/// Machines have one for each segment, or for each processor package.
+const MAX_WINDOWS: usize = 64;
 
 /// The configuration space of some buses, in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +41,7 @@ impl fmt::Display for BadWindow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "ACPI MCFG entry {}, at {}: no window of whole buses, or a doubled one; left out",
+            "ACPI MCFG entry {}, at {}: no window of whole buses, a doubled one, or one too many; left out",
             self.entry, self.base
         )
     }
@@ -55,7 +57,10 @@ impl EcamWindow {
         for (entry, bytes) in entries.chunks_exact(ENTRY_BYTES).enumerate() {
             let base = Hpa(u64_at(bytes, 0).unwrap_or(0));
             match Self::of(bytes, base) {
-                Some(window) if !windows.iter().any(|other| other.meets(&window)) => {
+                Some(window)
+                    if windows.len() < MAX_WINDOWS
+                        && !windows.iter().any(|other| other.meets(&window)) =>
+                {
                     windows.push(window);
                 }
                 _ => skipped(BadWindow { entry, base }),

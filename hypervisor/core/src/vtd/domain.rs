@@ -208,6 +208,12 @@ impl IoDomain {
         self.id
     }
 
+    /// Whether units of this kind can walk its tables.
+    #[must_use]
+    pub fn suits(&self, unit: TreeShape) -> bool {
+        self.shape.meet(unit) == self.shape
+    }
+
     /// Whose devices are in it.
     #[must_use]
     pub const fn vm(&self) -> VmId {

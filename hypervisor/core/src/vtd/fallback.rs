@@ -23,6 +23,8 @@ const IOTLB_DRAIN: u64 = 3 << 48;
 pub struct RegisterInvalidation {
     /// The invalidate address register.
     address: Reg64,
+    /// A request was not finished: what the unit does now answers nobody.
+    dead: bool,
     counts: InvalidationCounts,
 }
 
@@ -30,6 +32,7 @@ impl RegisterInvalidation {
     pub(super) fn new(address: Reg64) -> Self {
         Self {
             address,
+            dead: false,
             counts: InvalidationCounts::default(),
         }
     }
@@ -48,10 +51,15 @@ impl RegisterInvalidation {
         registers: &mut impl UnitRegisters,
         batch: &Batch,
     ) -> Result<(), InvalidationError> {
+        if self.dead {
+            return Err(InvalidationError::Dead);
+        }
         self.counts.submissions += 1;
         for request in batch.iter() {
             self.counts.requests += 1;
-            self.one(registers, request)?;
+            let done = self.one(registers, request);
+            self.dead = matches!(done, Err(InvalidationError::Timeout { .. }));
+            done?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! device out of its domain) is the caller's. It holds a fixed number of sources: a device that makes up further ones
 //! only evicts those that were quiet longest, and all together share one budget of reports.
 
-use super::source::SourceId;
+use crate::pci::Address;
 
 /// What becomes of a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,12 +38,30 @@ pub struct FloodLimits {
     pub told_of_one: u64,
 }
 
+impl FloodLimits {
+    /// How often units are looked at in a second, at least.
+    pub const LOOKS_PER_SECOND: u64 = 500;
+    /// A unit with one fault record shows one fault a look, whatever a device does: well below that.
+    const CUT_OFF_PER_SECOND: u64 = Self::LOOKS_PER_SECOND / 4;
+
+    /// What holds on a machine whose clock counts `second` in a second.
+    #[must_use]
+    pub const fn of_a_second(second: u64) -> Self {
+        Self {
+            period: second,
+            cut_off: Self::CUT_OFF_PER_SECOND,
+            told: 32,
+            told_of_one: 8,
+        }
+    }
+}
+
 /// Sources that are watched at once.
 const SOURCES: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct Watched {
-    source: SourceId,
+    source: Address,
     /// When its period began.
     began: u64,
     /// Faults within it.
@@ -75,7 +93,7 @@ impl Floods {
     }
 
     /// What becomes of a fault of `source` at time `now`. The first few of a source in a period are told.
-    pub fn fault(&mut self, source: SourceId, now: u64) -> Verdict {
+    pub fn fault(&mut self, source: Address, now: u64) -> Verdict {
         let limits = self.limits;
         if now.saturating_sub(self.began) >= limits.period {
             self.began = now;
@@ -111,7 +129,7 @@ impl Floods {
     }
 
     /// Forgets a source, whose device was reset and given to somebody else.
-    pub fn forgive(&mut self, source: SourceId) {
+    pub fn forgive(&mut self, source: Address) {
         for slot in &mut self.watched {
             if slot.is_some_and(|watched| watched.source == source) {
                 *slot = None;
@@ -119,9 +137,8 @@ impl Floods {
         }
     }
 
-    /// The record of `source`; a new one takes an empty place or that of the source that was quiet longest. Sources that were
-    /// cut off are kept.
-    fn watched(&mut self, source: SourceId, now: u64) -> Option<&mut Watched> {
+    /// The record of `source`; a new one takes an empty place or that of the source that was quiet longest.
+    fn watched(&mut self, source: Address, now: u64) -> Option<&mut Watched> {
         let same = |slot: &Option<Watched>| slot.is_some_and(|watched| watched.source == source);
         let place = match self.watched.iter().position(same) {
             Some(place) => place,
@@ -130,8 +147,8 @@ impl Floods {
                     .watched
                     .iter()
                     .enumerate()
-                    .filter(|(_, slot)| !slot.is_some_and(|watched| watched.cut))
-                    .min_by_key(|(_, slot)| slot.map(|watched| watched.began))?;
+                    // One that was cut off goes last: it is silent, or it is cut off again.
+                    .min_by_key(|(_, slot)| slot.map(|watched| (watched.cut, watched.began)))?;
                 *self.watched.get_mut(place)? = Some(Watched {
                     source,
                     began: now,

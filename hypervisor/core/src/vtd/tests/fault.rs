@@ -3,6 +3,7 @@ use crate::vtd::capability::FaultRecords;
 use crate::vtd::fault::*;
 use crate::vtd::flood::{FloodLimits, Floods, Verdict};
 use crate::vtd::reason::FaultReason;
+use crate::pci::Address;
 use crate::vtd::source::SourceId;
 
 use super::fake::{CAPABILITY, EXTENDED, FakeUnit};
@@ -104,6 +105,7 @@ fn a_flood_does_not_keep_the_drain_busy() {
     assert_eq!((drained.faults, unit.0), (8, 16));
 }
 
+const CARD: Address = Address::from_source_id(0, NIC.0);
 const LIMITS: FloodLimits = FloodLimits {
     period: 100,
     cut_off: 5,
@@ -114,30 +116,30 @@ const LIMITS: FloodLimits = FloodLimits {
 #[test]
 fn one_fault_a_period_is_told_and_a_flood_cut_off_once() {
     let mut floods = Floods::new(LIMITS);
-    assert_eq!(floods.fault(NIC, 0), Verdict::Tell { untold: 0 });
-    assert_eq!(floods.fault(NIC, 1), Verdict::Count);
-    assert_eq!(floods.fault(NIC, 2), Verdict::Count);
-    assert_eq!(floods.fault(NIC, 100), Verdict::Tell { untold: 2 });
+    assert_eq!(floods.fault(CARD, 0), Verdict::Tell { untold: 0 });
+    assert_eq!(floods.fault(CARD, 1), Verdict::Count);
+    assert_eq!(floods.fault(CARD, 2), Verdict::Count);
+    assert_eq!(floods.fault(CARD, 100), Verdict::Tell { untold: 2 });
     for now in 101..104 {
-        assert_eq!(floods.fault(NIC, now), Verdict::Count);
+        assert_eq!(floods.fault(CARD, now), Verdict::Count);
     }
-    assert_eq!(floods.fault(NIC, 104), Verdict::CutOff { faults: 5 });
-    assert_eq!(floods.fault(NIC, 500), Verdict::WasCutOff);
-    floods.forgive(NIC);
-    assert_eq!(floods.fault(NIC, 501), Verdict::Tell { untold: 0 });
+    assert_eq!(floods.fault(CARD, 104), Verdict::CutOff { faults: 5 });
+    assert_eq!(floods.fault(CARD, 500), Verdict::WasCutOff);
+    floods.forgive(CARD);
+    assert_eq!(floods.fault(CARD, 501), Verdict::Tell { untold: 0 });
 }
 
 #[test]
 fn made_up_sources_share_one_budget_and_do_not_hide_who_was_cut_off() {
     let mut floods = Floods::new(LIMITS);
     for _ in 0..5 {
-        floods.fault(NIC, 0);
+        floods.fault(CARD, 0);
     }
     let told = (0x1000..0x2000)
-        .filter(|id| matches!(floods.fault(SourceId(*id), 1), Verdict::Tell { .. }))
+        .filter(|id| matches!(floods.fault(Address::from_source_id(0, *id), 1), Verdict::Tell { .. }))
         .count();
     assert_eq!(told as u64, LIMITS.told - 1);
-    assert_eq!(floods.fault(NIC, 2), Verdict::WasCutOff);
+    assert_eq!(floods.fault(CARD, 2), Verdict::WasCutOff);
 }
 
 #[test]
@@ -146,9 +148,42 @@ fn a_source_is_told_as_often_as_its_share_and_leaves_the_rest_to_others() {
         told_of_one: 2,
         ..LIMITS
     });
-    let verdicts = [0; 3].map(|now| floods.fault(NIC, now));
+    let verdicts = [0; 3].map(|now| floods.fault(CARD, now));
     let told = Verdict::Tell { untold: 0 };
     assert_eq!(verdicts, [told, told, Verdict::Count]);
-    assert_eq!(floods.fault(SourceId(0x1000), 0), told);
-    assert_eq!(floods.fault(SourceId(0x2000), 0), Verdict::Count);
+    assert_eq!(floods.fault(Address::from_source_id(0, 0x1000), 0), told);
+    assert_eq!(floods.fault(Address::from_source_id(0, 0x2000), 0), Verdict::Count);
+}
+
+#[test]
+fn a_flood_on_a_unit_with_one_record_is_cut_off_within_a_second() {
+    let second = 3_000_000_000;
+    let mut floods = Floods::new(FloodLimits::of_a_second(second));
+    let look = second / FloodLimits::LOOKS_PER_SECOND;
+    let cut = (0..FloodLimits::LOOKS_PER_SECOND)
+        .find(|number| matches!(floods.fault(CARD, number * look), Verdict::CutOff { .. }));
+    assert!(cut.is_some());
+}
+
+#[test]
+fn the_same_id_on_another_segment_is_another_source() {
+    let mut floods = Floods::new(LIMITS);
+    for _ in 0..5 {
+        floods.fault(CARD, 0);
+    }
+    assert_eq!(floods.fault(CARD, 1), Verdict::WasCutOff);
+    let other = Address::from_source_id(1, NIC.0);
+    assert!(matches!(floods.fault(other, 1), Verdict::Tell { .. }));
+}
+
+#[test]
+fn sources_that_were_cut_off_do_not_end_the_watch() {
+    let mut floods = Floods::new(LIMITS);
+    for id in 0..200 {
+        for _ in 0..LIMITS.cut_off {
+            floods.fault(Address::from_source_id(0, id), 0);
+        }
+    }
+    let verdicts = [0; 5].map(|_| floods.fault(CARD, 1_000));
+    assert_eq!(verdicts[4], Verdict::CutOff { faults: 5 });
 }
