@@ -174,9 +174,9 @@ impl Iommu {
     ) -> Result<(), IommuError> {
         let mine = |one: &Attachment| one.function == function && one.domain == domain.id();
         let place = self.attached.iter().position(mine);
-        let mut attachment =
-            self.attached
-                .swap_remove(place.ok_or(IommuError::NotAttached(function))?);
+        let mut attachment = self
+            .attached
+            .swap_remove(place.ok_or(IommuError::NotAttached(function))?);
         self.functions.force_master(function, false);
         // Every entry first: whatever a unit then fails to forget, none is left for it to read again.
         let mut tickets = Vec::with_capacity(attachment.requesters.len());

@@ -251,9 +251,9 @@ impl Iommu {
         &mut self.functions.buses
     }
 
-    /// Lets a function that is in no domain use the bus, which only a test wants.
-    pub fn unleash(&mut self, function: Address) {
-        self.functions.force_master(function, true);
+    /// The functions themselves, to reset them; [`Self::set_master`] is what lets one use the bus.
+    pub const fn functions(&mut self) -> &mut Functions {
+        &mut self.functions
     }
 
     /// Whether some function has no unit in front of it.

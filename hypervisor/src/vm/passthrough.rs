@@ -304,7 +304,7 @@ impl Passthrough {
             return Err(PassthroughError::Lost(function));
         }
         let mut iommu = iommu::lock().ok_or(PassthroughError::NoIommu)?;
-        let functions = &mut iommu.functions;
+        let functions = iommu.functions();
         let now = milliseconds();
         let run = self.run.get_or_insert_with(|| {
             let each = self.functions.iter();
@@ -538,7 +538,7 @@ impl Hardware for Chip {
         let Some(mut iommu) = iommu::lock() else {
             return true;
         };
-        let functions = &mut iommu.functions;
+        let functions = iommu.functions();
         let now = milliseconds();
         let run = self.run.get_or_insert_with(|| {
             let own = [(self.real.function(), self.reset)];

@@ -32,6 +32,24 @@ pub(super) struct Bench<'a> {
     pub(super) tsc_khz: u32,
 }
 
+/// What units recorded.
+pub(super) struct Seen {
+    pub(super) records: Vec<FaultRecord>,
+    /// There was more.
+    pub(super) lost: bool,
+}
+
+impl Seen {
+    /// Nothing at all was recorded.
+    pub(super) fn none(&self) -> Result<(), Unmet> {
+        match self.records.first() {
+            None if !self.lost => Ok(()),
+            None => Err(Unmet::Failed("faults that were not recorded".into())),
+            Some(fault) => Err(Unmet::Failed(format!("{fault}"))),
+        }
+    }
+}
+
 /// A device under test, its registers mapped.
 #[derive(Clone, Copy)]
 pub(super) struct Device {
@@ -180,7 +198,7 @@ impl<'a> Bench<'a> {
         let command = Command::from_bits_retain(raw) | Command::MEMORY;
         let raw = u32::from(command.bits());
         config.write(function, COMMAND.into(), Width::Word, raw);
-        self.iommu.functions.set_master(function, true);
+        self.iommu.functions().force_master(function, true);
         Ok(Device {
             function,
             registers: Mapped {
@@ -280,10 +298,10 @@ impl<'a> Bench<'a> {
     }
 
     /// What units recorded since the last time.
-    pub(super) fn faults(&mut self) -> Vec<FaultRecord> {
-        let mut seen = Vec::new();
-        self.iommu.look(rdtsc(), |record| seen.push(*record));
-        seen
+    pub(super) fn faults(&mut self) -> Seen {
+        let mut records = Vec::new();
+        let lost = self.iommu.look(rdtsc(), |record| records.push(*record));
+        Seen { records, lost }
     }
 
     /// Fills a frame with words that no other frame has.

@@ -2,7 +2,7 @@
 //!
 //! Each case begins with a pattern in every frame, so that a word that changed shows wherever it is.
 
-use super::bench::{ATTACKER, Bench, Device, GIVEN, TscClock, VICTIM, WORDS, has_id};
+use super::bench::{ATTACKER, Bench, Device, GIVEN, Seen, TscClock, VICTIM, WORDS, has_id};
 use super::{Tally, Unmet, Verdict};
 use crate::arch::cpu::rdtsc;
 use crate::arch::exception::taken;
@@ -52,7 +52,7 @@ const INTERRUPT_ADDRESS: u64 = 0xfee0_0000;
 struct Attacker {
     device: Device,
     outbox: Frame,
-    /// Lies right behind `outbox` where memory allows, and belongs to the other VM.
+    /// Lies right behind `outbox`, and belongs to the other VM.
     victim: Frame,
     read_only: Frame,
     inbox: Frame,
@@ -161,11 +161,21 @@ impl Attacker {
         let mut device = bench.device(wanted, "no edu device")?;
         Edu::find(&mut device.registers, &mut TscClock(bench.tsc_khz))?;
         let one = Request::anywhere(FrameCount(1));
+        // Two frames in a row, of which the other VM gets the second.
+        let both = bench.frames(ATTACKER, Request::anywhere(FrameCount(2)))?;
+        let second = Frame(both.first.0 + 1);
+        bench.free(ATTACKER, FrameRun::new(second, FrameCount(1)))?;
+        let exactly = Request {
+            from: second,
+            below: both.end(),
+            ..one
+        };
+        let victim = bench.frames(VICTIM, exactly)?.first;
         let mut frame = |vm| bench.frames(vm, one).map(|run| run.first);
         let attacker = Self {
             device,
-            outbox: frame(ATTACKER)?,
-            victim: frame(VICTIM)?,
+            outbox: both.first,
+            victim,
             read_only: frame(ATTACKER)?,
             inbox: frame(ATTACKER)?,
             fleeting: frame(ATTACKER)?,
@@ -239,10 +249,8 @@ impl Attacker {
         self.load(bench, 3)?;
         self.transfer(bench, Direction::FromDevice, INBOX.0, BYTES)?;
         bench.check_part(ATTACKER, self.inbox, 0..MOVED, 3, 0)?;
-        match bench.faults().first() {
-            None => Ok(format!("{BYTES} bytes there and back")),
-            Some(fault) => Err(Unmet::Failed(format!("{fault}"))),
-        }
+        bench.faults().none()?;
+        Ok(format!("{BYTES} bytes there and back"))
     }
 
     /// The device writes at `at`, where `victim` would be hit.
@@ -347,10 +355,8 @@ impl Attacker {
         if !arrived {
             return Err(Unmet::Failed("it did not arrive".into()));
         }
-        match bench.faults().first() {
-            None => Ok("arrived".into()),
-            Some(fault) => Err(Unmet::Failed(format!("{fault}"))),
-        }
+        bench.faults().none()?;
+        Ok("arrived".into())
     }
 
     /// The device writes what looks like an interrupt.
@@ -413,6 +419,9 @@ impl Attacker {
         if bench.is_master(function) {
             return Err(Unmet::Failed("it still uses the bus".into()));
         }
+        bench.fill(ATTACKER, self.inbox, 11);
+        self.transfer(bench, Direction::FromDevice, INBOX.0, BYTES)?;
+        bench.check(ATTACKER, self.inbox, 11)?;
         Ok(format!("cut off after {LIMIT} faults"))
     }
 
@@ -444,9 +453,10 @@ impl Attacker {
         })
     }
 
-    fn only(&self, faults: &[FaultRecord], expected: impl Fn(&FaultRecord) -> bool) -> Verdict {
+    fn only(&self, faults: &Seen, expected: impl Fn(&FaultRecord) -> bool) -> Verdict {
         let source = SourceId(self.device.function.source_id());
-        match faults {
+        match faults.records.as_slice() {
+            _ if faults.lost => Err(Unmet::Failed("faults that were not recorded".into())),
             [] => Err(Unmet::Failed("no fault was recorded".into())),
             [fault] if fault.source == source && expected(fault) => Ok(format!("{fault}")),
             [fault, rest @ ..] => {

@@ -70,8 +70,6 @@ fn in_domain(
     bench.destroy(domain, Some(device.function))?;
     bench.free(ATTACKER, run)?;
     let done = done?;
-    match faults.first() {
-        None => Ok(done),
-        Some(fault) => Err(Unmet::Failed(format!("{done}, and {fault}"))),
-    }
+    faults.none()?;
+    Ok(done)
 }

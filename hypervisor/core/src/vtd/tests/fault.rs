@@ -1,9 +1,9 @@
 use crate::addr::Gpa;
+use crate::pci::Address;
 use crate::vtd::capability::FaultRecords;
 use crate::vtd::fault::*;
 use crate::vtd::flood::{FloodLimits, Floods, Verdict};
 use crate::vtd::reason::FaultReason;
-use crate::pci::Address;
 use crate::vtd::source::SourceId;
 
 use super::fake::{CAPABILITY, EXTENDED, FakeUnit};
@@ -136,7 +136,12 @@ fn made_up_sources_share_one_budget_and_do_not_hide_who_was_cut_off() {
         floods.fault(CARD, 0);
     }
     let told = (0x1000..0x2000)
-        .filter(|id| matches!(floods.fault(Address::from_source_id(0, *id), 1), Verdict::Tell { .. }))
+        .filter(|id| {
+            matches!(
+                floods.fault(Address::from_source_id(0, *id), 1),
+                Verdict::Tell { .. }
+            )
+        })
         .count();
     assert_eq!(told as u64, LIMITS.told - 1);
     assert_eq!(floods.fault(CARD, 2), Verdict::WasCutOff);
@@ -152,7 +157,10 @@ fn a_source_is_told_as_often_as_its_share_and_leaves_the_rest_to_others() {
     let told = Verdict::Tell { untold: 0 };
     assert_eq!(verdicts, [told, told, Verdict::Count]);
     assert_eq!(floods.fault(Address::from_source_id(0, 0x1000), 0), told);
-    assert_eq!(floods.fault(Address::from_source_id(0, 0x2000), 0), Verdict::Count);
+    assert_eq!(
+        floods.fault(Address::from_source_id(0, 0x2000), 0),
+        Verdict::Count
+    );
 }
 
 #[test]
