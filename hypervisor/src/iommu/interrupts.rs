@@ -6,7 +6,7 @@ use crate::memory::Memory;
 use bulkhead_core::pci::Address;
 use bulkhead_core::vtd::SourceId;
 use bulkhead_core::vtd::capability::InterruptMode;
-use bulkhead_core::vtd::interrupt::{Handles, InterruptTable, Posted, Remapped};
+use bulkhead_core::vtd::interrupt::{Handles, InterruptTable, Remapped};
 use bulkhead_core::vtd::invalidate::Ticket;
 
 impl Iommu {
@@ -20,15 +20,6 @@ impl Iommu {
         chosen
             .and_then(|chosen| chosen.interrupts)
             .ok_or(IommuError::NoInterrupts(function))
-    }
-
-    /// Whether the unit in front of a function posts interrupts to vCPUs.
-    #[must_use]
-    #[allow(dead_code, reason = "for devices given to VMs")]
-    pub fn posts_interrupts(&self, function: Address) -> bool {
-        let unit = self.unit_of(function).ok();
-        unit.and_then(|unit| self.units.get(unit))
-            .is_some_and(|remapper| remapper.unit.chosen().posted)
     }
 
     /// Reserves `1 << order` interrupts for a function. They are blocked until set.
@@ -57,24 +48,6 @@ impl Iommu {
     ) -> Result<(), IommuError> {
         self.change(memory, function, |table, tables| {
             table.remap(tables, handles, number, entry)
-        })
-    }
-
-    /// Has a function's interrupt `number` posted to a vCPU. Never run on hardware.
-    ///
-    /// # Errors
-    /// As [`Self::remap`].
-    #[allow(dead_code, reason = "for devices given to VMs")]
-    pub fn post(
-        &mut self,
-        memory: &mut Memory,
-        function: Address,
-        handles: &Handles,
-        number: u16,
-        entry: Posted,
-    ) -> Result<(), IommuError> {
-        self.change(memory, function, |table, tables| {
-            table.post(tables, handles, number, entry)
         })
     }
 

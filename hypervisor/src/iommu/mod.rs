@@ -50,7 +50,6 @@ pub fn install(iommu: Iommu) {
 }
 
 /// The machine's functions and units; `None` before [`install`].
-#[allow(dead_code, reason = "for devices given to VMs")]
 pub fn lock() -> Option<MutexGuard<'static, Iommu>> {
     IOMMU.get().map(Mutex::lock)
 }
@@ -241,7 +240,6 @@ impl Iommu {
 
     /// Which of them belong together.
     #[must_use]
-    #[allow(dead_code, reason = "for devices given to VMs")]
     pub const fn groups(&self) -> &Groups {
         &self.functions.groups
     }
@@ -288,7 +286,6 @@ impl Iommu {
 
     /// The memory that the firmware's tables say a function must go on reaching.
     #[must_use]
-    #[allow(dead_code, reason = "for devices given to VMs")]
     pub fn regions_of(&self, function: Address) -> Vec<dmar::ReservedRegion> {
         let inventory = &self.functions.inventory;
         let bridges = |segment, source| buses_behind(inventory, segment, source);

@@ -25,7 +25,7 @@ use bulkhead_core::mtrr::MemoryType;
 use bulkhead_core::passthrough::host::Target;
 use bulkhead_core::passthrough::reserved::{self, Overlaps};
 use bulkhead_core::passthrough::{
-    GuestMessage, Hardware, HostVectors, PlaceError, Real, Routes, Signalling, place,
+    GuestMessage, Hardware, HostVectors, PlaceError, Real, Routes, Signalling, check_apart, place,
 };
 use bulkhead_core::pci::reset::{self, Reset, ResetRefusal};
 use bulkhead_core::pci::reset_run::Progress;
@@ -202,6 +202,7 @@ pub fn give(
         let missing = ResetRefusal::Missing(*address);
         let function = iommu.inventory().find(*address).ok_or(missing)?;
         let reset = reset::choose(iommu.inventory(), iommu.groups(), *address)?;
+        check_apart(iommu.inventory(), function)?;
         views.push((*address, VirtualConfig::new(function)?));
         owned.push((Real::new(function), reset));
     }

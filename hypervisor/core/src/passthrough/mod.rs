@@ -27,7 +27,7 @@ pub mod vectors;
 
 pub use host::{Call, HostVectors, Routes};
 pub use message::GuestMessage;
-pub use place::{PlaceError, Places, place};
+pub use place::{PlaceError, Places, check_apart, place};
 pub use registers::Real;
 
 use crate::addr::Hpa;

@@ -13,7 +13,7 @@ use crate::ledger::FrameRun;
 use crate::order;
 use crate::pci::bar::{Bar, BarKind};
 use crate::pci::virtual_config::{Mapping, Reach};
-use crate::pci::{Address, VirtualConfig};
+use crate::pci::{Address, Function, Inventory, VirtualConfig};
 use crate::platform::{DEVICE_MMIO_BASE, DEVICE_MMIO_SIZE};
 
 /// Where the upper window begins and ends at multiples of this.
@@ -38,6 +38,15 @@ pub enum PlaceError {
         /// How much it needs.
         size: u64,
     },
+    /// A base address is where something else is.
+    Overlaps {
+        /// The device.
+        function: Address,
+        /// Which base address.
+        bar: u8,
+        /// The other function; none where it is the processors' or the chipset's.
+        other: Option<Address>,
+    },
 }
 
 impl fmt::Display for PlaceError {
@@ -55,6 +64,22 @@ impl fmt::Display for PlaceError {
             } => write!(
                 f,
                 "base address {bar} of {function}, {size:#x} bytes, has no room in the VM; give it fewer devices"
+            ),
+            Self::Overlaps {
+                function,
+                bar,
+                other: Some(other),
+            } => write!(
+                f,
+                "base address {bar} of {function} overlaps one of {other}: the device or the firmware is broken"
+            ),
+            Self::Overlaps {
+                function,
+                bar,
+                other: None,
+            } => write!(
+                f,
+                "base address {bar} of {function} is where interrupt controllers and the chipset are: the device is broken"
             ),
         }
     }
@@ -78,6 +103,38 @@ pub struct Places {
     pub direct: Vec<Direct>,
     /// The window above RAM, where one is needed: the guest has to be told of it.
     pub high: Option<Range<Gpa>>,
+}
+
+/// Whether what a function decodes is its own: a device says by itself where it is, and may lie.
+///
+/// # Errors
+/// [`PlaceError::Overlaps`].
+pub fn check_apart(inventory: &Inventory, function: &Function) -> Result<(), PlaceError> {
+    /// I/O APICs, HPET, TPM, local APICs, and the firmware's flash below 4 GiB.
+    const CHIPSET: Range<u64> = 0xfec0_0000..0x1_0000_0000;
+    let span = |bar: &Bar| bar.base..bar.base.saturating_add(bar.size);
+    let meet = |one: &Range<u64>, two: &Range<u64>| one.start < two.end && two.start < one.end;
+    for bar in function.bars.iter().filter(|bar| bar.kind.is_memory()) {
+        let own = span(bar);
+        let overlaps = |other| PlaceError::Overlaps {
+            function: function.address,
+            bar: bar.index,
+            other,
+        };
+        if meet(&own, &CHIPSET) {
+            return Err(overlaps(None));
+        }
+        let mut others = inventory.functions().iter();
+        let other = others.find(|other| {
+            let mut bars = other.bars.iter();
+            other.address != function.address
+                && bars.any(|bar| bar.kind.is_memory() && meet(&own, &span(bar)))
+        });
+        if let Some(other) = other {
+            return Err(overlaps(Some(other.address)));
+        }
+    }
+    Ok(())
 }
 
 /// Gives each base address of `functions` its home, in a VM whose RAM ends below `ram_end` and whose addresses end at

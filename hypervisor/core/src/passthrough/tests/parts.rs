@@ -1,7 +1,7 @@
 //! The parts by themselves.
 
 use super::super::host::{FIRST, HostVectors, LAST, NoVector, Routes, Target};
-use super::super::place::{PlaceError, place};
+use super::super::place::{PlaceError, check_apart, place};
 use super::super::{Call, GuestMessage, reserved};
 use crate::addr::{Frame, FrameCount, Gpa, Hpa};
 use crate::bus::{Signal, Signals};
@@ -189,6 +189,32 @@ fn what_has_no_place_is_refused_by_name() {
         })
     );
     assert_eq!(placed(card().bar64(0, 1 << 32, 1 << 31)), Ok(()));
+}
+
+#[test]
+fn a_device_that_says_it_is_where_something_else_is_is_refused() {
+    let apart = |base, other: u32| {
+        let card = Space::new(0x1234_0001, 0x02_0000).bar(0, base, 0x1000);
+        let neighbour = Space::new(0x1234_0002, 0x02_0000).bar(0, other, 0x4000);
+        let mut fake = Fake::default()
+            .with("00:02.0", card)
+            .with("00:03.0", neighbour);
+        let inventory = inventory_of(&mut fake);
+        check_apart(&inventory, inventory.find(at("00:02.0")).unwrap())
+    };
+    let overlaps = |other| {
+        Err(PlaceError::Overlaps {
+            function: at("00:02.0"),
+            bar: 0,
+            other,
+        })
+    };
+    assert_eq!(apart(0xfe00_0000, 0xfe00_4000), Ok(()));
+    assert_eq!(
+        apart(0xfe00_3000, 0xfe00_0000),
+        overlaps(Some(at("00:03.0")))
+    );
+    assert_eq!(apart(0xfed4_0000, 0xfe00_0000), overlaps(None));
 }
 
 #[test]
