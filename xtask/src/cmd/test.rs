@@ -14,8 +14,9 @@ use crate::ui::Step;
 use crate::{exec, tie};
 
 /// The crates whose tests run on the host.
-const HOST_CRATES: [&str; 5] = [
+const HOST_CRATES: [&str; 6] = [
     "bulkhead-core",
+    "bulkhead-crypto",
     "bulkhead-selftest",
     "guest-loader",
     "xtask",

@@ -1,0 +1,67 @@
+// Keeping the vector registers of whoever was interrupted: the two pairs of macros that every routine here begins and ends with.
+//
+// A routine names the registers it uses, keeps exactly those in the save area, and loads them again as its last act on them.
+// So they end as they began, and nothing of a key or a page stays in one. Then it zeroes what it wrote to the area, because
+// that may be a guest's secret. Nothing is pushed: no secret reaches the stack.
+//
+// Instructions with 128-bit legacy encodings leave the bits above 127 of a register alone, so XMM is all there is to keep.
+// VEX encodings zero everything above what they write, so those keep whole registers: ZMM where XCR0 enables AVX-512, else YMM.
+//
+// In all of them R9 points to the save area, on a 64-byte boundary.
+
+// Keeps the XMM registers with these numbers.
+.macro bulkhead_keep_xmm numbers:vararg
+    .irp i, \numbers
+    movdqa xmmword ptr [r9 + 16*\i], xmm\i
+    .endr
+.endm
+
+// Undoes bulkhead_keep_xmm, and wipes the first `count` registers' room. Clobbers RAX, RCX, RDI.
+.macro bulkhead_return_xmm count, numbers:vararg
+    .irp i, \numbers
+    movdqa xmm\i, xmmword ptr [r9 + 16*\i]
+    .endr
+    bulkhead_wipe 2*\count
+.endm
+
+// Keeps registers 0 to 15 in the widest form that XCR0 enables. Clobbers RCX and RDX; EAX tells bulkhead_return_wide the form.
+.macro bulkhead_keep_wide
+    xor ecx, ecx
+    xgetbv
+    and eax, {AVX512_STATE}
+    cmp eax, {AVX512_STATE}
+    je 20f
+    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovdqa ymmword ptr [r9 + 64*\i], ymm\i
+    .endr
+    jmp 21f
+20:
+    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovdqa64 zmmword ptr [r9 + 64*\i], zmm\i
+    .endr
+21:
+.endm
+
+// Undoes bulkhead_keep_wide. Clobbers RAX, RCX, RDI.
+.macro bulkhead_return_wide
+    cmp eax, {AVX512_STATE}
+    je 20f
+    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovdqa ymm\i, ymmword ptr [r9 + 64*\i]
+    .endr
+    jmp 21f
+20:
+    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    vmovdqa64 zmm\i, zmmword ptr [r9 + 64*\i]
+    .endr
+21:
+    bulkhead_wipe 128
+.endm
+
+// Zeroes the first `quadwords` of the save area. DF is clear, as the calling convention has it.
+.macro bulkhead_wipe quadwords
+    xor eax, eax
+    mov ecx, \quadwords
+    mov rdi, r9
+    rep stosq
+.endm
