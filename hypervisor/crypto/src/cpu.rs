@@ -69,7 +69,7 @@ impl CpuFeatures {
 /// A way to do what this crate does. They differ in speed only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Path {
-    /// VAES and VPCLMULQDQ in YMM registers; the tag as with AES-NI.
+    /// VAES and VPCLMULQDQ in YMM registers.
     Vaes,
     /// AES-NI and PCLMULQDQ in XMM registers.
     AesNi,

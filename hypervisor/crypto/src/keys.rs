@@ -4,7 +4,7 @@
 //! and the generation. So no two VMs, no two lives of one VM and no two purposes share a key, and a key that
 //! becomes known tells nothing of another.
 //!
-//! Everything here lies in a box, is filled there and zeroized when it is dropped: a value that is moved leaves a copy behind.
+//! Keys lie in boxes, are filled there and zeroized when they are dropped: a value that is moved leaves a copy behind.
 //! What SHA-256 leaves on the stack while it derives is not wiped by the library.
 
 use alloc::boxed::Box;

@@ -3,6 +3,9 @@
 //! AES is RustCrypto's fixsliced one, which computes on bits and has no tables; POLYVAL is its multiplication
 //! with holes. Both crates would by themselves detect AES-NI at run time, with CPUID; the two `cfg`s that `.cargo/config.toml` sets
 //! compile that out, and without them this crate does not compile either.
+//!
+//! Expanded keys are zeroized when they are dropped. What the libraries leave of a key or a page on the stack is not wiped: whoever
+//! needs that, on a processor without AES-NI, has to clear the stack below the call.
 
 #[cfg(not(any(aes_force_soft, doc, doctest)))]
 compile_error!(

@@ -33,7 +33,7 @@ use crate::block::{BLOCK_SIZE, Block, Page};
 use crate::cpu::{Implementation, Path};
 use crate::keys::MacKey;
 use crate::soft;
-use crate::vector::{SaveArea, TAG_GROUP, TagSchedule};
+use crate::vector::{Form, SaveArea, TAG_GROUP, TagSchedule};
 
 /// Where a page is sealed, and for which time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,23 +84,26 @@ impl Tag {
 pub struct PageMac(Keys);
 
 enum Keys {
-    Vector(TagSchedule),
-    Soft(soft::Mac),
+    Vector(Form, Box<TagSchedule>),
+    Soft(Box<soft::Mac>),
 }
 
 impl PageMac {
     /// Expands `key` for `implementation`.
     #[must_use]
-    pub fn new(implementation: Implementation, key: &MacKey, area: &mut SaveArea) -> Box<Self> {
-        if implementation.path() == Path::Soft {
-            return Box::new(Self(Keys::Soft(soft::Mac::new(&key.hash, &key.cipher))));
-        }
-        let mut mac = Box::new(Self(Keys::Vector(TagSchedule::ZERO)));
-        if let Keys::Vector(schedule) = &mut mac.0 {
-            let powers = |powers: &mut [Block; TAG_GROUP]| soft::powers_of(&key.hash, powers);
-            schedule.fill(powers, &key.cipher, area);
-        }
-        mac
+    pub fn new(implementation: Implementation, key: &MacKey, area: &mut SaveArea) -> Self {
+        let form = match implementation.path() {
+            Path::Vaes => Form::Vaes,
+            Path::AesNi => Form::AesNi,
+            Path::Soft => {
+                let mac = soft::Mac::new(&key.hash, &key.cipher);
+                return Self(Keys::Soft(Box::new(mac)));
+            }
+        };
+        let mut schedule = Box::new(TagSchedule::ZERO);
+        let powers = |powers: &mut [Block; TAG_GROUP]| soft::powers_of(&key.hash, powers);
+        schedule.fill(powers, &key.cipher, area);
+        Self(Keys::Vector(form, schedule))
     }
 
     /// The tag of `ciphertext` at `place`.
@@ -137,7 +140,7 @@ impl PageMac {
     ) -> Block {
         let mut tag = [0; BLOCK_SIZE];
         match &self.0 {
-            Keys::Vector(schedule) => schedule.apply(groups, last, &mut tag, area),
+            Keys::Vector(form, schedule) => schedule.apply(*form, groups, last, &mut tag, area),
             Keys::Soft(mac) => mac.apply(groups, last, &mut tag),
         }
         tag

@@ -15,24 +15,25 @@ use crate::vector::{Form, SaveArea, XtsSchedule};
 pub struct PageCipher(Keys);
 
 enum Keys {
-    Vector(Form, XtsSchedule),
-    Soft(soft::Xts),
+    Vector(Form, Box<XtsSchedule>),
+    Soft(Box<soft::Xts>),
 }
 
 impl PageCipher {
     /// Expands `key` for `implementation`.
     #[must_use]
-    pub fn new(implementation: Implementation, key: &XtsKey, area: &mut SaveArea) -> Box<Self> {
+    pub fn new(implementation: Implementation, key: &XtsKey, area: &mut SaveArea) -> Self {
         let form = match implementation.path() {
             Path::Vaes => Form::Vaes,
             Path::AesNi => Form::AesNi,
-            Path::Soft => return Box::new(Self(Keys::Soft(soft::Xts::new(&key.data, &key.tweak)))),
+            Path::Soft => {
+                let xts = soft::Xts::new(&key.data, &key.tweak);
+                return Self(Keys::Soft(Box::new(xts)));
+            }
         };
-        let mut cipher = Box::new(Self(Keys::Vector(form, XtsSchedule::ZERO)));
-        if let Keys::Vector(_, schedule) = &mut cipher.0 {
-            schedule.fill(&key.data, &key.tweak, area);
-        }
-        cipher
+        let mut schedule = Box::new(XtsSchedule::ZERO);
+        schedule.fill(&key.data, &key.tweak, area);
+        Self(Keys::Vector(form, schedule))
     }
 
     /// Encrypts `page` where it is.

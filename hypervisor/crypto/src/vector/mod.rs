@@ -7,6 +7,7 @@
 //! | `xts_aesni.S` | XTS, eight blocks at a time | XMM0 to XMM15 |
 //! | `xts_vaes.S` | XTS, sixteen blocks at a time | YMM0 to YMM15, so all of ZMM0 to ZMM15 |
 //! | `tag_clmul.S` | the tag | XMM0 to XMM7 |
+//! | `tag_vpclmul.S` | the tag, two blocks in a register | YMM0 to YMM11, so all of ZMM0 to ZMM11 |
 //!
 //! They are assembly because the UEFI target is soft-float: its compiler has no vector intrinsics. The routines follow the System V
 //! calling convention, on every target, and push nothing. What they promise about the vector registers, and what they need
@@ -26,7 +27,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Round keys of AES-256.
 const ROUND_KEYS: usize = 15;
-/// Blocks that the tag's routine takes at a time, and powers of the hash key that it needs.
+/// Blocks that the tag's routines take at a time, and powers of the hash key that they need.
 pub const TAG_GROUP: usize = 8;
 /// XCR0: the opmask registers, the upper halves of ZMM0 to ZMM15, and ZMM16 to ZMM31; Intel SDM vol. 1, "Enabling the XSAVE
 /// Feature Set and XSAVE-Enabled Features". Software can only enable all three.
@@ -46,7 +47,7 @@ pub struct XtsSchedule {
     tweak: RoundKeys,
 }
 
-/// What the routine of the tag reads.
+/// What the routines of the tag read.
 #[derive(ZeroizeOnDrop)]
 #[repr(C)]
 pub struct TagSchedule {
@@ -77,6 +78,7 @@ global_asm!(
     include_str!("xts_aesni.S"),
     include_str!("xts_vaes.S"),
     include_str!("tag_clmul.S"),
+    include_str!("tag_vpclmul.S"),
     AVX512_STATE = const AVX512_STATE,
     XTS_POLYNOMIAL = sym XTS_POLYNOMIAL,
     POLYVAL_POLYNOMIAL = sym POLYVAL_POLYNOMIAL,
@@ -85,16 +87,6 @@ global_asm!(
     TWEAK = const offset_of!(XtsSchedule, tweak),
     POWERS = const offset_of!(TagSchedule, powers),
     CIPHER = const offset_of!(TagSchedule, cipher),
-);
-
-/// A routine of XTS, in either form and direction.
-type XtsRoutine = unsafe extern "sysv64" fn(
-    schedule: *const XtsSchedule,
-    tweak: *const Block,
-    from: *const Block,
-    to: *mut Block,
-    blocks: usize,
-    area: *mut SaveArea,
 );
 
 unsafe extern "sysv64" {
@@ -108,49 +100,48 @@ unsafe extern "sysv64" {
         decrypt: *mut RoundKeys,
         area: *mut SaveArea,
     );
-    fn bulkhead_crypto_xts_encrypt_aesni(
+}
+
+/// Declares routines of one signature, and the type of a pointer to one of them.
+macro_rules! routines {
+    ($(#[$doc:meta])* $kind:ident $parameters:tt: $($routine:ident)*) => {
+        $(#[$doc])*
+        type $kind = unsafe extern "sysv64" fn $parameters;
+
+        unsafe extern "sysv64" {
+            $(fn $routine $parameters;)*
+        }
+    };
+}
+
+routines! {
+    /// XTS in either form and direction.
+    XtsRoutine(
         schedule: *const XtsSchedule,
         tweak: *const Block,
         from: *const Block,
         to: *mut Block,
         blocks: usize,
-        area: *mut SaveArea,
-    );
-    fn bulkhead_crypto_xts_decrypt_aesni(
-        schedule: *const XtsSchedule,
-        tweak: *const Block,
-        from: *const Block,
-        to: *mut Block,
-        blocks: usize,
-        area: *mut SaveArea,
-    );
-    fn bulkhead_crypto_xts_encrypt_vaes(
-        schedule: *const XtsSchedule,
-        tweak: *const Block,
-        from: *const Block,
-        to: *mut Block,
-        blocks: usize,
-        area: *mut SaveArea,
-    );
-    fn bulkhead_crypto_xts_decrypt_vaes(
-        schedule: *const XtsSchedule,
-        tweak: *const Block,
-        from: *const Block,
-        to: *mut Block,
-        blocks: usize,
-        area: *mut SaveArea,
-    );
-    fn bulkhead_crypto_tag_clmul(
+        area: *mut SaveArea
+    ):
+    bulkhead_crypto_xts_encrypt_aesni bulkhead_crypto_xts_decrypt_aesni
+    bulkhead_crypto_xts_encrypt_vaes bulkhead_crypto_xts_decrypt_vaes
+}
+
+routines! {
+    /// The tag in either form.
+    TagRoutine(
         schedule: *const TagSchedule,
         groups: *const [Block; TAG_GROUP],
         count: usize,
         last: *const [Block; 2],
         tag: *mut Block,
-        area: *mut SaveArea,
-    );
+        area: *mut SaveArea
+    ):
+    bulkhead_crypto_tag_clmul bulkhead_crypto_tag_vpclmul
 }
 
-/// The vector registers that XTS is computed in.
+/// The vector registers to compute in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
     /// 128 bits: AES-NI and PCLMULQDQ.
@@ -159,7 +150,7 @@ pub enum Form {
     Vaes,
 }
 
-const fn routine(form: Form, direction: Direction) -> XtsRoutine {
+const fn xts_routine(form: Form, direction: Direction) -> XtsRoutine {
     match (form, direction) {
         (Form::AesNi, Direction::Encrypt) => bulkhead_crypto_xts_encrypt_aesni,
         (Form::AesNi, Direction::Decrypt) => bulkhead_crypto_xts_decrypt_aesni,
@@ -210,7 +201,7 @@ impl XtsSchedule {
         let to = blocks.as_mut_ptr();
         // SAFETY: the routine reads the schedule and the tweak, and reads and writes as many blocks as there are, each before it
         // writes it: `to` is the only pointer to them in use. All other references are to what the routine takes, the area's exclusive.
-        unsafe { routine(form, direction)(self, tweak, to, to, blocks.len(), area) }
+        unsafe { xts_routine(form, direction)(self, tweak, to, to, blocks.len(), area) }
     }
 
     /// As [`Self::apply`], from one place to another: as many blocks as the shorter one has.
@@ -225,7 +216,7 @@ impl XtsSchedule {
         let count = from.len().min(to.len());
         // SAFETY: as in `apply`; no more blocks are read and written than both slices have, and they do not overlap.
         unsafe {
-            routine(form, direction)(self, tweak, from.as_ptr(), to.as_mut_ptr(), count, area);
+            xts_routine(form, direction)(self, tweak, from.as_ptr(), to.as_mut_ptr(), count, area);
         }
     }
 }
@@ -250,18 +241,23 @@ impl TagSchedule {
     }
 
     /// Puts the tag of `groups` and the two `last` blocks into `tag`.
-    /// The processor has AES-NI and PCLMULQDQ, or this is an invalid opcode.
+    /// The processor has what `form` says, or this is an invalid opcode.
     pub fn apply(
         &self,
+        form: Form,
         groups: &[[Block; TAG_GROUP]],
         last: &[Block; 2],
         tag: &mut Block,
         area: &mut SaveArea,
     ) {
+        let routine: TagRoutine = match form {
+            Form::AesNi => bulkhead_crypto_tag_clmul,
+            Form::Vaes => bulkhead_crypto_tag_vpclmul,
+        };
         let count = groups.len();
         // SAFETY: the routine reads the schedule, `count` groups and the two blocks, writes 16 bytes of the tag, and uses what it keeps
         // in the area: references to just these, the latter two exclusive, the schedule and the area aligned by their types.
-        unsafe { bulkhead_crypto_tag_clmul(self, groups.as_ptr(), count, last, tag, area) }
+        unsafe { routine(self, groups.as_ptr(), count, last, tag, area) }
     }
 }
 

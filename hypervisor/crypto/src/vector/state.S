@@ -24,38 +24,39 @@
     bulkhead_wipe 2*\count
 .endm
 
-// Keeps registers 0 to 15 in the widest form that XCR0 enables. Clobbers RCX and RDX; EAX tells bulkhead_return_wide the form.
-.macro bulkhead_keep_wide
+// Keeps the registers with these numbers in the widest form that XCR0 enables. Clobbers RCX and RDX; EAX tells
+// bulkhead_return_wide the form.
+.macro bulkhead_keep_wide numbers:vararg
     xor ecx, ecx
     xgetbv
     and eax, {AVX512_STATE}
     cmp eax, {AVX512_STATE}
     je 20f
-    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    .irp i, \numbers
     vmovdqa ymmword ptr [r9 + 64*\i], ymm\i
     .endr
     jmp 21f
 20:
-    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    .irp i, \numbers
     vmovdqa64 zmmword ptr [r9 + 64*\i], zmm\i
     .endr
 21:
 .endm
 
-// Undoes bulkhead_keep_wide. Clobbers RAX, RCX, RDI.
-.macro bulkhead_return_wide
+// Undoes bulkhead_keep_wide, and wipes the first `count` registers' room. Clobbers RAX, RCX, RDI.
+.macro bulkhead_return_wide count, numbers:vararg
     cmp eax, {AVX512_STATE}
     je 20f
-    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    .irp i, \numbers
     vmovdqa ymm\i, ymmword ptr [r9 + 64*\i]
     .endr
     jmp 21f
 20:
-    .irp i, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    .irp i, \numbers
     vmovdqa64 zmm\i, zmmword ptr [r9 + 64*\i]
     .endr
 21:
-    bulkhead_wipe 128
+    bulkhead_wipe 8*\count
 .endm
 
 // Zeroes the first `quadwords` of the save area. DF is clear, as the calling convention has it.

@@ -1,8 +1,11 @@
 //! What the routines promise about registers, seen from outside: assembly fills all vector registers, calls, and looks.
 
 use super::*;
+use crate::cpu::Path;
+use crate::testing::implementations;
 use core::arch::asm;
 use std::is_x86_feature_detected;
+use std::mem::ManuallyDrop;
 
 const REGISTERS: usize = 16;
 
@@ -70,12 +73,21 @@ fn check_registers(routine: usize, arguments: impl FnOnce(*mut SaveArea) -> Argu
     assert!(area.is_empty());
 }
 
+/// Whether the host can run the routines of this form.
+fn available(form: Form) -> bool {
+    let path = match form {
+        Form::AesNi => Path::AesNi,
+        Form::Vaes => Path::Vaes,
+    };
+    implementations().iter().any(|one| one.path() == path)
+}
+
 #[test]
 fn key_schedules_leave_every_vector_register_alone() {
-    if !is_x86_feature_detected!("aes") {
+    if !available(Form::AesNi) {
         return eprintln!("skipped: this processor has no AES-NI");
     }
-    let key = [0x42; 32];
+    let key = [0x42_u8; 32];
     let mut encrypt = RoundKeys::ZERO;
     let to = &raw mut encrypt;
     check_registers(
@@ -103,18 +115,8 @@ fn key_schedules_leave_every_vector_register_alone() {
 
 #[test]
 fn xts_leaves_every_vector_register_alone() {
-    let forms = [
-        (
-            Form::AesNi,
-            is_x86_feature_detected!("aes") && is_x86_feature_detected!("pclmulqdq"),
-        ),
-        (
-            Form::Vaes,
-            is_x86_feature_detected!("vaes") && is_x86_feature_detected!("vpclmulqdq"),
-        ),
-    ];
-    for (form, available) in forms {
-        if !available {
+    for form in [Form::AesNi, Form::Vaes] {
+        if !available(form) {
             eprintln!("skipped: this processor has no {form:?}");
             continue;
         }
@@ -125,7 +127,7 @@ fn xts_leaves_every_vector_register_alone() {
                 let mut blocks = vec![[0_u8; 16]; count];
                 let data = blocks.as_mut_ptr() as usize;
                 let tweak = [1_u8; 16];
-                check_registers(routine(form, direction) as *const () as usize, |area| {
+                check_registers(xts_routine(form, direction) as *const () as usize, |area| {
                     let schedule = &raw const schedule as usize;
                     [
                         schedule,
@@ -144,18 +146,49 @@ fn xts_leaves_every_vector_register_alone() {
 
 #[test]
 fn the_tag_leaves_every_vector_register_alone() {
-    if !is_x86_feature_detected!("aes") || !is_x86_feature_detected!("pclmulqdq") {
+    let routines = [
+        (Form::AesNi, bulkhead_crypto_tag_clmul as *const () as usize),
+        (
+            Form::Vaes,
+            bulkhead_crypto_tag_vpclmul as *const () as usize,
+        ),
+    ];
+    for (form, routine) in routines {
+        if !available(form) {
+            eprintln!("skipped: this processor has no {form:?}");
+            continue;
+        }
+        let schedule = TagSchedule::ZERO;
+        let groups = [[[1_u8; 16]; TAG_GROUP]; 3];
+        let last = [[2_u8; 16]; 2];
+        let mut tag = [0_u8; 16];
+        let to = &raw mut tag;
+        check_registers(routine, |area| {
+            let schedule = &raw const schedule as usize;
+            let (groups, last) = (groups.as_ptr() as usize, last.as_ptr() as usize);
+            [schedule, groups, 3, last, to as usize, area as usize]
+        });
+        assert_ne!(tag, [0; 16]);
+    }
+}
+
+#[test]
+fn a_dropped_schedule_is_all_zeroes() {
+    if !available(Form::AesNi) {
         return eprintln!("skipped: this processor has no AES-NI");
     }
-    let schedule = TagSchedule::ZERO;
-    let groups = [[[1_u8; 16]; TAG_GROUP]; 3];
-    let last = [[2_u8; 16]; 2];
-    let mut tag = [0_u8; 16];
-    let to = &raw mut tag;
-    check_registers(bulkhead_crypto_tag_clmul as *const () as usize, |area| {
-        let schedule = &raw const schedule as usize;
-        let (groups, last) = (groups.as_ptr() as usize, last.as_ptr() as usize);
-        [schedule, groups, 3, last, to as usize, area as usize]
-    });
-    assert_ne!(tag, [0; 16]);
+    let mut schedule = ManuallyDrop::new(XtsSchedule::ZERO);
+    schedule.fill(&[1; 32], &[2; 32], &mut SaveArea::new());
+    let parts = |schedule: &XtsSchedule| {
+        let XtsSchedule {
+            encrypt,
+            decrypt,
+            tweak,
+        } = schedule;
+        [encrypt.0, decrypt.0, tweak.0].concat().concat()
+    };
+    assert!(parts(&schedule).iter().filter(|byte| **byte != 0).count() > 1000);
+    // SAFETY: it is dropped once, and looked at afterwards as the plain bytes that its parts are made of.
+    unsafe { ManuallyDrop::drop(&mut schedule) };
+    assert!(parts(&schedule).iter().all(|byte| *byte == 0));
 }

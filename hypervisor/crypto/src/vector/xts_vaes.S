@@ -51,7 +51,7 @@
 \name:
     mov r10, rdx
     mov r11, rcx
-    bulkhead_keep_wide
+    bulkhead_keep_wide 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
     vmovdqu xmm8, xmmword ptr [rsi]
     lea rsi, [rdi + \keys]
     vpxor xmm8, xmm8, xmmword ptr [rdi + {TWEAK}]
@@ -110,7 +110,7 @@
     dec r8
     jnz 5b
 6:
-    bulkhead_return_wide
+    bulkhead_return_wide 16, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
     ret
 .endm
 
