@@ -67,7 +67,7 @@ bulkhead_crypto_aes256_expand:
     bulkhead_even_key 12, 0x20
     bulkhead_odd_key 13
     bulkhead_even_key 14, 0x40
-    bulkhead_return_xmm 4, 0, 1, 2, 3
+    bulkhead_return_xmm 3, 0, 1, 2
     ret
 
 // Turns round keys for encryption into those for decryption: the other way round, and all but the outer two
@@ -79,12 +79,12 @@ bulkhead_crypto_aes256_expand:
 // | RSI | where those for decryption go, 480 bytes on a 16-byte boundary |
 // | RDX | save area |
 //
-// Uses XMM0.
+// Uses XMM0, and XMM1 for returning it.
 .p2align 4
 .globl bulkhead_crypto_aes256_invert
 bulkhead_crypto_aes256_invert:
     mov r9, rdx
-    bulkhead_keep_xmm 0
+    bulkhead_keep_xmm 0, 1
     movdqa xmm0, xmmword ptr [rdi + 32*14]
     bulkhead_store_key 0, xmm0
     .irp i, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13

@@ -8,7 +8,7 @@ const WIDEST: usize = 64;
 /// Room for the vector registers that an operation uses, while it uses them.
 ///
 /// The hypervisor is built without vector registers: whatever they hold when it runs is a guest's, and is in no other place.
-/// An operation that uses some therefore keeps them here first.
+/// An operation that uses some therefore keeps them here first. What it has no register left for lies here too, not on the stack.
 ///
 /// # What an operation promises
 ///
@@ -16,7 +16,7 @@ const WIDEST: usize = 64;
 ///   anything of a key, a page or a tag. The x87 and MMX registers, the opmasks and MXCSR are not touched.
 /// - The area is all zeroes after it, if it was before. A guest's registers hold what the guest last copied, which may be a part of
 ///   the very page that is being sealed: nothing of them may be found in memory later.
-/// - It does not use the stack for either.
+/// - It puts nothing on the stack.
 ///
 /// # What it needs
 ///

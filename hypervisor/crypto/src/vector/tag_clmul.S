@@ -87,5 +87,5 @@ bulkhead_crypto_tag_clmul:
     .endr
     aesenclast xmm0, xmmword ptr [rdi + {CIPHER} + 32*14]
     movdqu xmmword ptr [r8], xmm0
-    bulkhead_return_xmm 8, 0, 1, 2, 3, 4, 5, 6, 7
+    bulkhead_return_xmm 7, 0, 1, 2, 3, 4, 5, 6
     ret

@@ -90,5 +90,5 @@ bulkhead_crypto_tag_vpclmul:
     .endr
     vaesenclast xmm0, xmm0, xmmword ptr [rdi + {CIPHER} + 32*14]
     vmovdqu xmmword ptr [r8], xmm0
-    bulkhead_return_wide 12, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+    bulkhead_return_wide 11, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
     ret

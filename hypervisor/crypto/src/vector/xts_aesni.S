@@ -2,34 +2,27 @@
 //
 // IEEE 1619, "XTS-AES encryption procedure": block i is whitened, before the cipher and after it, by T(i) = E2(tweak) * x^i.
 // Eight blocks' whitenings live in XMM8 to XMM15, and go on to the next eight blocks by a multiplication by x^8 each, so that
-// they depend on each other in no chain.
+// they depend on each other in no chain. They are put into the save area too: so those of the next eight blocks can be
+// computed between the rounds of these, where the processor would else have nothing to do but AES.
 
 // to = from * x^n in GF(2^128), for n up to 56. What leaves a half on its left comes back on the other's right: as it is
-// from the lower half, times the field's polynomial from the upper. `to` may be `from`; XMM `high` and `low` are scratch.
+// from the lower half, times the field's polynomial from the upper. `from` may be memory, or `to`; `high` and `low` are scratch.
 .macro bulkhead_times_x to, from, n, high, low
     movdqa \high, \from
     psrlq \high, 64-\n
     movdqa \low, \high
     pclmulqdq \high, xmmword ptr [rip + {XTS_POLYNOMIAL}], 0x01
     pslldq \low, 8
-    .ifnc \to, \from
     movdqa \to, \from
-    .endif
     psllq \to, \n
     pxor \to, \high
     pxor \to, \low
 .endm
 
-// Each of the eight blocks += its whitening.
-.macro bulkhead_whiten_8
-    pxor xmm0, xmm8
-    pxor xmm1, xmm9
-    pxor xmm2, xmm10
-    pxor xmm3, xmm11
-    pxor xmm4, xmm12
-    pxor xmm5, xmm13
-    pxor xmm6, xmm14
-    pxor xmm7, xmm15
+// One round of the eight blocks, and the whitening numbered `i` of the next eight, in XMM `to`. Scratch: XMM14, XMM15.
+.macro bulkhead_round_and_whitening instruction, i, to
+    bulkhead_round_8 \instruction, (\i+1)
+    bulkhead_times_x \to, "xmmword ptr [r9 + 256 + 16*\i]", 8, xmm14, xmm15
 .endm
 
 // One instruction, of each of the eight blocks with the round key at `at`.
@@ -50,7 +43,7 @@
 // | R8 | how many blocks |
 // | R9 | save area |
 //
-// Uses XMM0 to XMM15. R10 points to the round keys of the direction.
+// Uses XMM0 to XMM15, and 128 bytes of the area beside theirs. R10 points to the round keys of the direction.
 .macro bulkhead_xts_aesni name, keys, round, last
 .p2align 4
 .globl \name
@@ -77,19 +70,39 @@
     .irp i, 0, 1, 2, 3, 4, 5, 6, 7
     movdqu xmm\i, xmmword ptr [rdx + 16*\i]
     .endr
-    bulkhead_whiten_8
+    movdqa xmmword ptr [r9 + 256], xmm8
+    movdqa xmmword ptr [r9 + 272], xmm9
+    movdqa xmmword ptr [r9 + 288], xmm10
+    movdqa xmmword ptr [r9 + 304], xmm11
+    movdqa xmmword ptr [r9 + 320], xmm12
+    movdqa xmmword ptr [r9 + 336], xmm13
+    movdqa xmmword ptr [r9 + 352], xmm14
+    movdqa xmmword ptr [r9 + 368], xmm15
+    pxor xmm0, xmm8
+    pxor xmm1, xmm9
+    pxor xmm2, xmm10
+    pxor xmm3, xmm11
+    pxor xmm4, xmm12
+    pxor xmm5, xmm13
+    pxor xmm6, xmm14
+    pxor xmm7, xmm15
     bulkhead_round_8 pxor, 0
-    .irp i, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13
+    bulkhead_round_and_whitening \round, 0, xmm8
+    bulkhead_round_and_whitening \round, 1, xmm9
+    bulkhead_round_and_whitening \round, 2, xmm10
+    bulkhead_round_and_whitening \round, 3, xmm11
+    bulkhead_round_and_whitening \round, 4, xmm12
+    bulkhead_round_and_whitening \round, 5, xmm13
+    .irp i, 7, 8, 9, 10, 11, 12, 13
     bulkhead_round_8 \round, \i
     .endr
     bulkhead_round_8 \last, 14
-    bulkhead_whiten_8
     .irp i, 0, 1, 2, 3, 4, 5, 6, 7
+    pxor xmm\i, xmmword ptr [r9 + 256 + 16*\i]
     movdqu xmmword ptr [rcx + 16*\i], xmm\i
     .endr
-    .irp i, 8, 9, 10, 11, 12, 13, 14, 15
-    bulkhead_times_x xmm\i, xmm\i, 8, xmm0, xmm1
-    .endr
+    bulkhead_times_x xmm14, "xmmword ptr [r9 + 352]", 8, xmm0, xmm1
+    bulkhead_times_x xmm15, "xmmword ptr [r9 + 368]", 8, xmm2, xmm3
     add rdx, 128
     add rcx, 128
     sub r8, 8
@@ -113,7 +126,11 @@
     dec r8
     jnz 5b
 6:
-    bulkhead_return_xmm 16, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    pxor xmm0, xmm0
+    .irp i, 0, 1, 2, 3, 4, 5, 6, 7
+    movdqa xmmword ptr [r9 + 256 + 16*\i], xmm0
+    .endr
+    bulkhead_return_xmm 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
     ret
 .endm
 

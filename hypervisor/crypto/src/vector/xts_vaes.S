@@ -110,7 +110,7 @@
     dec r8
     jnz 5b
 6:
-    bulkhead_return_wide 16, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+    bulkhead_return_wide 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14
     ret
 .endm
 
