@@ -28,6 +28,11 @@ const WIDEST: usize = 64;
 ///   used. The routines see by XGETBV whether that includes AVX-512. They have to keep ZMM registers then, even though they use
 ///   only YMM, because an instruction with a VEX prefix zeroes everything above what it writes.
 ///
+/// # What it costs
+///
+/// While upper halves of YMM or ZMM registers are in use, legacy encodings have to merge into them: on Zen 4, AES-NI was seen to
+/// take up to twice its time then. The VAES routines leave them in use even where they were not, because they load whole registers.
+///
 /// None of this is about memory safety: without it an operation is an exception, or a guest's registers change.
 ///
 /// # Why not FXSAVE or XSAVE
