@@ -3,7 +3,6 @@
 use super::tables::IoTables;
 use super::{Iommu, IommuError};
 use crate::memory::Memory;
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::ledger::VmId;
 use bulkhead_core::pci::Address;
@@ -55,7 +54,8 @@ impl Iommu {
     /// Lets a function into `domain`, under every name that its requests may have. Its bus mastering stays as it is.
     ///
     /// # Errors
-    /// It is in a domain, has no unit, or the unit does not answer; it is in none then.
+    /// It cannot be let in, and is in no domain then; or the unit does not answer, which leaves it neither in nor out, silent
+    /// for good.
     pub fn attach(
         &mut self,
         memory: &mut Memory,
@@ -144,20 +144,16 @@ impl Iommu {
         let entry = domain.attach(remapper.unit.id());
         let mut tables = IoTables::new(&mut memory.pool, remapper.is_coherent());
         let source = SourceId(requester.source_id());
-        let ticket = remapper
-            .contexts
-            .install(&mut tables, source, entry)
-            .map_err(|rejected| IommuError::Rejected(Box::new(rejected)));
-        match ticket {
+        match remapper.contexts.install(&mut tables, source, entry) {
             Ok(ticket) => self.work_off(ticket).map(drop),
-            Err(IommuError::Rejected(rejected)) => {
-                let again = IommuError::Attached(requester);
-                let full = IommuError::NoUnit(requester);
-                let error = if rejected.occupied { again } else { full };
+            Err(rejected) => {
+                let occupied = rejected.occupied;
                 let _ = domain.release(rejected.abandon());
-                Err(error)
+                Err(match occupied {
+                    true => IommuError::Attached(requester),
+                    false => IommuError::NoTable(requester),
+                })
             }
-            Err(error) => Err(error),
         }
     }
 
@@ -180,17 +176,21 @@ impl Iommu {
         self.functions.force_master(function, false);
         // Every entry first: whatever a unit then fails to forget, none is left for it to read again.
         let mut tickets = Vec::with_capacity(attachment.requesters.len());
-        for requester in &attachment.requesters {
-            let unit = self.unit_of(*requester).ok();
-            if let Some(remapper) = unit.and_then(|unit| self.units.get_mut(unit))
-                && !is_shared(&self.attached, *requester, domain.id())
-            {
-                let mut tables = IoTables::new(&mut memory.pool, remapper.is_coherent());
-                let source = SourceId(requester.source_id());
-                tickets.extend(remapper.contexts.remove(&mut tables, source, domain.id()));
-            }
-        }
         let mut result = Ok(());
+        for requester in &attachment.requesters {
+            if is_shared(&self.attached, *requester, domain.id()) {
+                continue;
+            }
+            let unit = self.unit_of(*requester).ok();
+            let Some(remapper) = unit.and_then(|unit| self.units.get_mut(unit)) else {
+                // It fell silent: nobody can say what it still remembers.
+                result = Err(IommuError::NoUnit(*requester));
+                continue;
+            };
+            let mut tables = IoTables::new(&mut memory.pool, remapper.is_coherent());
+            let source = SourceId(requester.source_id());
+            tickets.extend(remapper.contexts.remove(&mut tables, source, domain.id()));
+        }
         for ticket in tickets {
             match self.work_off(ticket) {
                 Ok(detached) => {

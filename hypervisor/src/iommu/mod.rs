@@ -1,4 +1,4 @@
-//! The machine's VT-d units and the functions behind them: default-deny from the first moment after the firmware.
+//! The machine's VT-d units and the functions behind them: default-deny before any VM is made.
 //!
 //! [`Iommu::start`] brings every unit up with empty tables, so that no function reaches memory or raises an interrupt. A
 //! VM's devices are let into its domain by [`Iommu::attach`]; what devices were kept from is looked at by [`Iommu::look`].
@@ -25,7 +25,6 @@ pub use survey::survey;
 
 use crate::memory::Memory;
 use crate::pci::{Buses, Functions};
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use assign::Attachment;
@@ -33,7 +32,6 @@ use bulkhead_core::manifest::IommuPolicy;
 use bulkhead_core::pci::inventory::Behind;
 use bulkhead_core::pci::{Address, Groups, Header, Inventory};
 use bulkhead_core::vtd::SourceId;
-use bulkhead_core::vtd::context::InstallRejected;
 use bulkhead_core::vtd::dmar::{self, Dmar, PlatformFlags};
 use bulkhead_core::vtd::flood::{FloodLimits, Floods};
 use bulkhead_core::vtd::interrupt::HandleError;
@@ -92,8 +90,8 @@ pub enum IommuError {
     Shape(Address),
     /// A function that it reaches behind the units' back is in another domain.
     Split(Address, Address),
-    /// The unit's tables said no; boxed, because the entry comes back with it.
-    Rejected(Box<InstallRejected>),
+    /// No memory is left for its bus's context table.
+    NoTable(Address),
     /// The unit does not answer. Its functions are silent from here on.
     Unit(UnitError),
     /// Interrupt-remapping entries.
@@ -133,7 +131,10 @@ impl fmt::Display for IommuError {
                 f,
                 "{function} reaches {other}, which is in another I/O domain"
             ),
-            Self::Rejected(rejected) => rejected.fmt(f),
+            Self::NoTable(function) => write!(
+                f,
+                "no memory is left for the VT-d tables of {function}'s bus; give VMs devices of fewer buses"
+            ),
             Self::Unit(error) => error.fmt(f),
             Self::Handles(error) => error.fmt(f),
             Self::Unfinished => f.write_str("a change waits for a VT-d unit that is not there"),
@@ -160,7 +161,7 @@ impl Iommu {
     /// a warning, and its functions stay silent. `vms` are the names of the plan's VMs, `tsc_khz` the clock's rate.
     ///
     /// # Errors
-    /// [`IommuError::Required`] where the policy wants a unit and none translates.
+    /// [`IommuError::Required`] and [`IommuError::Incomplete`] where the policy wants units that are not there.
     pub fn start(
         memory: &mut Memory,
         functions: Functions,
