@@ -7,6 +7,8 @@ use core::fmt;
 use core::str::FromStr;
 
 use super::error::{CommandError, Problem, excerpt};
+use super::range::MemoryRange;
+use super::words::{Word, Words};
 use crate::lifecycle::Order;
 use crate::manifest::VmName;
 use crate::manifest::suggest::nearest;
@@ -41,11 +43,13 @@ pub enum Verb {
     Trace,
     /// `help`
     Help,
+    /// `memory`
+    Memory,
 }
 
 impl Verb {
     /// Every verb, in the order that `help` lists them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::List,
         Self::Stats,
         Self::Start,
@@ -57,6 +61,7 @@ impl Verb {
         Self::Switch,
         Self::Trace,
         Self::Help,
+        Self::Memory,
     ];
 
     /// The word itself.
@@ -74,6 +79,7 @@ impl Verb {
             Self::Switch => "switch",
             Self::Trace => "trace",
             Self::Help => "help",
+            Self::Memory => "memory",
         }
     }
 
@@ -92,6 +98,7 @@ impl Verb {
             Self::Switch => "switch VM",
             Self::Trace => "trace VM [on|off]",
             Self::Help => "help [COMMAND]",
+            Self::Memory => "memory VM ADDRESS [BYTES]",
         }
     }
 
@@ -114,6 +121,7 @@ impl Verb {
                 "write a VM's exits to the log, or no more; without on or off: say which"
             }
             Self::Help => "this list, or one command",
+            Self::Memory => "bytes of a VM's memory as they lie in the machine: sealed ones encrypted",
         }
     }
 
@@ -189,6 +197,13 @@ pub enum Command {
         /// The one that is asked about.
         topic: Option<Verb>,
     },
+    /// Bytes of a VM's memory, as they lie in the machine's.
+    Memory {
+        /// Which.
+        vm: VmName,
+        /// Which bytes.
+        range: MemoryRange,
+    },
 }
 
 impl Command {
@@ -254,6 +269,10 @@ impl Command {
             Verb::Help => Self::Help {
                 topic: words.one_of(verb, &Verb::ALL.map(|verb| (verb.as_str(), verb)))?,
             },
+            Verb::Memory => Self::Memory {
+                vm: words.vm(verb)?,
+                range: words.range()?,
+            },
         })
     }
 
@@ -272,6 +291,7 @@ impl Command {
             Self::Switch { .. } => Verb::Switch,
             Self::Trace { .. } => Verb::Trace,
             Self::Help { .. } => Verb::Help,
+            Self::Memory { .. } => Verb::Memory,
         }
     }
 
@@ -287,7 +307,8 @@ impl Command {
             | Self::Resume { vm }
             | Self::Restart { vm }
             | Self::Switch { vm }
-            | Self::Trace { vm, .. } => Some(vm),
+            | Self::Trace { vm, .. }
+            | Self::Memory { vm, .. } => Some(vm),
         }
     }
 
@@ -305,7 +326,8 @@ impl Command {
             | Self::Log { .. }
             | Self::Switch { .. }
             | Self::Trace { .. }
-            | Self::Help { .. } => None,
+            | Self::Help { .. }
+            | Self::Memory { .. } => None,
         }
     }
 
@@ -336,104 +358,8 @@ impl fmt::Display for Command {
             Self::Log { lines } => write!(f, " {lines}"),
             Self::Trace { on: Some(on), .. } => f.write_str(if *on { " on" } else { " off" }),
             Self::Help { topic: Some(topic) } => write!(f, " {topic}"),
+            Self::Memory { range, .. } => write!(f, " {} {}", range.gpa(), range.bytes()),
             _ => Ok(()),
-        }
-    }
-}
-
-/// The words of a line, each with its column.
-struct Words<'l> {
-    left: &'l str,
-    /// Characters before `left`.
-    before: usize,
-}
-
-impl<'l> Words<'l> {
-    const fn new(line: &'l str) -> Self {
-        Self {
-            left: line,
-            before: 0,
-        }
-    }
-
-    fn next(&mut self) -> Option<Word<'l>> {
-        let trimmed = self.left.trim_start();
-        let spaces = self.left.chars().count() - trimmed.chars().count();
-        let (text, left) = trimmed
-            .find(char::is_whitespace)
-            .map_or((trimmed, ""), |end| trimmed.split_at(end));
-        let column = self.before + spaces + 1;
-        self.before += spaces + text.chars().count();
-        self.left = left;
-        (!text.is_empty()).then_some(Word { text, column })
-    }
-
-    fn vm(&mut self, verb: Verb) -> Result<VmName, CommandError> {
-        let column = self.before + 2;
-        self.next()
-            .ok_or(CommandError {
-                column,
-                problem: Problem::Missing { verb },
-            })?
-            .name()
-    }
-
-    /// One of a few words, or none.
-    fn one_of<T: Copy>(
-        &mut self,
-        verb: Verb,
-        choices: &[(&'static str, T)],
-    ) -> Result<Option<T>, CommandError> {
-        let Some(word) = self.next() else {
-            return Ok(None);
-        };
-        let found = choices.iter().find(|(choice, _)| *choice == word.text);
-        found.map(|(_, value)| Some(*value)).ok_or_else(|| {
-            word.wrong(Problem::UnknownWord {
-                verb,
-                word: excerpt(word.text),
-                nearest: nearest(word.text, choices.iter().map(|(choice, _)| *choice))
-                    .and_then(|near| choices.iter().find(|(choice, _)| *choice == near))
-                    .map(|(choice, _)| *choice),
-            })
-        })
-    }
-}
-
-/// A word of a line.
-struct Word<'l> {
-    text: &'l str,
-    /// Where it begins, from 1.
-    column: usize,
-}
-
-impl Word<'_> {
-    fn name(self) -> Result<VmName, CommandError> {
-        VmName::parse(self.text).map_err(|fault| {
-            self.wrong(Problem::NotAName {
-                word: excerpt(self.text),
-                fault,
-            })
-        })
-    }
-
-    fn lines(self) -> Result<u32, CommandError> {
-        // `u32::from_str` takes a sign, which a count has not.
-        let digits = self.text.bytes().all(|byte| byte.is_ascii_digit());
-        let count = self.text.parse().ok().filter(|_| digits);
-        count
-            .filter(|count| (1..=MAX_LOG_LINES).contains(count))
-            .ok_or_else(|| {
-                self.wrong(Problem::NotACount {
-                    word: excerpt(self.text),
-                })
-            })
-    }
-
-    const fn wrong(&self, problem: Problem) -> CommandError {
-        CommandError {
-            column: self.column,
-            problem,
         }
     }
 }

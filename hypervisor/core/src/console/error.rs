@@ -71,6 +71,18 @@ pub enum Problem {
         /// The word.
         word: String,
     },
+    /// Not an address in a VM's memory.
+    NotAnAddress {
+        /// The word; empty where there is none.
+        word: String,
+    },
+    /// Not a number of bytes that the page at the address has left.
+    NotInPage {
+        /// The word.
+        word: String,
+        /// The most that can be asked for there.
+        most: u32,
+    },
 }
 
 impl fmt::Display for CommandError {
@@ -139,6 +151,15 @@ impl fmt::Display for Problem {
                     "{word:?} is no number of lines from 1 to {MAX_LOG_LINES}"
                 )
             }
+            Self::NotAnAddress { word } => write!(
+                f,
+                "{word:?} is no guest-physical address: `{}`, with ADDRESS in hexadecimal after 0x",
+                Verb::Memory.usage()
+            ),
+            Self::NotInPage { word, most } => write!(
+                f,
+                "{word:?} is no number of bytes from 1 to {most}, which is what can be shown of the page from there"
+            ),
         }
     }
 }

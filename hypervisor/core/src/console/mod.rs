@@ -9,11 +9,13 @@
 //! |---|---|
 //! | [`command`], [`error`] | the commands as text, and what can be wrong with a line |
 //! | [`request`] | a command with the VM it is about |
+//! | [`range`] | which bytes `memory` shows |
 //! | [`wire`] | the commands as bytes |
 //! | [`reply`] | answers, as text |
 //! | [`mux`] | who is typed to and who is shown |
 //! | [`trace`] | how many of a VM's exits are logged |
 //! | [`history`] | the end of the log |
+//! | `words` | the words of a line, read as what a command takes |
 //! | `line`, `backlog` | the line being typed; output that waits to be seen |
 
 mod backlog;
@@ -22,17 +24,20 @@ pub mod error;
 pub mod history;
 mod line;
 pub mod mux;
+pub mod range;
 pub mod reply;
 pub mod request;
 #[cfg(test)]
 mod tests;
 pub mod trace;
 pub mod wire;
+mod words;
 
 pub use command::{Command, Verb};
 pub use error::CommandError;
 pub use history::History;
 pub use mux::{Mux, Routing};
+pub use range::MemoryRange;
 pub use reply::Reply;
 pub use request::Request;
 pub use trace::ExitTrace;

@@ -1,8 +1,8 @@
 //! The commands as bytes, for a transport that carries no lines.
 //!
 //! A frame is the length of what follows it, as a little-endian `u16`; the version of this format; the command's code;
-//! its operands. A name is its length in one byte and its characters; a number is a little-endian `u32`; a choice is one
-//! byte. Every command has exactly one frame and every frame that is accepted is the frame of its command.
+//! its operands. A name is its length in one byte and its characters; a number is a little-endian `u32`, an address a
+//! little-endian `u64`; a choice is one byte. Every command has exactly one frame and every frame that is accepted is the frame of its command.
 //!
 //! | code | command | operands |
 //! |---|---|---|
@@ -17,17 +17,20 @@
 //! | 9 | `switch` | name |
 //! | 10 | `trace` | name; 0 to ask, 1 for `off`, 2 for `on` |
 //! | 11 | `help` | a code of this table; 0 for all |
+//! | 12 | `memory` | name; address; number of bytes |
 
 use core::fmt;
 
 use super::command::{Command, MAX_LOG_LINES, Verb};
+use super::range::MemoryRange;
+use crate::addr::Gpa;
 use crate::manifest::VmName;
 use crate::manifest::name::MAX_LENGTH;
 
 /// The version of the format.
 pub const VERSION: u8 = 1;
-/// The longest frame: length, version, code, a name, a choice.
-pub const MAX_FRAME: usize = 2 + 2 + 1 + MAX_LENGTH + 1;
+/// The longest frame: length, version, code, a name, an address, a number.
+pub const MAX_FRAME: usize = 2 + 2 + 1 + MAX_LENGTH + 8 + 4;
 
 /// A command's frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -113,6 +116,11 @@ impl Frame {
                 frame.put(&[on.map_or(0, |on| 1 + u8::from(on))]);
             }
             Command::Help { topic } => frame.put(&[topic.map_or(0, code_of)]),
+            Command::Memory { vm, range } => {
+                frame.put_name(vm.as_str());
+                frame.put(&range.gpa().0.to_le_bytes());
+                frame.put(&range.bytes().to_le_bytes());
+            }
         }
         let [first, second, ..] = &mut frame.bytes;
         [*first, *second] = ((frame.length - 2) as u16).to_le_bytes();
@@ -223,6 +231,10 @@ impl Operands<'_> {
                     code => Some(verb_of(code).ok_or(WireError::Code(code))?),
                 },
             },
+            Verb::Memory => Command::Memory {
+                vm: self.name()?,
+                range: self.range()?,
+            },
         })
     }
 
@@ -232,10 +244,20 @@ impl Operands<'_> {
         Ok(*first)
     }
 
-    fn lines(&mut self) -> Result<u32, WireError> {
-        let (number, rest) = self.0.split_first_chunk().ok_or(WireError::Short)?;
+    fn chunk<const BYTES: usize>(&mut self) -> Result<[u8; BYTES], WireError> {
+        let (chunk, rest) = self.0.split_first_chunk().ok_or(WireError::Short)?;
         self.0 = rest;
-        let lines = u32::from_le_bytes(*number);
+        Ok(*chunk)
+    }
+
+    fn range(&mut self) -> Result<MemoryRange, WireError> {
+        let gpa = Gpa(u64::from_le_bytes(self.chunk()?));
+        let bytes = u32::from_le_bytes(self.chunk()?);
+        MemoryRange::new(gpa, bytes).ok_or(WireError::Operand(bytes))
+    }
+
+    fn lines(&mut self) -> Result<u32, WireError> {
+        let lines = u32::from_le_bytes(self.chunk()?);
         if (1..=MAX_LOG_LINES).contains(&lines) {
             Ok(lines)
         } else {

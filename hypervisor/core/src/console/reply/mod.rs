@@ -4,6 +4,7 @@
 //! [event stream](crate::events) has them.
 
 mod list;
+mod memory;
 mod stats;
 mod table;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use core::fmt;
 use core::time::Duration;
 
 pub use list::VmRow;
+pub use memory::{MemoryDump, Unreadable};
 pub use stats::{MachineStats, VmStats};
 
 use super::command::Verb;
@@ -53,6 +55,15 @@ pub enum Reply<'a> {
         /// Whether its exits are logged.
         on: bool,
     },
+    /// To `memory`.
+    Memory(MemoryDump<'a>),
+    /// To `memory` where nothing is shown.
+    Unreadable {
+        /// The VM's name.
+        vm: &'a str,
+        /// Why.
+        why: Unreadable,
+    },
     /// To `log`: this, then the lines.
     Log {
         /// How many lines there are.
@@ -88,6 +99,8 @@ impl fmt::Display for Reply<'_> {
             Self::Trace { vm, on: false } => {
                 writeln!(f, "the exits of VM \"{vm}\" are not logged")
             }
+            Self::Memory(dump) => dump.fmt(f),
+            Self::Unreadable { vm, why } => writeln!(f, "VM \"{vm}\" {why}"),
             Self::Log { lines, wanted } if lines < wanted => {
                 writeln!(f, "the log has {lines} lines so far:")
             }
@@ -130,7 +143,7 @@ fn write_done(
 
 fn write_all_help(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for verb in Verb::ALL {
-        writeln!(f, "  {:18}{}", verb.usage(), verb.summary())?;
+        writeln!(f, "  {:27}{}", verb.usage(), verb.summary())?;
     }
     writeln!(
         f,

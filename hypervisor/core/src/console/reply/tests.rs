@@ -1,6 +1,7 @@
 //! Replies as a person reads them.
 
 use super::*;
+use crate::addr::{Gpa, Hpa};
 use crate::console::command::Command;
 use crate::events::{Counters, CpuCounters, DiskCounters, MachineCounters, NicCounters, Ticks};
 use crate::lifecycle::{Lifecycle, State};
@@ -232,6 +233,40 @@ fn orders_are_answered_with_what_is_done() {
         answer(Order::Stop { hard: true }),
         "VM \"web\" is being stopped\n"
     );
+}
+
+#[test]
+fn memory_is_shown_in_lines_of_sixteen_bytes_with_its_frame() {
+    let bytes: Vec<u8> = (0xe8..=0xff).collect();
+    let dump = MemoryDump {
+        vm: "web",
+        gpa: Gpa(0x20_0fe8),
+        hpa: Hpa(0x3f5a_1fe8),
+        state: crate::ledger::State::Sealed,
+        bytes: &bytes,
+    };
+    assert_eq!(
+        Reply::Memory(dump).to_string(),
+        "VM \"web\" 0x200fe8 is at 0x3f5a1fe8 of the machine, sealed:\n\
+         000000200fe8  e8 e9 ea eb ec ed ee ef f0 f1 f2 f3 f4 f5 f6 f7\n\
+         000000200ff8  f8 f9 fa fb fc fd fe ff\n"
+    );
+}
+
+#[test]
+fn memory_that_is_not_shown_is_answered_with_the_reason() {
+    let answer = |why| Reply::Unreadable { vm: "web", why }.to_string();
+    assert_eq!(
+        answer(Unreadable::NotMemory(Gpa(0x1000))),
+        "VM \"web\" has no memory at 0x1000\n"
+    );
+    let private = answer(Unreadable::Private(Gpa(0x1000), Hpa(0x8000)));
+    assert!(private.contains("in the clear, at 0x8000"), "{private}");
+    let page = include_str!("../../../../../docs/console.md");
+    assert!(page.contains(&answer(Unreadable::Private(
+        Gpa(0x20_0000),
+        Hpa(0x3f5a_1000)
+    ))));
 }
 
 #[test]

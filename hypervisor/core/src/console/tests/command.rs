@@ -35,6 +35,10 @@ fn what_is_left_out_has_its_default() {
             hard: false
         })
     );
+    assert_eq!(
+        Command::parse("memory web 0x10ff0").unwrap().to_string(),
+        "memory web 0x10ff0 16"
+    );
 }
 
 #[test]
@@ -96,6 +100,18 @@ fn complaints_say_where_what_and_what_helps() {
             "column 5: \"1001\" is no number of lines from 1 to 1000",
         ),
         (
+            "memory web",
+            "column 12: \"\" is no guest-physical address: `memory VM ADDRESS [BYTES]`, with ADDRESS in hexadecimal after 0x",
+        ),
+        (
+            "memory web 0x10ff0 17",
+            "column 20: \"17\" is no number of bytes from 1 to 16, which is what can be shown of the page from there",
+        ),
+        (
+            "memory web 0x1000 300",
+            "column 19: \"300\" is no number of bytes from 1 to 256, which is what can be shown of the page from there",
+        ),
+        (
             "start Web",
             "column 7: no VM can be called \"Web\": the character 'W' cannot stand where it does; `list` shows the names",
         ),
@@ -104,6 +120,10 @@ fn complaints_say_where_what_and_what_helps() {
     }
     for number in ["0", "+5", "99999999999"] {
         assert!(complaint(&format!("log {number}")).contains("is no number"));
+    }
+    for address in ["1000", "0x", "0x+1", "-0x1", "0xg", "0x10000000000000000"] {
+        let line = format!("memory web {address}");
+        assert!(complaint(&line).contains("is no guest-physical address"));
     }
 }
 

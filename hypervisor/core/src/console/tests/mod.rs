@@ -6,6 +6,8 @@ mod mux;
 mod wire;
 
 use super::command::Command;
+use super::range::MemoryRange;
+use crate::addr::Gpa;
 use crate::manifest::VmName;
 
 /// A generator of numbers that look random and are the same every time (xorshift).
@@ -56,6 +58,11 @@ fn commands() -> Vec<Command> {
         Command::Switch { vm: vm() },
         Command::Help { topic: None },
     ];
+    for (gpa, bytes) in [(0, 1), (0x12_3456_7f00, 256), (u64::MAX, 1)] {
+        commands.extend(
+            MemoryRange::new(Gpa(gpa), bytes).map(|range| Command::Memory { vm: vm(), range }),
+        );
+    }
     commands.extend([None, Some(false), Some(true)].map(|on| Command::Trace { vm: vm(), on }));
     commands.extend(super::Verb::ALL.map(|verb| Command::Help { topic: Some(verb) }));
     commands

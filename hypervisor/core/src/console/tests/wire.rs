@@ -68,8 +68,8 @@ fn frames_that_no_command_has_are_refused_by_name() {
         (&[0xff, 0xff, 1, 1], WireError::Length(0xffff)),
         (&[2, 0, 2, 1], WireError::Version(2)),
         (&[2, 0, 1, 0], WireError::Code(0)),
-        (&[2, 0, 1, 12], WireError::Code(12)),
-        (&[3, 0, 1, 11, 12], WireError::Code(12)),
+        (&[2, 0, 1, 13], WireError::Code(13)),
+        (&[3, 0, 1, 11, 13], WireError::Code(13)),
         (&[3, 0, 1, 1, 0], WireError::Long),
         (&[2, 0, 1, 3], WireError::Short),
         (&[4, 0, 1, 3, 2, b'd'], WireError::Short),
@@ -80,6 +80,10 @@ fn frames_that_no_command_has_are_refused_by_name() {
         (&[5, 0, 1, 10, 1, b'd', 3], WireError::Operand(3)),
         (&[6, 0, 1, 8, 0, 0, 0, 0], WireError::Operand(0)),
         (&[6, 0, 1, 8, 0xe9, 3, 0, 0], WireError::Operand(1001)),
+        (
+            &[16, 0, 1, 12, 1, b'd', 0xff, 0xf, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0],
+            WireError::Operand(2),
+        ),
     ] {
         assert_eq!(decode(bytes), Err(error), "{bytes:?}: {error}");
     }
