@@ -56,17 +56,22 @@ pub fn overlapping_elf(elf: &[u8]) -> Outcome<Vec<u8>> {
 
 /// A file that begins as an ELF file does and goes on at random.
 pub fn garbage_elf() -> Vec<u8> {
-    let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    bytes.resize_with(64 << 10, || {
-        // Xorshift: the same bytes in every run.
+    let mut bytes = random_bytes(0x9e37_79b9_7f4a_7c15, 64 << 10);
+    bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    bytes
+}
+
+/// `length` bytes that look random and are the same in every run with this `seed`, which is not 0. Test guests make the same ones.
+pub fn random_bytes(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
+    let words = std::iter::repeat_with(|| {
+        // Xorshift64* (Marsaglia, "Xorshift RNGs").
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state as u8
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d)
     });
-    bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-    bytes
+    words.flat_map(u64::to_le_bytes).take(length).collect()
 }
 
 /// `bzimage` claiming that it needs 4 GiB to unpack itself.

@@ -23,6 +23,8 @@ pub const BURN: &str = "burn.elf";
 pub const FAULT: &str = "fault.elf";
 /// The guest that drives virtio devices.
 pub const VIRTIO: &str = "virtio.elf";
+/// The guest with something to hide, and with eyes for what others hide.
+pub const SECRET: &str = "secret.elf";
 /// The guest that measures.
 pub const BENCH: &str = "bench.elf";
 

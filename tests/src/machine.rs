@@ -13,6 +13,7 @@ use xtask::symbolize::Backtrace;
 
 use crate::context::Context;
 use crate::outcome::{Failure, Outcome, ensure_in_order};
+use crate::physical::Frozen;
 
 /// How long to wait before looking again.
 const TICK: Duration = Duration::from_millis(50);
@@ -231,6 +232,12 @@ impl<'a> Machine<'a> {
     /// What the machine is made of, and where its files are.
     pub fn blueprint(&self) -> &xtask::platform::Machine {
         self.session.machine()
+    }
+
+    /// The machine standing still, with its memory open to be read and written from outside; it goes on when that is dropped.
+    pub fn freeze(&self) -> Outcome<Frozen> {
+        let bytes = self.blueprint().memory_mib << 20;
+        Ok(Frozen::new(self.session.process_id(), bytes)?)
     }
 
     /// What QEMU noted of transfers that its IOMMU refused: nothing, when it refused none.

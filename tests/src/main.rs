@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask test` builds this and passes its arguments on. What is tested stands in [`scenarios`], one module a
 //! subject; [`runner`] runs it two at a time; [`context`] and [`machine`] are what a scenario works with; [`lab`]
-//! provides what all share. Everything a run leaves (console, events, emulator log) is in `target/run/<scenario>/`.
+//! provides what all share; [`physical`] reads and writes a machine's memory from outside. Everything a run leaves (console, events, emulator log) is in `target/run/<scenario>/`.
 
 mod context;
 mod disk_tools;
@@ -11,6 +11,7 @@ mod lab;
 mod machine;
 mod manifest;
 mod outcome;
+mod physical;
 mod program;
 mod runner;
 mod scenario;

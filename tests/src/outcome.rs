@@ -1,5 +1,7 @@
 //! What a scenario ends with: nothing, or the one [`Failure`] that says what was found instead of what was expected.
 
+use crate::physical::MemoryError;
+
 /// Shorthand used throughout the harness.
 pub type Outcome<T = ()> = Result<T, Failure>;
 
@@ -9,6 +11,9 @@ pub enum Failure {
     /// Something was not as the scenario says.
     #[error("{0}")]
     Unmet(String),
+    /// The machine's memory could not be looked at.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// A part of the tool failed.
     #[error(transparent)]
     Tool(#[from] xtask::Error),

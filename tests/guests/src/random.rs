@@ -21,4 +21,9 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0
     }
+
+    /// The next number, from which the generator's state is not to be seen (Xorshift64*).
+    pub const fn next_hidden(&mut self) -> u64 {
+        self.next().wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
 }

@@ -12,6 +12,7 @@ mod manifests;
 mod media;
 mod payloads;
 mod sched;
+mod secmem;
 mod selftest;
 mod smp;
 mod vtd;
@@ -31,6 +32,7 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     scenarios.extend(examples::scenarios());
     scenarios.extend(smp::scenarios());
     scenarios.extend(faults::scenarios());
+    scenarios.extend(secmem::scenarios());
     scenarios.extend(sched::scenarios());
     scenarios.extend(devices::scenarios());
     scenarios.extend(vtd::scenarios());

@@ -2,10 +2,12 @@
 //!
 //! A bare-metal guest measures itself by its TSC on machines of one CPU, where Bochs counts instructions: the figures are the same
 //! run after run. `machine` has the machines, `peers` what to compare with. A last run boots the demo and reads from the
-//! counters how much of Linux' boot was spent in the hypervisor. `cargo xtask bench vtd` counts something else: see `vtd`.
+//! counters how much of Linux' boot was spent in the hypervisor. `cargo xtask bench vtd` and `bench secmem` measure something else: see `vtd`
+//! and `secmem`.
 
 mod machine;
 mod peers;
+mod secmem;
 mod vtd;
 
 use std::fs;
@@ -45,6 +47,8 @@ pub struct BenchArgs {
 enum Subject {
     /// What mapping and unmapping memory for devices takes, on QEMU's emulated IOMMU.
     Vtd,
+    /// What sealing a VM's memory takes, on Bochs, and its ciphers on this machine's processor.
+    Secmem,
 }
 
 /// Where Linux' boot spent its ticks.
@@ -71,8 +75,10 @@ struct Report {
 /// When a run fails, or a figure is missing or exceeds its limit.
 pub fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
     let efi = build::hypervisor_or(workspace, args.efi.as_deref())?;
-    if args.subject == Some(Subject::Vtd) {
-        return vtd::run(workspace, &efi);
+    match args.subject {
+        Some(Subject::Vtd) => return vtd::run(workspace, &efi),
+        Some(Subject::Secmem) => return secmem::run(workspace, &efi),
+        None => {}
     }
     let mut exits = Rows::new();
     for machine in &MACHINES {

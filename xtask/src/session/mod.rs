@@ -335,6 +335,12 @@ impl Session {
         &self.console
     }
 
+    /// The number of the emulator's process, for those who look into it from outside.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The machine's description, which says where its files are.
     #[must_use]
     pub fn machine(&self) -> &Machine {

@@ -45,6 +45,12 @@ impl Process {
         })
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// How it ended, or `None` while it runs.
     ///
     /// # Errors

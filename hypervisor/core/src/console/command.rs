@@ -121,7 +121,9 @@ impl Verb {
                 "write a VM's exits to the log, or no more; without on or off: say which"
             }
             Self::Help => "this list, or one command",
-            Self::Memory => "bytes of a VM's memory as they lie in the machine: sealed ones encrypted",
+            Self::Memory => {
+                "bytes of a VM's memory as they lie in the machine: sealed ones encrypted"
+            }
         }
     }
 

@@ -21,6 +21,7 @@ fn a_million_hostile_lines_are_read_or_refused() {
             "off",
             "5",
             "1000",
+            "0x1ff0",
             "-1",
             "",
             "é\u{2003}",

@@ -81,7 +81,9 @@ fn frames_that_no_command_has_are_refused_by_name() {
         (&[6, 0, 1, 8, 0, 0, 0, 0], WireError::Operand(0)),
         (&[6, 0, 1, 8, 0xe9, 3, 0, 0], WireError::Operand(1001)),
         (
-            &[16, 0, 1, 12, 1, b'd', 0xff, 0xf, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0],
+            &[
+                16, 0, 1, 12, 1, b'd', 0xff, 0xf, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0,
+            ],
             WireError::Operand(2),
         ),
     ] {
