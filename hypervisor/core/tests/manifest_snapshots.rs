@@ -478,7 +478,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Kernel,
         PayloadProblem::Rejected(&"no ELF header"),
     );
-    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 48));
+    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 51));
     assert!(rejected.3.contains("no ELF header"), "{}", rejected.3);
     let disk = told(
         first,
