@@ -2,16 +2,18 @@
 
 use std::time::Instant;
 
-use bulkhead_core::addr::{FRAME_SIZE, Hpa};
+use bulkhead_core::addr::{FRAME_SIZE, Gpa, Hpa};
 
 use super::operator::{self, Answer};
-use super::victim::{self, AT_REST, OFF, PAGE, SWEPT, Victim, WINDOW};
+use super::victim::{self, AT_REST, MEMORY_BYTES, OFF, PAGE, SWEPT, Victim, WINDOW};
 use crate::context::Context;
 use crate::machine::Machine;
 use crate::outcome::Outcome;
 use crate::scenario::{Ground, Scenario};
 
 const LIMIT: u64 = 300;
+/// A page near the end of a VM's memory.
+const LAST: Gpa = Gpa(MEMORY_BYTES - (1 << 20));
 const VICTIM: Victim = Victim {
     name: "victim",
     seed: 0x5eed_0001,
@@ -61,6 +63,7 @@ fn window(context: &Context<'_>) -> Outcome {
     VICTIM.sweep(&mut machine)?;
     sealed(context, &mut machine)?;
     stolen_by_nobody(&mut machine)?;
+    out_of_reach(&mut machine)?;
     VICTIM.ensure_intact(&mut machine)
 }
 
@@ -210,6 +213,20 @@ fn stolen_by_nobody(machine: &mut Machine<'_>) -> Outcome {
     let scanned = scan(machine)?;
     machine.ensure(scanned.contains(" 0 foreign words"), || {
         format!("the other VM found something: `{scanned}`")
+    })
+}
+
+/// The other VM names an address of the machine at which the victim has memory: it is one of its own, or none, and none here.
+/// There is nothing else to try: no hypercall takes an address (`docs/hypercalls.md`), and what devices are told is theirs to refuse (`devices`).
+fn out_of_reach(machine: &mut Machine<'_>) -> Outcome {
+    let foreign = operator::look(machine, VICTIM.name, LAST, 16)?.hpa();
+    let foreign = foreign.filter(|hpa| hpa.0 >= MEMORY_BYTES).ok_or_else(|| {
+        machine.failure("no address of the victim's memory is outside the thief's")
+    })?;
+    THIEF.tell(machine, &format!("read {foreign}"))?;
+    let stop = machine.event_of(THIEF.name, "vm-stop", 0)?;
+    machine.ensure(stop.text("reason").contains("the guest read"), || {
+        format!("it stopped for another reason: {}", stop.0)
     })
 }
 

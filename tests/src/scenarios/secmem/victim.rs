@@ -15,6 +15,9 @@ pub const PAGE: Gpa = Gpa(16 << 20);
 /// A page that a sweep changes.
 pub const SWEPT: Gpa = Gpa(32 << 20);
 
+/// What a VM with the guest has of it.
+pub const MEMORY_BYTES: u64 = 48 << 20;
+
 /// What a VM's memory is kept by.
 pub const OFF: &str = "encryption = \"off\"";
 /// Sealed when it is paused.

@@ -25,7 +25,7 @@ impl Line {
     pub(crate) fn read(&mut self) -> Option<(&str, Option<u64>)> {
         while let Some(byte) = serial::receive() {
             if byte == b'\r' {
-                println!();
+                println!("");
                 return Some(self.command());
             }
             print!("{}", byte as char);
