@@ -14,7 +14,7 @@ pub(super) fn read_size(field: &Field<'_, '_>, complaints: &mut Complaints) -> O
         let guess = ByteSize::parse_memory(&format!("{}M", number.as_str())).ok();
         let complaint = field.wrong_type("a size in quotes, such as \"256M\"", complaints);
         if let Some(guess) = guess {
-            complaint.help(format!("did you mean \"{guess}\"?"));
+            complaint.help(format_args!("did you mean \"{guess}\"?"));
         }
         return None;
     }
@@ -42,12 +42,12 @@ pub(super) fn read_size(field: &Field<'_, '_>, complaints: &mut Complaints) -> O
     complaint.found(quoted(text)).expected(expected);
     match fault {
         SizeFault::Unaligned { below, above } => {
-            complaint.help(format!("the nearest are \"{below}\" and \"{above}\""));
+            complaint.help(format_args!("the nearest are \"{below}\" and \"{above}\""));
         }
         SizeFault::NoUnit | SizeFault::UnknownUnit => {
             if let Some(guess) = with_guessed_unit(text, |guess| ByteSize::parse_memory(guess).ok())
             {
-                complaint.help(format!("did you mean \"{guess}\"?"));
+                complaint.help(format_args!("did you mean \"{guess}\"?"));
             }
         }
         _ => {}
@@ -61,7 +61,7 @@ pub(super) fn read_rate(field: &Field<'_, '_>, complaints: &mut Complaints) -> O
         let guess = BitRate::parse(&format!("{}M", number.as_str())).ok();
         let complaint = field.wrong_type("a rate in quotes, such as \"10M\"", complaints);
         if let Some(guess) = guess {
-            complaint.help(format!("did you mean \"{guess}\"?"));
+            complaint.help(format_args!("did you mean \"{guess}\"?"));
         }
         return None;
     }
@@ -89,7 +89,7 @@ pub(super) fn read_rate(field: &Field<'_, '_>, complaints: &mut Complaints) -> O
     if matches!(fault, RateFault::NoUnit | RateFault::UnknownUnit)
         && let Some(guess) = with_guessed_unit(text, |guess| BitRate::parse(guess).ok())
     {
-        complaint.help(format!("did you mean \"{guess}\"?"));
+        complaint.help(format_args!("did you mean \"{guess}\"?"));
     }
     None
 }

@@ -2,8 +2,10 @@
 
 /// A value that is one of a few words.
 pub(super) trait Choice: Copy + 'static {
-    /// Every word with its value, in the order the documentation lists them.
-    const ALL: &'static [(&'static str, Self)];
+    /// Every word, in the order the documentation lists them.
+    const WORDS: &'static [&'static str];
+    /// What they mean, in the same order.
+    const VALUES: &'static [Self];
 }
 
 /// Declares such an enumeration; one variant is marked `#[default]`.
@@ -21,7 +23,8 @@ macro_rules! choice {
         }
 
         impl $crate::choice::Choice for $name {
-            const ALL: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
+            const WORDS: &'static [&'static str] = &[$($word),+];
+            const VALUES: &'static [Self] = &[$(Self::$variant),+];
         }
 
         impl $name {
@@ -35,7 +38,7 @@ macro_rules! choice {
 
             /// Every word there is.
             pub fn words() -> impl Iterator<Item = &'static str> {
-                <Self as $crate::choice::Choice>::ALL.iter().map(|(word, _)| *word)
+                <Self as $crate::choice::Choice>::WORDS.iter().copied()
             }
         }
 

@@ -1,6 +1,5 @@
 //! The set of physical CPUs that a VM has to itself.
 
-use alloc::format;
 use alloc::vec::Vec;
 
 use super::error::{Complaints, ErrorKind};
@@ -29,8 +28,11 @@ pub(super) fn read(
     if let Some(vcpus) = vcpus.filter(|vcpus| count > *vcpus as usize) {
         complaints
             .add(ErrorKind::SpareCpus, field.span)
-            .found(format!("{count} CPUs for {vcpus} vCPU{}", plural(vcpus)))
-            .expected(format!("at most {vcpus}: each vCPU runs on one CPU"))
+            .found(format_args!(
+                "{count} CPUs for {vcpus} vCPU{}",
+                plural(vcpus)
+            ))
+            .expected(format_args!("at most {vcpus}: each vCPU runs on one CPU"))
             .help("take CPUs away, or give the VM more `vcpus`");
         return None;
     }
@@ -72,7 +74,7 @@ fn read_set(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<CpuSet
                 Ok(_) => {
                     complaints
                         .add(ErrorKind::DuplicateCpu, span)
-                        .found(format!("CPU {cpu} a second time"))
+                        .found(format_args!("CPU {cpu} a second time"))
                         .expected("each CPU once");
                     sound = false;
                 }

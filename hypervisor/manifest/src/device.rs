@@ -147,7 +147,7 @@ fn read_id(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<DeviceI
             .expected("vendor and device, four hexadecimal digits each, such as \"8086:10d3\"");
         match Address::parse(text) {
             Ok(address) => {
-                complaint.help(format!(
+                complaint.help(format_args!(
                     "to name a device by its place, write `address = \"{address}\"`"
                 ));
             }

@@ -2,7 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
+use core::fmt::{self, Display, Write};
 
 use super::source::{Source, Span};
 
@@ -306,18 +306,18 @@ impl Complaint {
         }
     }
 
-    pub(super) fn found(&mut self, found: impl Into<String>) -> &mut Self {
-        self.found = found.into();
+    pub(super) fn found(&mut self, found: impl Display) -> &mut Self {
+        write_into(&mut self.found, &found);
         self
     }
 
-    pub(super) fn expected(&mut self, expected: impl Into<String>) -> &mut Self {
-        self.expected = expected.into();
+    pub(super) fn expected(&mut self, expected: impl Display) -> &mut Self {
+        write_into(&mut self.expected, &expected);
         self
     }
 
-    pub(super) fn help(&mut self, help: impl Into<String>) -> &mut Self {
-        self.help = Some(help.into());
+    pub(super) fn help(&mut self, help: impl Display) -> &mut Self {
+        write_into(self.help.get_or_insert_default(), &help);
         self
     }
 
@@ -333,6 +333,14 @@ impl Complaint {
             excerpt: Excerpt::new(place.text, place.column.saturating_sub(1), place.width),
         }
     }
+}
+
+/// One for all texts: there are a hundred and more.
+#[inline(never)]
+fn write_into(text: &mut String, what: &dyn Display) {
+    text.clear();
+    // A text takes everything.
+    let _ = write!(text, "{what}");
 }
 
 /// The first [`MAX_ERRORS`] complaints in the order of the text; those beyond are counted.

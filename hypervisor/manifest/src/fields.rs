@@ -61,10 +61,10 @@ impl<'t, 'i> Fields<'t, 'i> {
                 Some(key) if key.presence == Presence::Reserved => {
                     complaints
                         .add(ErrorKind::ReservedKey, name.span().into())
-                        .found(format!(
+                        .found(format_args!(
                             "`{key}`, which asks for something this release cannot do"
                         ))
-                        .expected(format!("no `{}` in {}", key.name, self.schema.title))
+                        .expected(format_args!("no `{}` in {}", key.name, self.schema.title))
                         .help("remove it: it would protect or provide nothing");
                 }
                 Some(_) => {}
@@ -74,20 +74,20 @@ impl<'t, 'i> Fields<'t, 'i> {
     }
 
     fn complain_unknown(&self, name: &str, span: Span, complaints: &mut Complaints) {
-        let names = join(self.schema.usable_names());
+        let names = join(&mut self.schema.usable_names(), '`');
         let complaint = complaints.add(ErrorKind::UnknownKey, span);
         complaint
             .found(quoted(name))
-            .expected(format!("a key of {}: {names}", self.schema.title));
+            .expected(format_args!("a key of {}: {names}", self.schema.title));
         let elsewhere = || {
             TABLES
                 .iter()
                 .find(|table| table.usable_names().any(|known| known == name))
         };
-        if let Some(near) = nearest(name, self.schema.usable_names()) {
-            complaint.help(format!("did you mean `{near}`?"));
+        if let Some(near) = nearest(name, &mut self.schema.usable_names()) {
+            complaint.help(format_args!("did you mean `{near}`?"));
         } else if let Some(table) = elsewhere() {
-            complaint.help(format!("`{name}` is a key of {}", table.title));
+            complaint.help(format_args!("`{name}` is a key of {}", table.title));
         }
     }
 
@@ -149,6 +149,22 @@ impl<'t, 'i> Fields<'t, 'i> {
         mut read: impl FnMut(&Fields<'_, '_>, &mut Complaints) -> Option<T>,
         complaints: &mut Complaints,
     ) -> Option<Vec<T>> {
+        let mut items = Vec::new();
+        for fields in self.tables(key, listing, complaints)? {
+            if let Some(item) = read(&fields, complaints) {
+                items.push(item);
+            }
+        }
+        Some(items)
+    }
+
+    /// The tables under `key`, those left out that are none; nothing after a complaint about the list itself.
+    fn tables(
+        &self,
+        key: &'static Key,
+        listing: &'static Listing,
+        complaints: &mut Complaints,
+    ) -> Option<Vec<Fields<'t, 'i>>> {
         let Some(list) = self.optional(key) else {
             return Some(Vec::new());
         };
@@ -161,21 +177,20 @@ impl<'t, 'i> Fields<'t, 'i> {
         if let Some(beyond) = array.get(listing.most) {
             complaints
                 .add(listing.beyond, beyond.span().into())
-                .found(format!("{} {}", array.len(), listing.noun))
-                .expected(format!("at most {}", listing.most));
+                .found(format_args!("{} {}", array.len(), listing.noun))
+                .expected(format_args!("at most {}", listing.most));
             return None;
         }
-        let mut items = Vec::new();
+        let mut tables = Vec::new();
         for element in array.iter() {
             let element = Field {
                 key,
                 value: element.get_ref(),
                 span: element.span().into(),
             };
-            let fields = element.table(listing.schema, listing.how, complaints);
-            items.extend(fields.and_then(|fields| read(&fields, complaints)));
+            tables.extend(element.table(listing.schema, listing.how, complaints));
         }
-        Some(items)
+        Some(tables)
     }
 
     /// Where the value of `key` stands; the start of the table where it does not.
@@ -191,8 +206,8 @@ impl<'t, 'i> Fields<'t, 'i> {
     ) -> &'c mut Complaint {
         complaints
             .add(ErrorKind::MissingKey, self.span)
-            .found(format!("no `{}` in {}", key.name, self.schema.title))
-            .expected(format!("the key `{}`", key.name))
+            .found(format_args!("no `{}` in {}", key.name, self.schema.title))
+            .expected(format_args!("the key `{}`", key.name))
     }
 }
 
@@ -224,8 +239,11 @@ impl<'t, 'i> Field<'t, 'i> {
             Err(_) => {
                 complaints
                     .add(ErrorKind::OutOfRange, self.span)
-                    .found(format!("a number of {} digits", integer.as_str().len()))
-                    .expected(format!("a smaller number for `{}`", self.key));
+                    .found(format_args!(
+                        "a number of {} digits",
+                        integer.as_str().len()
+                    ))
+                    .expected(format_args!("a smaller number for `{}`", self.key));
                 None
             }
         }
@@ -244,8 +262,8 @@ impl<'t, 'i> Field<'t, 'i> {
         if fitting.is_none() {
             complaints
                 .add(ErrorKind::OutOfRange, self.span)
-                .found(format!("{number}"))
-                .expected(format!(
+                .found(format_args!("{number}"))
+                .expected(format_args!(
                     "a whole number from {} to {}",
                     range.start(),
                     range.end()
@@ -268,22 +286,28 @@ impl<'t, 'i> Field<'t, 'i> {
 
     /// The value as one of the words of `C`.
     pub(super) fn choice<C: Choice>(&self, complaints: &mut Complaints) -> Option<C> {
-        let words = || C::ALL.iter().map(|(word, _)| *word);
+        let number = self.word(C::WORDS, complaints)?;
+        C::VALUES.get(number).copied()
+    }
+
+    /// Which of `words` the value is.
+    fn word(&self, words: &[&'static str], complaints: &mut Complaints) -> Option<usize> {
+        let mut listed = words.iter().copied();
         let Some(text) = self.value.as_str() else {
-            self.wrong_type(&format!("one of {}", join_quoted(words())), complaints);
+            self.wrong_type(&format!("one of {}", join(&mut listed, '"')), complaints);
             return None;
         };
-        let known = C::ALL.iter().find(|(word, _)| *word == text);
+        let known = words.iter().position(|word| *word == text);
         if known.is_none() {
             let complaint = complaints.add(ErrorKind::UnknownValue, self.span);
             complaint
                 .found(quoted(text))
-                .expected(format!("one of {}", join_quoted(words())));
-            if let Some(near) = nearest(text, words()) {
-                complaint.help(format!("did you mean \"{near}\"?"));
+                .expected(format_args!("one of {}", join(&mut listed, '"')));
+            if let Some(near) = nearest(text, &mut words.iter().copied()) {
+                complaint.help(format_args!("did you mean \"{near}\"?"));
             }
         }
-        known.map(|(_, value)| *value)
+        known
     }
 
     /// The value as an array.
@@ -324,7 +348,7 @@ impl<'t, 'i> Field<'t, 'i> {
         complaints
             .add(ErrorKind::WrongType, self.span)
             .found(describe(self.value))
-            .expected(format!("for `{}`, {expected}", self.key))
+            .expected(format_args!("for `{}`, {expected}", self.key))
     }
 }
 
@@ -341,15 +365,8 @@ fn describe(value: &DeValue<'_>) -> String {
     }
 }
 
-fn join(words: impl Iterator<Item = &'static str>) -> String {
-    join_as(words, '`')
-}
-
-fn join_quoted(words: impl Iterator<Item = &'static str>) -> String {
-    join_as(words, '"')
-}
-
-fn join_as(words: impl Iterator<Item = &'static str>, quote: char) -> String {
+/// The words, each between two of `quote`.
+fn join(words: &mut dyn Iterator<Item = &'static str>, quote: char) -> String {
     let mut list = String::new();
     for word in words {
         if !list.is_empty() {

@@ -1,7 +1,5 @@
 //! The `[hypervisor]` table.
 
-use alloc::format;
-
 use super::error::{Complaints, ErrorKind};
 use super::fields::{Field, Fields};
 use super::plan::{HypervisorOptions, IommuPolicy, SelfTest};
@@ -47,7 +45,7 @@ fn check_control(
         .map_or(fields.span, |field| field.span);
     complaints
         .add(ErrorKind::SelftestNeedsIommuOff, span)
-        .found(format!("\"{selftest}\", with `iommu = \"{iommu}\"`"))
+        .found(format_args!("\"{selftest}\", with `iommu = \"{iommu}\"`"))
         .expected("`iommu = \"off\"` in the same table")
         .help("write it, or `selftest = \"vtd\"` for the tests with remapping");
 }

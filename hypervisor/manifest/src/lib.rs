@@ -52,7 +52,6 @@ mod text;
 mod together;
 mod vm;
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -164,7 +163,7 @@ fn version_is_ours(fields: &Fields<'_, '_>, complaints: &mut Complaints) -> bool
     let Some(field) = fields.optional(&schema::VERSION_KEY) else {
         fields
             .missing(&schema::VERSION_KEY, complaints)
-            .help(format!(
+            .help(format_args!(
                 "begin the file with the line `version = {VERSION}`"
             ));
         return false;
@@ -177,8 +176,8 @@ fn version_is_ours(fields: &Fields<'_, '_>, complaints: &mut Complaints) -> bool
     }
     complaints
         .add(ErrorKind::UnsupportedVersion, field.span)
-        .found(format!("version {number}"))
-        .expected(format!(
+        .found(format_args!("version {number}"))
+        .expected(format_args!(
             "version = {VERSION}, the only one this release reads"
         ));
     false
@@ -190,8 +189,8 @@ fn too_large(file_name: &str, bytes: &[u8]) -> ManifestErrors {
     let mut complaints = Complaints::default();
     complaints
         .add(ErrorKind::TooLarge, source.end())
-        .found(format!("a file of {} bytes", bytes.len()))
-        .expected(format!("at most {MAX_BYTES} bytes"))
+        .found(format_args!("a file of {} bytes", bytes.len()))
+        .expected(format_args!("at most {MAX_BYTES} bytes"))
         .help("is this the manifest, and not one of the payloads?");
     complaints.into_errors(&source)
 }
@@ -207,7 +206,9 @@ fn not_utf8(file_name: &str, bytes: &[u8], valid_up_to: usize) -> ManifestErrors
         complaint.help("save the file as \"UTF-8\"");
     } else {
         let byte = bytes.get(valid_up_to).copied().unwrap_or_default();
-        complaint.found(format!("the byte 0x{byte:02X}, which is not UTF-8 here"));
+        complaint.found(format_args!(
+            "the byte 0x{byte:02X}, which is not UTF-8 here"
+        ));
     }
     complaints.into_errors(&source)
 }

@@ -35,7 +35,7 @@ impl Plan {
             if vm.cpus.is_none() && claimed >= machine.cpus as usize {
                 complaints
                     .add(ErrorKind::MachineNoCpuLeft, vm.spans.name)
-                    .found(format!(
+                    .found(format_args!(
                         "\"{}\" without `cpus`, on a machine whose every CPU another VM has to itself",
                         vm.name
                     ))
@@ -46,8 +46,8 @@ impl Plan {
             for (cpu, span) in cpus.filter(|(cpu, _)| **cpu >= machine.cpus) {
                 complaints
                     .add(ErrorKind::MachineCpu, *span)
-                    .found(format!("CPU {cpu}"))
-                    .expected(format!(
+                    .found(format_args!("CPU {cpu}"))
+                    .expected(format_args!(
                         "a number below {}: the machine has so many CPUs",
                         machine.cpus
                     ));
@@ -83,7 +83,7 @@ fn complain_memory(vm: &VmPlan, left: u64, complaints: &mut Complaints) {
     complaints
         .add(ErrorKind::MachineMemory, span)
         .found(found)
-        .expected(format!(
+        .expected(format_args!(
             "at most {}, which the hypervisor, the payloads and the VMs before it leave",
             whole_granules(left)
         ));

@@ -86,7 +86,7 @@ fn read_mac(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<MacAdd
     let complaint = complaints.add(kind, field.span);
     complaint.found(found).expected(expected);
     match MacAddress::parse(&text.replace('-', ":")) {
-        Ok(mac) => complaint.help(format!("did you mean \"{mac}\"?")),
+        Ok(mac) => complaint.help(format_args!("did you mean \"{mac}\"?")),
         Err(_) => complaint.help("leave `mac` out to have an address derived from the VM's name"),
     };
     None

@@ -218,7 +218,7 @@ fn read_path(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<Paylo
         .found(quoted(text))
         .expected("a path relative to the manifest, such as \"boot/vmlinuz\"");
     match fault {
-        PathFault::TooLong => complaint.help(format!(
+        PathFault::TooLong => complaint.help(format_args!(
             "at most {} bytes, and {} between two slashes",
             path::MAX_LENGTH,
             path::MAX_COMPONENT
@@ -227,7 +227,9 @@ fn read_path(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<Paylo
         PathFault::Absolute | PathFault::Drive | PathFault::Parent => {
             complaint.help("put the file beside the manifest, or in a directory below it")
         }
-        PathFault::Character(stray) => complaint.help(format!("rename the file without {stray:?}")),
+        PathFault::Character(stray) => {
+            complaint.help(format_args!("rename the file without {stray:?}"))
+        }
         PathFault::Empty | PathFault::EmptyPart | PathFault::TrimmedPart => complaint,
     };
     None

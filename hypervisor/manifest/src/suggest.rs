@@ -8,14 +8,14 @@ const MAX_WORD: usize = 48;
 
 /// The candidate that `word` is most likely a slip of, if any is near enough to be worth saying.
 #[must_use]
-pub fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
-    let word: Vec<char> = word.chars().take(MAX_WORD + 1).map(fold).collect();
+pub fn nearest<'c>(word: &str, candidates: &mut dyn Iterator<Item = &'c str>) -> Option<&'c str> {
+    let word = folded(word);
     if word.is_empty() || word.len() > MAX_WORD {
         return None;
     }
     candidates
         .filter_map(|candidate| {
-            let letters: Vec<char> = candidate.chars().map(fold).collect();
+            let letters = folded(candidate);
             // An abbreviation of three letters or more counts as one slip.
             let abbreviates = word.len() >= 3 && letters.starts_with(&word);
             let slips = if abbreviates {
@@ -28,6 +28,10 @@ pub fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Opt
         })
         .min_by_key(|(slips, _)| *slips)
         .map(|(_, candidate)| candidate)
+}
+
+fn folded(word: &str) -> Vec<char> {
+    word.chars().take(MAX_WORD + 1).map(fold).collect()
 }
 
 /// Case and the choice of `-` or `_` are not worth a slip.
@@ -72,7 +76,7 @@ mod tests {
     const KEYS: [&str; 5] = ["name", "kernel", "memory", "cmdline", "vcpus"];
 
     fn nearest_key(word: &str) -> Option<&'static str> {
-        nearest(word, KEYS.into_iter())
+        nearest(word, &mut KEYS.into_iter())
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! TOML itself: the text into tables, and the TOML parser's complaints into ours.
 
-use alloc::format;
 use alloc::string::String;
 
 use toml::de::DeTable;
@@ -40,7 +39,7 @@ fn complain(message: &str, covered: &str, span: Span, complaints: &mut Complaint
         "duplicate key" => {
             complaints
                 .add(ErrorKind::DuplicateKey, span)
-                .found(format!("{} again", quoted(covered)))
+                .found(format_args!("{} again", quoted(covered)))
                 .expected("each key, and each header in single brackets, once");
         }
         "string values must be quoted" | "invalid float" if covered.is_empty() => {
@@ -52,9 +51,9 @@ fn complain(message: &str, covered: &str, span: Span, complaints: &mut Complaint
         "string values must be quoted" | "invalid float" if is_bare_word(covered) => {
             let complaint = complaints.add(ErrorKind::Syntax, span);
             complaint
-                .found(format!("the bare word `{covered}`"))
+                .found(format_args!("the bare word `{covered}`"))
                 .expected(VALUES);
-            complaint.help(format!("did you mean \"{covered}\"?"));
+            complaint.help(format_args!("did you mean \"{covered}\"?"));
         }
         _ => {
             let complaint = complaints.add(ErrorKind::Syntax, span);

@@ -1,6 +1,5 @@
 //! Texts with rules of their own: names and the command line.
 
-use alloc::format;
 use alloc::string::String;
 
 use super::error::{Complaints, ErrorKind, quoted};
@@ -27,7 +26,7 @@ pub(super) fn read_name<N>(
         NameFault::Character(_) => ErrorKind::NameCharacter,
     };
     let complaint = complaints.add(kind, field.span);
-    complaint.found(quoted(text)).expected(format!(
+    complaint.found(quoted(text)).expected(format_args!(
         "1 to {} lower-case letters, digits and `-`, a letter first",
         name::MAX_LENGTH
     ));
@@ -43,8 +42,8 @@ pub(super) fn read_name<N>(
             })
             .collect();
         match parse(&suggestion) {
-            Ok(_) => complaint.help(format!("try \"{suggestion}\"")),
-            Err(_) => complaint.help(format!(
+            Ok(_) => complaint.help(format_args!("try \"{suggestion}\"")),
+            Err(_) => complaint.help(format_args!(
                 "the character {stray:?} cannot stand where it does"
             )),
         };
@@ -58,15 +57,15 @@ pub(super) fn read_cmdline(field: &Field<'_, '_>, complaints: &mut Complaints) -
     if let Some(stray) = text.chars().find(|c| !c.is_ascii_graphic() && *c != ' ') {
         complaints
             .add(ErrorKind::CmdlineCharacter, field.span)
-            .found(format!("the character {stray:?}"))
+            .found(format_args!("the character {stray:?}"))
             .expected("printable ASCII");
         return None;
     }
     if text.len() > MAX_CMDLINE {
         complaints
             .add(ErrorKind::LongCmdline, field.span)
-            .found(format!("{} bytes", text.len()))
-            .expected(format!(
+            .found(format_args!("{} bytes", text.len()))
+            .expected(format_args!(
                 "at most {MAX_CMDLINE} bytes, which is all that Linux keeps"
             ));
         return None;

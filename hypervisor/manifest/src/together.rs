@@ -1,11 +1,9 @@
 //! What no VM's own entry can say: that no two VMs claim the same CPU, address or device.
 
-use alloc::collections::BTreeMap;
-use alloc::format;
+use alloc::vec::Vec;
 
 use super::device::DeviceName;
 use super::error::{Complaints, ErrorKind};
-use super::mac::MacAddress;
 use super::name::VmName;
 use super::plan::{HypervisorOptions, IommuPolicy, VmPlan};
 
@@ -23,16 +21,34 @@ pub(super) fn check(
     }
 }
 
+/// Who claims what. A list, for there is little: a map of each kind would be a map's code each.
+struct Claims<'p, C>(Vec<(C, &'p VmName)>);
+
+impl<'p, C: PartialEq> Claims<'p, C> {
+    /// Notes that `vm` claims `what`, and says who did before.
+    fn claim(&mut self, what: C, vm: &'p VmName) -> Option<&'p VmName> {
+        match self.0.iter_mut().find(|(claimed, _)| *claimed == what) {
+            Some((_, owner)) => Some(core::mem::replace(owner, vm)),
+            None => {
+                self.0.push((what, vm));
+                None
+            }
+        }
+    }
+}
+
 fn check_cpus(vms: &[VmPlan], complaints: &mut Complaints) {
-    let mut owners: BTreeMap<u32, &VmName> = BTreeMap::new();
+    let mut claims = Claims(Vec::new());
     for vm in vms {
         for (cpu, span) in vm.cpus.iter().flatten().zip(&vm.spans.cpus) {
-            let owner = owners.entry(*cpu).or_insert(&vm.name);
-            if **owner != vm.name {
+            // No VM names a CPU twice.
+            if let Some(owner) = claims.claim(*cpu, &vm.name) {
                 complaints
                     .add(ErrorKind::ClaimedCpu, *span)
-                    .found(format!("CPU {cpu} for \"{}\" too", vm.name))
-                    .expected(format!("a CPU that \"{owner}\" does not have to itself"))
+                    .found(format_args!("CPU {cpu} for \"{}\" too", vm.name))
+                    .expected(format_args!(
+                        "a CPU that \"{owner}\" does not have to itself"
+                    ))
                     .help("leave `cpus` out of both VMs to have them share CPUs");
             }
         }
@@ -40,15 +56,15 @@ fn check_cpus(vms: &[VmPlan], complaints: &mut Complaints) {
 }
 
 fn check_macs(vms: &[VmPlan], complaints: &mut Complaints) {
-    let mut owners: BTreeMap<MacAddress, &VmName> = BTreeMap::new();
+    let mut claims = Claims(Vec::new());
     for vm in vms {
         for nic in &vm.nics {
-            let Some(owner) = owners.insert(nic.mac, &vm.name) else {
+            let Some(owner) = claims.claim(nic.mac, &vm.name) else {
                 continue;
             };
             complaints
                 .add(ErrorKind::DuplicateMac, nic.mac_span)
-                .found(format!(
+                .found(format_args!(
                     "{} for a NIC of \"{}\", when one of \"{owner}\" has it",
                     nic.mac, vm.name
                 ))
@@ -59,15 +75,15 @@ fn check_macs(vms: &[VmPlan], complaints: &mut Complaints) {
 }
 
 fn check_devices(vms: &[VmPlan], complaints: &mut Complaints) {
-    let mut owners: BTreeMap<DeviceName, &VmName> = BTreeMap::new();
+    let mut claims = Claims(Vec::new());
     for vm in vms {
         for device in &vm.devices {
-            let Some(owner) = owners.insert(device.name, &vm.name) else {
+            let Some(owner) = claims.claim(device.name, &vm.name) else {
                 continue;
             };
             complaints
                 .add(ErrorKind::DuplicateDevice, device.span)
-                .found(format!(
+                .found(format_args!(
                     "{} for \"{}\", when \"{owner}\" has it",
                     device.name, vm.name
                 ))
@@ -87,7 +103,7 @@ fn refuse_devices(vms: &[VmPlan], complaints: &mut Complaints) {
         for device in &vm.devices {
             complaints
                 .add(ErrorKind::DeviceWithoutIommu, device.span)
-                .found(format!(
+                .found(format_args!(
                     "{} for \"{}\", with `iommu = \"off\"`",
                     device.name, vm.name
                 ))
