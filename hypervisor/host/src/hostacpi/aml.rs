@@ -42,7 +42,7 @@ const DWORD_PREFIX: u8 = 0x0c;
 const LONGEST: usize = 1 + 1 + 4 + 1 + 4 + 1 + 5 + 5;
 
 /// The sleep types in the first `\_S5_` package of `table`.
-pub(super) fn find_s5(memory: &mut impl HostPhys, table: TableRef) -> Option<SleepType> {
+pub(super) fn find_s5(memory: &mut dyn HostPhys, table: TableRef) -> Option<SleepType> {
     // The last bytes of a piece may hold the beginning of the package, never all of a longest one.
     table.scan(memory, LONGEST, |piece| {
         (0..piece.len()).find_map(|at| parse(piece.get(at..)?))

@@ -209,7 +209,7 @@ impl HostAcpi {
     ///
     /// # Errors
     /// [`AcpiError`] where there is no root table. Anything less is a warning in the result.
-    pub fn read(memory: &mut impl HostPhys, rsdp: Hpa) -> Result<Self, AcpiError> {
+    pub fn read(memory: &mut dyn HostPhys, rsdp: Hpa) -> Result<Self, AcpiError> {
         let mut facts = Self::default();
         let tables = facts.root(memory, rsdp)?;
         let mut definitions = Vec::new();
@@ -251,7 +251,7 @@ impl HostAcpi {
     }
 
     /// The addresses in the XSDT, or in the RSDT where there is no valid XSDT.
-    fn root(&mut self, memory: &mut impl HostPhys, at: Hpa) -> Result<Vec<Hpa>, AcpiError> {
+    fn root(&mut self, memory: &mut dyn HostPhys, at: Hpa) -> Result<Vec<Hpa>, AcpiError> {
         // The 20 bytes of ACPI 1.0, then what revision 2 added.
         let mut rsdp = [0; 36];
         let (first, second) = rsdp.split_at_mut(20);
@@ -278,7 +278,7 @@ impl HostAcpi {
     /// The addresses, `N` bytes each, in the root table at `at`.
     fn pointers<const N: usize>(
         &mut self,
-        memory: &mut impl HostPhys,
+        memory: &mut dyn HostPhys,
         at: Hpa,
         expected: Signature,
     ) -> Option<Vec<Hpa>> {
@@ -305,7 +305,7 @@ impl HostAcpi {
 
     fn read_fadt(
         &mut self,
-        memory: &mut impl HostPhys,
+        memory: &mut dyn HostPhys,
         table: TableRef,
         definitions: &mut Vec<TableRef>,
     ) {
@@ -332,7 +332,7 @@ impl HostAcpi {
         }
     }
 
-    fn read_madt(&mut self, memory: &mut impl HostPhys, table: TableRef) {
+    fn read_madt(&mut self, memory: &mut dyn HostPhys, table: TableRef) {
         let Some(bytes) = self.load(memory, table) else {
             return;
         };
@@ -343,7 +343,7 @@ impl HostAcpi {
     }
 
     /// The table at `at`, its length and checksum checked, or a warning.
-    fn checked(&mut self, memory: &mut impl HostPhys, at: Hpa) -> Option<TableRef> {
+    fn checked(&mut self, memory: &mut dyn HostPhys, at: Hpa) -> Option<TableRef> {
         let warning = match Header::read(memory, at) {
             None => Warning::Unreadable(at),
             Some(header) => match header.check(memory) {
@@ -356,7 +356,7 @@ impl HostAcpi {
     }
 
     /// All bytes of a table that is small enough to hold in memory.
-    fn load(&mut self, memory: &mut impl HostPhys, table: TableRef) -> Option<Vec<u8>> {
+    fn load(&mut self, memory: &mut dyn HostPhys, table: TableRef) -> Option<Vec<u8>> {
         let bytes = table.load(memory);
         if bytes.is_none() {
             self.warn(Warning::BadLength(table));

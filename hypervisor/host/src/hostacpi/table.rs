@@ -27,7 +27,7 @@ pub struct TableRef {
 
 impl TableRef {
     /// Its bytes, or `None` where it is too long to load.
-    pub fn load(self, memory: &mut impl HostPhys) -> Option<Vec<u8>> {
+    pub fn load(self, memory: &mut dyn HostPhys) -> Option<Vec<u8>> {
         let length = usize::try_from(self.length)
             .ok()
             .filter(|length| *length <= MAX_LOADED)?;
@@ -39,7 +39,7 @@ impl TableRef {
     /// begins with the last `overlap` bytes of the one before, so what is that long is seen whole.
     pub(super) fn scan<T>(
         self,
-        memory: &mut impl HostPhys,
+        memory: &mut dyn HostPhys,
         overlap: usize,
         mut look: impl FnMut(&[u8]) -> Option<T>,
     ) -> Option<T> {
@@ -71,7 +71,7 @@ const PIECE: usize = 1024;
 pub(super) struct Header(TableRef);
 
 impl Header {
-    pub(super) fn read(memory: &mut impl HostPhys, at: Hpa) -> Option<Self> {
+    pub(super) fn read(memory: &mut dyn HostPhys, at: Hpa) -> Option<Self> {
         let mut bytes = [0; 8];
         if !memory.read(at, &mut bytes) {
             return None;
@@ -86,7 +86,7 @@ impl Header {
     }
 
     /// The table, once its length makes sense and its bytes sum to zero.
-    pub(super) fn check(self, memory: &mut impl HostPhys) -> Result<TableRef, Warning> {
+    pub(super) fn check(self, memory: &mut dyn HostPhys) -> Result<TableRef, Warning> {
         let Self(table) = self;
         let length = table.length as usize;
         let end = table.at.checked_add(table.length.into());

@@ -38,13 +38,13 @@ pub trait ConfigAccess {
 }
 
 /// One function's configuration space.
-pub(super) struct Config<'a, A: ConfigAccess + ?Sized> {
-    access: &'a mut A,
+pub(super) struct Config<'a> {
+    access: &'a mut dyn ConfigAccess,
     function: Address,
 }
 
-impl<'a, A: ConfigAccess + ?Sized> Config<'a, A> {
-    pub(super) const fn new(access: &'a mut A, function: Address) -> Self {
+impl<'a> Config<'a> {
+    pub(super) const fn new(access: &'a mut dyn ConfigAccess, function: Address) -> Self {
         Self { access, function }
     }
 

@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use super::access::{Config, ConfigAccess};
+use super::access::Config;
 use super::inventory::Warning;
 use super::register::{self, Command};
 
@@ -88,8 +88,8 @@ pub struct Rom {
 }
 
 /// The first `count` base addresses of a function and its ROM, whose register is `rom`; decoding is off meanwhile.
-pub(super) fn size_all<A: ConfigAccess + ?Sized>(
-    config: &mut Config<'_, A>,
+pub(super) fn size_all(
+    config: &mut Config<'_>,
     count: u8,
     rom: u8,
     warnings: &mut Vec<Warning>,
@@ -110,12 +110,7 @@ pub(super) fn size_all<A: ConfigAccess + ?Sized>(
 }
 
 /// Writes `probe` to a register, reads what stuck, and puts `original` back.
-fn probe<A: ConfigAccess + ?Sized>(
-    config: &mut Config<'_, A>,
-    at: u8,
-    original: u32,
-    probe: u32,
-) -> u32 {
+fn probe(config: &mut Config<'_>, at: u8, original: u32, probe: u32) -> u32 {
     config.set_u32(at, probe);
     let mask = config.u32(at);
     config.set_u32(at, original);
@@ -123,8 +118,8 @@ fn probe<A: ConfigAccess + ?Sized>(
 }
 
 /// The base address `index`, if it is there and makes sense, and the index of the one after it.
-fn size_one<A: ConfigAccess + ?Sized>(
-    config: &mut Config<'_, A>,
+fn size_one(
+    config: &mut Config<'_>,
     index: u8,
     count: u8,
     warnings: &mut Vec<Warning>,
@@ -199,7 +194,7 @@ fn size_one<A: ConfigAccess + ?Sized>(
     (found, next)
 }
 
-fn size_rom<A: ConfigAccess + ?Sized>(config: &mut Config<'_, A>, at: u8) -> Option<Rom> {
+fn size_rom(config: &mut Config<'_>, at: u8) -> Option<Rom> {
     let original = config.u32(at);
     let mask = probe(config, at, original, ROM_ADDRESS) & ROM_ADDRESS;
     let size = mask & mask.wrapping_neg();

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::access::{Config, ConfigAccess, Extent};
+use super::access::{Config, Extent};
 use super::inventory::Warning;
 use super::register;
 
@@ -222,10 +222,7 @@ impl Seen {
 }
 
 /// Reads the capabilities in the first 256 bytes.
-pub(super) fn read_list<A: ConfigAccess + ?Sized>(
-    config: &mut Config<'_, A>,
-    warnings: &mut Vec<Warning>,
-) -> Vec<Capability> {
+pub(super) fn read_list(config: &mut Config<'_>, warnings: &mut Vec<Warning>) -> Vec<Capability> {
     let mut found = Vec::new();
     if config.u16(register::STATUS) & register::HAS_CAPABILITIES == 0 {
         return found;
@@ -252,11 +249,7 @@ pub(super) fn read_list<A: ConfigAccess + ?Sized>(
 }
 
 /// What the capability `id` at `at` is; nothing where it does not fit before the end.
-fn read_one<A: ConfigAccess + ?Sized>(
-    config: &mut Config<'_, A>,
-    at: u8,
-    id: u8,
-) -> Option<CapabilityKind> {
+fn read_one(config: &mut Config<'_>, at: u8, id: u8) -> Option<CapabilityKind> {
     const MSI_WIDE: u16 = 1 << 7;
     const MSI_MASKABLE: u16 = 1 << 8;
     const AF_RESET: u8 = 3;
@@ -308,8 +301,8 @@ fn read_one<A: ConfigAccess + ?Sized>(
 }
 
 /// Reads the capabilities beyond the first 256 bytes, where they can be reached.
-pub(super) fn read_extended<A: ConfigAccess + ?Sized>(
-    config: &mut Config<'_, A>,
+pub(super) fn read_extended(
+    config: &mut Config<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Vec<ExtendedCapability> {
     let mut found = Vec::new();
@@ -344,11 +337,7 @@ pub(super) fn read_extended<A: ConfigAccess + ?Sized>(
     found
 }
 
-fn read_one_extended<A: ConfigAccess + ?Sized>(
-    config: &mut Config<'_, A>,
-    at: u16,
-    header: u32,
-) -> Option<ExtendedKind> {
+fn read_one_extended(config: &mut Config<'_>, at: u16, header: u32) -> Option<ExtendedKind> {
     const VF_ENABLE: u16 = 1;
     let id = header as u16;
     let bytes = match id {

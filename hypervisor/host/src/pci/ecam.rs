@@ -51,7 +51,7 @@ impl EcamWindow {
     /// The windows in the bytes of an MCFG table; what makes no sense is handed to `skipped`. Of windows with a bus in
     /// common the first is kept.
     #[must_use]
-    pub fn parse(mcfg: &[u8], mut skipped: impl FnMut(BadWindow)) -> Vec<Self> {
+    pub fn parse(mcfg: &[u8], skipped: &mut dyn FnMut(BadWindow)) -> Vec<Self> {
         let mut windows: Vec<Self> = Vec::new();
         let entries = mcfg.get(FIRST_ENTRY..).unwrap_or_default();
         for (entry, bytes) in entries.chunks_exact(ENTRY_BYTES).enumerate() {
@@ -134,7 +134,7 @@ mod tests {
 
     fn read(entries: &[(u64, u16, u8, u8)]) -> (Vec<EcamWindow>, Vec<usize>) {
         let mut bad = Vec::new();
-        let windows = EcamWindow::parse(&table(entries), |window| bad.push(window.entry));
+        let windows = EcamWindow::parse(&table(entries), &mut |window| bad.push(window.entry));
         (windows, bad)
     }
 
@@ -178,7 +178,7 @@ mod tests {
     fn cut_table_has_the_whole_entries_only() {
         let mut bytes = table(&[(0xe000_0000, 0, 0, 0xff)]);
         bytes.truncate(bytes.len() - 1);
-        assert!(EcamWindow::parse(&bytes, |_| {}).is_empty());
-        assert!(EcamWindow::parse(&[], |_| {}).is_empty());
+        assert!(EcamWindow::parse(&bytes, &mut |_| {}).is_empty());
+        assert!(EcamWindow::parse(&[], &mut |_| {}).is_empty());
     }
 }

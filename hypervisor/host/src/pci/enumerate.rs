@@ -35,7 +35,7 @@ pub struct HostBridge {
 }
 
 /// Finds all functions below `bridges`. Base addresses are sized, so that for a moment a device does not decode.
-pub fn enumerate<A: ConfigAccess + ?Sized>(access: &mut A, bridges: &[HostBridge]) -> Inventory {
+pub fn enumerate(access: &mut dyn ConfigAccess, bridges: &[HostBridge]) -> Inventory {
     let mut walk = Walk {
         access,
         functions: Vec::new(),
@@ -72,8 +72,8 @@ struct Bus {
     parent: Option<Address>,
 }
 
-struct Walk<'a, A: ?Sized> {
-    access: &'a mut A,
+struct Walk<'a> {
+    access: &'a mut dyn ConfigAccess,
     functions: Vec<Function>,
     warnings: Vec<Warning>,
     /// The innermost bridge that a bus belongs to.
@@ -81,7 +81,7 @@ struct Walk<'a, A: ?Sized> {
     scanned: Vec<(u16, u8)>,
 }
 
-impl<A: ConfigAccess + ?Sized> Walk<'_, A> {
+impl Walk<'_> {
     /// The innermost bridge that leads to a bus.
     fn claimed_by(&self, bus: (u16, u8)) -> Option<Address> {
         let mut claims = self.claims.iter();
@@ -219,8 +219,8 @@ struct Identity {
     parent: Option<Address>,
 }
 
-fn read_function<A: ConfigAccess + ?Sized>(
-    config: &mut Config<'_, A>,
+fn read_function(
+    config: &mut Config<'_>,
     identity: Identity,
     warnings: &mut Vec<Warning>,
 ) -> Function {
