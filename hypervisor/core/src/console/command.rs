@@ -220,10 +220,10 @@ impl Command {
             problem: Problem::Empty,
         })?;
         let verb = Verb::from_word(word.text).ok_or_else(|| {
-            let known = Verb::ALL.iter().map(|verb| verb.as_str());
+            let mut known = Verb::ALL.iter().map(|verb| verb.as_str());
             word.wrong(Problem::UnknownCommand {
                 word: excerpt(word.text),
-                nearest: nearest(word.text, known).and_then(Verb::from_word),
+                nearest: nearest(word.text, &mut known).and_then(Verb::from_word),
             })
         })?;
         let command = Self::read_arguments(verb, &mut words)?;

@@ -80,9 +80,7 @@ impl<'l> Words<'l> {
             word.wrong(Problem::UnknownWord {
                 verb,
                 word: excerpt(word.text),
-                nearest: nearest(word.text, choices.iter().map(|(choice, _)| *choice))
-                    .and_then(|near| choices.iter().find(|(choice, _)| *choice == near))
-                    .map(|(choice, _)| *choice),
+                nearest: nearest(word.text, &mut choices.iter().map(|(choice, _)| *choice)),
             })
         })
     }
