@@ -228,11 +228,11 @@ impl Memory {
         })
     }
 
-    /// Zeroes what is dirty of `run`, through this CPU's window.
+    /// Zeroes what is dirty of `run`, through this CPU's window, and says how many frames that were.
     ///
     /// # Errors
     /// The run leaves the ledger.
-    pub fn scrub(&mut self, run: FrameRun) -> Result<(), LedgerError> {
+    pub fn scrub(&mut self, run: FrameRun) -> Result<FrameCount, LedgerError> {
         self.ledger.scrub(run, &mut window::Scrubber)
     }
 
