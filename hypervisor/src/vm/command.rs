@@ -4,6 +4,7 @@
 //! ledger counted, a piece at a time: [`Asked`] remembers the command meanwhile.
 
 use super::control::{AUDIT_FRAMES, Control, Controlled};
+use super::inspect::Inspected;
 use super::report::{self, MachineNumbers, VmNumbers};
 use super::{models, network, ticks};
 use crate::console::CONSOLE;
@@ -12,8 +13,8 @@ use crate::console::terminal::Answer;
 use crate::{events, memory};
 use alloc::string::String;
 use alloc::vec::Vec;
-use bulkhead_core::console::reply::{MachineStats, Reply, VmRow, VmStats};
-use bulkhead_core::console::{Command, CommandError, Mux, Request};
+use bulkhead_core::console::reply::{MachineStats, MemoryDump, Reply, VmRow, VmStats};
+use bulkhead_core::console::{Command, CommandError, MemoryRange, Mux, Request};
 use bulkhead_core::events::Event;
 use bulkhead_core::ledger::Audit;
 use bulkhead_core::lifecycle::Order;
@@ -78,6 +79,7 @@ impl Control {
             (Command::Trace { on, .. }, Some(vm)) => Some(self.trace(vm, on)),
             (Command::Log { lines }, _) => Some(log(lines)),
             (Command::Help { topic }, _) => Some(text(&Reply::Help(topic))),
+            (Command::Memory { range, .. }, Some(vm)) => Some(self.memory(vm, range)),
             (command, _) => {
                 unreachable!("`{}` names no VM", command.verb())
             }
@@ -118,6 +120,25 @@ impl Control {
         text(&Reply::Trace {
             vm: vm.plan.name.as_str(),
             on: vm.shared.is_traced(),
+        })
+    }
+
+    fn memory(&mut self, vm: usize, range: MemoryRange) -> Answer {
+        let Controlled { vm, .. } = self.named(vm);
+        let name = vm.plan.name.as_str();
+        let inspected = vm.shared.memory.lock().inspect(range);
+        text(&match &inspected {
+            Ok(Inspected { hpa, state, bytes }) => Reply::Memory(MemoryDump {
+                vm: name,
+                gpa: range.gpa(),
+                hpa: *hpa,
+                state: *state,
+                bytes: bytes.get(..range.bytes() as usize).unwrap_or_default(),
+            }),
+            Err(why) => Reply::Unreadable {
+                vm: name,
+                why: *why,
+            },
         })
     }
 

@@ -8,6 +8,7 @@ pub mod control;
 pub mod destroy;
 pub mod disk;
 pub mod host;
+pub mod inspect;
 pub mod load;
 pub mod memory;
 pub mod models;

@@ -7,6 +7,8 @@
 
 mod hidden;
 mod keys;
+mod life;
+mod linux;
 mod operator;
 mod tamper;
 mod victim;
@@ -15,6 +17,8 @@ use crate::scenario::Scenario;
 
 pub fn scenarios() -> Vec<Scenario> {
     let mut scenarios = Vec::new();
+    scenarios.extend(linux::scenarios());
+    scenarios.extend(life::scenarios());
     scenarios.extend(tamper::scenarios());
     scenarios.extend(hidden::scenarios());
     scenarios.extend(keys::scenarios());
