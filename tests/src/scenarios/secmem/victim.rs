@@ -57,9 +57,9 @@ impl Victim {
 
     /// Waits until it has written its page.
     pub fn ready(self, machine: &mut Machine<'_>) -> Outcome {
-        machine.switch(self.name)?;
-        machine.expect(&format!("secret: ready, at {PAGE}\n"))?;
-        Ok(())
+        machine.event_of(self.name, "vm-start", 0)?;
+        // What is typed before waits for it.
+        self.ensure_intact(machine)
     }
 
     /// Has it work over so much other memory that its page is long out of use.
