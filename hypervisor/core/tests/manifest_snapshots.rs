@@ -485,6 +485,6 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Disk(1),
         PayloadProblem::Rejected(&DiskImageFault::Empty),
     );
-    assert_eq!((disk.0, disk.1), (ErrorKind::PayloadRejected, 32));
+    assert_eq!((disk.0, disk.1), (ErrorKind::PayloadRejected, 35));
     assert!(disk.3.contains("\"data/site.img\""), "{}", disk.3);
 }
