@@ -48,8 +48,9 @@ mod vector;
 pub mod xts;
 
 pub use block::{PAGE_SIZE, Page};
+pub use bulkhead_core::secmem::{Place, Tag};
 pub use cpu::{CpuFeatures, CpuidLeaves, Implementation, Path};
 pub use keys::{EqualHalves, MacKey, RootKey, VmKeys, XtsKey};
-pub use tag::{PageMac, Place, Tag, TagMismatch};
+pub use tag::{PageMac, TagMismatch};
 pub use vector::SaveArea;
 pub use xts::PageCipher;
