@@ -16,7 +16,7 @@
 //! use bulkhead_crypto::*;
 //!
 //! let root = RootKey::take(&mut [7; 32]);
-//! let keys = VmKeys::derive(&root, VmId(1), 0)?;
+//! let keys = VmKeys::derive(&root, VmId(1), 0, &[9; 32])?;
 //! let implementation = Implementation::choose(CpuFeatures::empty());
 //! let mut area = SaveArea::new();
 //! let cipher = PageCipher::new(implementation, keys.xts(), &mut area);
