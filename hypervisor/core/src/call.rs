@@ -18,6 +18,8 @@ bitflags! {
         const LEAVE = 1 << 1;
         /// Break an invariant, as a self-test.
         const FAIL = 1 << 2;
+        /// Forget the translations of all VMs' views.
+        const FORGET_VIEWS = 1 << 3;
     }
 }
 

@@ -10,6 +10,7 @@ extern crate alloc;
 
 pub mod addr;
 pub mod apic;
+pub mod backing;
 pub mod bus;
 pub mod call;
 pub mod console;

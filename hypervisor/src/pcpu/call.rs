@@ -9,7 +9,7 @@ use super::Pcpu;
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::lapic;
 use crate::vm;
-use crate::vmx::operation;
+use crate::vmx::{instruction, operation};
 use bulkhead_core::call::{Patience, Requests, Step};
 use core::fmt;
 use core::hint::spin_loop;
@@ -129,5 +129,8 @@ fn carry_out(requests: Requests) {
     if requests.contains(Requests::FORGET_HOST) {
         // The hypervisor maps nothing global, so reloading CR3 forgets all of it.
         tlb::flush_all();
+    }
+    if requests.contains(Requests::FORGET_VIEWS) {
+        instruction::forget_views();
     }
 }
