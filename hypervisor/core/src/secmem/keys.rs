@@ -1,97 +1,79 @@
 //! The key table: which key each VM's frames are sealed under in its present life.
 //!
-//! A [`KeyId`] stands in the ledger's entries; the key itself is only here. A life of a VM gets a number that no life of any VM had before
-//! it, and [`KeyTable::destroy`] drops the key, which wipes it. What comes to lie in a frame afterwards
-//! cannot be decrypted by anybody.
+//! A life of a VM begins with a number that no life of any VM had before it, from [`KeyNumbers`]. The number stands in the ledger's
+//! entries; the key itself lies in the VM's entry of the table, its [`Life`], beside the VM's memory and behind the same lock, so that
+//! VMs do not wait for one another. Dropping the `Life` wipes the key. What is still sealed then cannot be decrypted by anybody.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::ledger::{KeyId, VmId};
+use crate::ledger::KeyId;
 
-/// A VM's key, by the number of its life. `K` wipes itself when it is dropped.
-#[derive(Debug)]
-pub struct KeyTable<K> {
-    /// One place a VM, in the order of their numbers.
-    lives: Vec<Option<Life<K>>>,
-    last: u32,
+/// The numbers of keys.
+#[derive(Debug, Default)]
+pub struct KeyNumbers(AtomicU32);
+
+/// Every number was used since the machine was booted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoNumberLeft;
+
+impl fmt::Display for NoNumberLeft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "VMs with encryption were started 4294967295 times since the machine was; boot it anew",
+        )
+    }
 }
 
+impl core::error::Error for NoNumberLeft {}
+
+impl KeyNumbers {
+    /// None was used.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// A number that was not given before, whatever becomes of it.
+    ///
+    /// # Errors
+    /// [`NoNumberLeft`].
+    pub fn next(&self) -> Result<KeyId, NoNumberLeft> {
+        let order = Ordering::Relaxed;
+        let before = self
+            .0
+            .fetch_update(order, order, |last| last.checked_add(1));
+        // 0 is no key.
+        before.map(|last| KeyId(last + 1)).map_err(|_| NoNumberLeft)
+    }
+}
+
+/// A VM's entry of the table: its key, and the number of its life. `K` wipes itself when it is dropped.
 #[derive(Debug)]
-struct Life<K> {
+pub struct Life<K> {
     id: KeyId,
     /// In a box: a key that is moved leaves a copy behind.
     key: Box<K>,
 }
 
-/// Why a VM gets no key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum KeyError {
-    /// It has one: its life before was not ended.
-    Alive(VmId),
-    /// There is no such VM.
-    NoVm(VmId),
-    /// Every number was used since the machine was booted.
-    NoNumberLeft,
-}
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Alive(vm) => write!(f, "{vm} has a key; destroy that first"),
-            Self::NoVm(vm) => write!(f, "there is no {vm} to have a key"),
-            Self::NoNumberLeft => f.write_str(
-                "VMs with encryption were started 4294967295 times since the machine was; boot it anew",
-            ),
-        }
-    }
-}
-
-impl core::error::Error for KeyError {}
-
-impl<K> KeyTable<K> {
-    /// The table of a machine with `vms` VMs, none of which has a key.
+impl<K> Life<K> {
+    /// Begins a life with `key`.
     #[must_use]
-    pub fn new(vms: usize) -> Self {
-        Self {
-            lives: core::iter::repeat_with(|| None).take(vms).collect(),
-            last: 0,
-        }
+    pub const fn new(id: KeyId, key: Box<K>) -> Self {
+        Self { id, key }
     }
 
-    /// Begins a life of `vm` with the key that `make` gives for its number.
-    ///
-    /// # Errors
-    /// [`KeyError`], or what `make` fails with; then the VM has no key.
-    pub fn create<E: From<KeyError>>(
-        &mut self,
-        vm: VmId,
-        make: impl FnOnce(KeyId) -> Result<Box<K>, E>,
-    ) -> Result<KeyId, E> {
-        let place = self.lives.get_mut(usize::from(vm.0));
-        let place = place.ok_or(KeyError::NoVm(vm))?;
-        if place.is_some() {
-            return Err(KeyError::Alive(vm).into());
-        }
-        // Counted before the key is made: a number whose key failed is not used again either.
-        self.last = self.last.checked_add(1).ok_or(KeyError::NoNumberLeft)?;
-        let id = KeyId(self.last);
-        *place = Some(Life { id, key: make(id)? });
-        Ok(id)
-    }
-
-    /// The key of `vm`, if it is alive, and its number.
+    /// Its number.
     #[must_use]
-    pub fn get(&self, vm: VmId) -> Option<(KeyId, &K)> {
-        let life = self.lives.get(usize::from(vm.0))?.as_ref()?;
-        Some((life.id, &life.key))
+    pub const fn id(&self) -> KeyId {
+        self.id
     }
 
-    /// Ends the life of `vm`: its key is wiped. False where it had none.
-    pub fn destroy(&mut self, vm: VmId) -> bool {
-        let place = self.lives.get_mut(usize::from(vm.0));
-        place.and_then(Option::take).is_some()
+    /// Its key.
+    #[must_use]
+    pub const fn key(&self) -> &K {
+        &self.key
     }
 }
 
@@ -99,74 +81,46 @@ impl<K> KeyTable<K> {
 mod tests {
     use super::*;
     use core::cell::Cell;
-
-    struct Wiped<'a>(u32, &'a Cell<u32>);
-
-    impl Drop for Wiped<'_> {
-        fn drop(&mut self) {
-            self.1.set(self.1.get() | 1 << self.0);
-        }
-    }
+    use std::collections::BTreeSet;
 
     #[test]
-    fn a_number_is_never_used_twice() {
-        let mut table = KeyTable::new(2);
-        let mut seen = Vec::new();
-        for round in 0..100 {
-            let vm = VmId(round % 2);
-            let id = table
-                .create::<KeyError>(vm, |id| Ok(Box::new(id.0)))
-                .unwrap();
-            assert!(!seen.contains(&id) && id != KeyId(0));
-            assert_eq!(table.get(vm), Some((id, &id.0)));
-            seen.push(id);
-            assert!(table.destroy(vm));
-            assert!(!table.destroy(vm));
-            assert_eq!(table.get(vm), None);
-        }
-    }
-
-    #[test]
-    fn a_life_that_could_not_begin_uses_its_number_up() {
-        let mut table = KeyTable::<u8>::new(1);
-        assert_eq!(
-            table.create(VmId(0), |_| Err(KeyError::NoNumberLeft)),
-            Err(KeyError::NoNumberLeft)
-        );
-        assert_eq!(table.get(VmId(0)), None);
-        let id = table.create::<KeyError>(VmId(0), |_| Ok(Box::new(1)));
-        assert_eq!(id, Ok(KeyId(2)));
+    fn no_number_is_given_twice_whoever_asks() {
+        let numbers = KeyNumbers::new();
+        let given = std::thread::scope(|scope| {
+            let ask = || {
+                (0..1000)
+                    .map(|_| numbers.next().unwrap())
+                    .collect::<Vec<_>>()
+            };
+            let asked = [scope.spawn(ask), scope.spawn(ask)];
+            asked.map(|thread| thread.join().unwrap()).concat()
+        });
+        let different: BTreeSet<_> = given.iter().copied().collect();
+        assert_eq!((given.len(), different.len()), (2000, 2000));
+        assert!(!different.contains(&KeyId(0)));
     }
 
     #[test]
     fn the_last_number_is_not_passed() {
-        let mut table = KeyTable::<u8>::new(1);
-        table.last = u32::MAX - 1;
-        assert_eq!(
-            table.create::<KeyError>(VmId(0), |_| Ok(Box::new(1))),
-            Ok(KeyId(u32::MAX))
-        );
-        table.destroy(VmId(0));
-        let refused = table.create::<KeyError>(VmId(0), |_| Ok(Box::new(1)));
-        assert_eq!(refused, Err(KeyError::NoNumberLeft));
+        let numbers = KeyNumbers(AtomicU32::new(u32::MAX - 1));
+        assert_eq!(numbers.next(), Ok(KeyId(u32::MAX)));
+        assert_eq!(numbers.next(), Err(NoNumberLeft));
+        assert_eq!(numbers.next(), Err(NoNumberLeft));
     }
 
     #[test]
-    fn a_destroyed_key_is_dropped_at_once_and_no_other() {
-        let wiped = Cell::new(0);
-        let mut table = KeyTable::new(2);
-        for vm in 0..2 {
-            let key = || Ok::<_, KeyError>(Box::new(Wiped(vm, &wiped)));
-            table.create(VmId(vm as u16), |_| key()).unwrap();
-            let again = table.create(VmId(vm as u16), |_| key());
-            assert_eq!(again, Err(KeyError::Alive(VmId(vm as u16))));
+    fn the_end_of_a_life_wipes_its_key() {
+        struct Wiped<'a>(&'a Cell<bool>);
+        impl Drop for Wiped<'_> {
+            fn drop(&mut self) {
+                self.0.set(true);
+            }
         }
-        wiped.set(0);
-        table.destroy(VmId(1));
-        assert_eq!(wiped.get(), 0b10);
-        assert_eq!(
-            table.create(VmId(2), |_| Ok(Box::new(Wiped(2, &wiped)))),
-            Err(KeyError::NoVm(VmId(2)))
-        );
+        let wiped = Cell::new(false);
+        let life = Life::new(KeyId(1), Box::new(Wiped(&wiped)));
+        let moved = life;
+        assert!(!wiped.get());
+        drop(moved);
+        assert!(wiped.get());
     }
 }

@@ -27,7 +27,7 @@ pub mod space;
 mod tests;
 pub mod tmemk;
 
-pub use keys::{KeyError, KeyTable};
+pub use keys::{KeyNumbers, Life, NoNumberLeft};
 pub use pages::{PageMap, RamRange};
 pub use place::{Place, Tag};
 pub use refusal::Refusal;

@@ -56,6 +56,8 @@ pub struct View<'a> {
     pub ept: &'a mut Ept,
     /// Memory types.
     pub mtrrs: &'a Mtrrs,
+    /// Where its pages are.
+    pub pages: PageMap<'a>,
 }
 
 /// What happened so far in a VM's life.
@@ -126,7 +128,6 @@ impl Records {
 pub struct Space {
     vm: VmId,
     key: KeyId,
-    map: PageMap,
     window: Option<FrameCount>,
     records: Records,
     touched: u64,
@@ -163,19 +164,12 @@ enum Choice {
 impl Space {
     /// Memory that is all fresh: scrubbed, mapped nowhere.
     #[must_use]
-    pub fn new(
-        vm: VmId,
-        key: KeyId,
-        map: PageMap,
-        window: Option<FrameCount>,
-        mut records: Records,
-    ) -> Self {
+    pub fn new(vm: VmId, key: KeyId, window: Option<FrameCount>, mut records: Records) -> Self {
         records.touched.fill(0);
         records.clock.clear();
         Self {
             vm,
             key,
-            map,
             window,
             records,
             touched: 0,
@@ -190,12 +184,6 @@ impl Space {
     #[must_use]
     pub fn end(self) -> Records {
         self.records
-    }
-
-    /// What is where.
-    #[must_use]
-    pub const fn map(&self) -> &PageMap {
-        &self.map
     }
 
     /// What happened so far.
@@ -232,7 +220,7 @@ impl Space {
         view: &mut View<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<bool, Refusal> {
-        let run = self.map.frame(page).ok_or(Refusal::NoPage)?;
+        let run = view.pages.frame(page).ok_or(Refusal::NoPage)?;
         let state = sealer.books(|ledger, _| ledger.info(run.first).map(|info| info.state));
         let is_fresh = match state {
             Some(State::Sealed) => false,
@@ -243,7 +231,7 @@ impl Space {
         self.counts.faults += 1;
         if is_fresh
             && self.window.is_none()
-            && let Some(block) = self.fresh_block(page)
+            && let Some(block) = self.fresh_block(page, view.pages)
         {
             self.bring_fresh(block, view, sealer)?;
             return Ok(true);
@@ -252,7 +240,7 @@ impl Space {
         self.make_room(1 + ahead, view, sealer)?;
         for next in page..=page + ahead {
             if next > page {
-                if !self.comes_ahead(next, sealer) {
+                if !self.comes_ahead(next, view.pages, sealer) {
                     break;
                 }
                 self.counts.ahead += 1;
@@ -282,8 +270,8 @@ impl Space {
     }
 
     /// Whether `page` can come ahead: it is RAM and not readable.
-    fn comes_ahead(&self, page: u64, sealer: &mut impl Sealer) -> bool {
-        let Some(run) = self.map.frame(page).filter(|_| self.map.is_ram(page)) else {
+    fn comes_ahead(&self, page: u64, pages: PageMap<'_>, sealer: &mut impl Sealer) -> bool {
+        let Some(run) = pages.frame(page).filter(|_| pages.is_ram(page)) else {
             return false;
         };
         let state = sealer.books(|ledger, _| ledger.info(run.first).map(|info| info.state));
@@ -295,15 +283,15 @@ impl Space {
     }
 
     /// The 2 MiB of RAM around `page`, if all of it is fresh and its frames lie in a row: mapped at once where nothing bounds what is readable.
-    fn fresh_block(&self, page: u64) -> Option<FrameRun> {
+    fn fresh_block(&self, page: u64, pages: PageMap<'_>) -> Option<FrameRun> {
         const PAGES: u64 = SIZE_2M / FRAME_SIZE;
-        let gpa = self.map.gpa(page).align_down(SIZE_2M);
-        let first = self.map.page_at(gpa).filter(|_| self.map.is_ram(page))?;
-        let whole = self.map.frames_from(first)?.count.0 >= PAGES
-            && self.map.page_at(Gpa(gpa.0 + SIZE_2M - FRAME_SIZE)) == Some(first + PAGES - 1);
+        let gpa = pages.gpa(page).align_down(SIZE_2M);
+        let first = pages.page_at(gpa)?;
+        let last = pages.page_at(Gpa(gpa.0 + SIZE_2M - FRAME_SIZE));
+        let whole = last == Some(first + PAGES - 1)
+            && pages.backing.piece(first, FrameCount(PAGES))?.count.0 == PAGES;
         let is_fresh = |page| !self.was_touched(page);
-        let all = whole && (first..first + PAGES).all(is_fresh);
-        all.then(|| page_range(first, PAGES))
+        (whole && (first..first + PAGES).all(is_fresh)).then(|| page_range(first, PAGES))
     }
 
     /// Maps fresh pages, whose frames lie in a row.
@@ -314,8 +302,8 @@ impl Space {
         sealer: &mut impl Sealer,
     ) -> Result<(), Refusal> {
         let first = pages.first.0;
-        let run = self.map.frames_from(first).ok_or(Refusal::NoPage)?;
-        let run = FrameRun::new(run.first, pages.count);
+        let run = view.pages.backing.piece(first, pages.count);
+        let run = run.ok_or(Refusal::NoPage)?;
         self.map_run(first, run, view, sealer)?;
         for page in first..first + pages.count.0 {
             self.note_touched(page);
@@ -332,8 +320,8 @@ impl Space {
         view: &mut View<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<(), Refusal> {
-        let run = self.map.frame(page).ok_or(Refusal::NoPage)?;
-        let place = self.place(page, run.first, sealer);
+        let run = view.pages.frame(page).ok_or(Refusal::NoPage)?;
+        let place = self.place(page, run.first, view.pages, sealer);
         let (unsealing, right) = sealer.books(|ledger, _| ledger.grant_unseal(self.vm, run))?;
         let (is_whole, right) = sealer.decrypt(place, self.tag(page), right);
         if !is_whole {
@@ -357,11 +345,11 @@ impl Space {
         view: &mut View<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<(), Refusal> {
-        if !self.map.is_ram(page) {
+        if !view.pages.is_ram(page) {
             return Ok(());
         }
-        let gpa = self.map.gpa(page);
-        let View { ept, mtrrs } = view;
+        let View { ept, mtrrs, pages } = view;
+        let gpa = pages.gpa(page);
         sealer.books(|ledger, tables| {
             let rights = Rights::READ | Rights::WRITE | Rights::EXECUTE;
             let right = ledger.grant(self.vm, run, rights)?;
@@ -410,7 +398,7 @@ impl Space {
         let mut leaving = NOBODY;
         let mut filled = 0;
         let mut pinned = 0;
-        let (map, touched) = (&self.map, &self.records.touched);
+        let (map, touched) = (view.pages, &self.records.touched);
         let sweep = &mut self.sweep;
         let taken = sealer.books(|ledger, tables| {
             // A bounded stretch at a time: the ledger is everybody's.
@@ -437,7 +425,7 @@ impl Space {
         self.counts.pinned += pinned;
         self.seal(leaving, view, sealer)?;
         taken?;
-        let is_more = self.sweep < self.map.pages();
+        let is_more = self.sweep < map.pages();
         if !is_more {
             self.sweep = 0;
         }
@@ -455,7 +443,7 @@ impl Space {
         let mut leaving = NOBODY;
         let mut pinned = 0;
         let mut chosen = 0;
-        let map = &self.map;
+        let map = view.pages;
         let clock = &mut self.records.clock;
         let taken = sealer.books(|ledger, tables| {
             for place in leaving.iter_mut().take(wanted as usize) {
@@ -509,7 +497,8 @@ impl Space {
                 Leaving::Mapped(page, unmapped) => (page, Some(unmapped)),
                 Leaving::Bare(page) => (page, None),
             };
-            let sealed = self.seal_page(page, unmapped.zip(proof.as_ref()), sealer);
+            let proven = unmapped.zip(proof.as_ref());
+            let sealed = self.seal_page(page, proven, view.pages, sealer);
             // The others' rights are given back all the same.
             outcome = outcome.and(sealed);
         }
@@ -521,9 +510,10 @@ impl Space {
         &mut self,
         page: u64,
         unmapped: Option<(Unmapped, &Flushed)>,
+        pages: PageMap<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<(), Refusal> {
-        let run = self.map.frame(page).ok_or(Refusal::NoPage)?;
+        let run = pages.frame(page).ok_or(Refusal::NoPage)?;
         let (vm, key) = (self.vm, self.key);
         let right = sealer.books(|ledger, tables| {
             if let Some((unmapped, proof)) = unmapped {
@@ -534,7 +524,7 @@ impl Space {
             }
             ledger.seal(vm, run, key)
         })?;
-        let place = self.place(page, run.first, sealer);
+        let place = self.place(page, run.first, pages, sealer);
         let (tag, right) = sealer.encrypt(place, right);
         if let Some(kept) = self.records.tags.get_mut(page as usize) {
             *kept = tag;
@@ -546,15 +536,15 @@ impl Space {
     }
 
     /// Counts by the ledger, page by page, what is sealed and what is readable of what was used.
-    pub fn survey(&self, sealer: &mut impl Sealer) -> Survey {
+    pub fn survey(&self, pages: PageMap<'_>, sealer: &mut impl Sealer) -> Survey {
         let mut survey = Survey {
             touched: self.touched,
             sealed: 0,
             readable: 0,
         };
         sealer.books(|ledger, _| {
-            for page in (0..self.map.pages()).filter(|page| self.was_touched(*page)) {
-                let info = self.map.frame(page).and_then(|run| ledger.info(run.first));
+            for page in (0..pages.pages()).filter(|page| self.was_touched(*page)) {
+                let info = pages.frame(page).and_then(|run| ledger.info(run.first));
                 match info.map(|info| info.state) {
                     Some(State::Sealed) => survey.sealed += 1,
                     _ => survey.readable += 1,
@@ -566,8 +556,8 @@ impl Space {
 
     /// Whether the page is sealed and what lies in its frame is what was sealed there, as its tag tells; `None` where
     /// it is not sealed. It stays sealed.
-    pub fn check(&self, page: u64, sealer: &mut impl Sealer) -> Option<bool> {
-        let run = self.map.frame(page)?;
+    pub fn check(&self, page: u64, pages: PageMap<'_>, sealer: &mut impl Sealer) -> Option<bool> {
+        let run = pages.frame(page)?;
         let is_sealed = sealer.books(|ledger, _| {
             ledger
                 .info(run.first)
@@ -576,7 +566,7 @@ impl Space {
         if !is_sealed {
             return None;
         }
-        let place = self.place(page, run.first, sealer);
+        let place = self.place(page, run.first, pages, sealer);
         let right = sealer
             .books(|ledger, _| ledger.grant_inspect(self.vm, run))
             .ok()?;
@@ -585,11 +575,17 @@ impl Space {
         Some(is_whole)
     }
 
-    fn place(&self, page: u64, frame: Frame, sealer: &mut impl Sealer) -> Place {
+    fn place(
+        &self,
+        page: u64,
+        frame: Frame,
+        pages: PageMap<'_>,
+        sealer: &mut impl Sealer,
+    ) -> Place {
         let version = sealer.books(|ledger, _| ledger.info(frame).map_or(0, |info| info.version));
         Place {
             vm: self.vm,
-            gpa: self.map.gpa(page),
+            gpa: pages.gpa(page),
             version: version.into(),
         }
     }
@@ -650,7 +646,7 @@ fn holds(ledger: &Ledger<'_>, run: FrameRun, is_ram: bool) -> Holds {
 /// Takes the page out of the view, if it is in it.
 fn unmap(
     page: u64,
-    map: &PageMap,
+    map: PageMap<'_>,
     view: &mut View<'_>,
     tables: &mut impl TableMemory,
 ) -> Result<Leaving, Refusal> {

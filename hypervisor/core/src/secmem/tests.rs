@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
+use crate::backing::Backing;
 use crate::ept::{Ept, EptCaps, EptFeatures};
 use crate::ledger::{
     Entry, FrameRun, KeyId, Ledger, MapRight, MemoryKind, MemoryRange, Owner, Rights, Scrub, State,
@@ -18,6 +19,16 @@ const VM: VmId = VmId(3);
 const KEY: KeyId = KeyId(9);
 const RAM: u64 = 1536;
 const OVERLAY: u64 = 32;
+const RANGES: [RamRange; 2] = [
+    RamRange {
+        gpa: Gpa(0),
+        count: FrameCount(512),
+    },
+    RamRange {
+        gpa: Gpa(0x40_0000),
+        count: FrameCount(RAM - 512),
+    },
+];
 
 /// The machine: what lies in the frames (eight bytes stand for a page), and what the processor cached.
 struct Machine<'a> {
@@ -110,7 +121,7 @@ struct Lab<'a> {
     ept: Ept,
     mtrrs: Mtrrs,
     space: Space,
-    frames: Vec<FrameRun>,
+    backing: Backing,
 }
 
 fn entries() -> Vec<Entry> {
@@ -124,25 +135,19 @@ impl<'a> Lab<'a> {
             kind: MemoryKind::Usable,
         };
         let mut ledger = Ledger::new(entries, [range].into_iter());
-        let mut frames = Vec::new();
-        ledger
-            .alloc_frames(Owner::Vm(VM), FrameCount(RAM + OVERLAY), |run| {
-                frames.push(run)
-            })
-            .unwrap();
-        for run in &frames {
-            ledger.scrub(*run, &mut NothingToScrub).unwrap();
+        let mut backing = Backing::new(FrameCount(RAM), [FrameCount(OVERLAY)]);
+        while let Some(count) = backing.next(FrameCount(1024)) {
+            let add = |run| backing.add(run);
+            ledger.alloc_frames(Owner::Vm(VM), count, add).unwrap();
+        }
+        for run in backing.runs() {
+            ledger.scrub(run, &mut NothingToScrub).unwrap();
         }
         let mut tables = FakeMemory::new(64);
         let caps = EptCaps::negotiate(EptFeatures::all().bits()).unwrap();
         let ept = Ept::new(VM, caps, &mut tables).unwrap();
-        let ram = [(0, 512), (0x40_0000, RAM - 512)].map(|(gpa, count)| RamRange {
-            gpa: Gpa(gpa),
-            count: FrameCount(count),
-        });
-        let map = PageMap::new(ram.to_vec(), &frames);
         let window = window.map(FrameCount);
-        let records = Records::new(map.pages(), window);
+        let records = Records::new(RAM + OVERLAY, window);
         Self {
             machine: Machine {
                 ledger,
@@ -158,15 +163,46 @@ impl<'a> Lab<'a> {
                 _ => 0,
             })
             .unwrap(),
-            space: Space::new(VM, KEY, map, window, records),
-            frames,
+            space: Space::new(VM, KEY, window, records),
+            backing,
         }
+    }
+
+    fn pages(&self) -> PageMap<'_> {
+        PageMap {
+            backing: &self.backing,
+            ram: &RANGES,
+        }
+    }
+
+    fn frame(&self, page: u64) -> Frame {
+        self.pages().frame(page).unwrap().first
+    }
+
+    fn check(&mut self, page: u64) -> Option<bool> {
+        let pages = PageMap {
+            backing: &self.backing,
+            ram: &RANGES,
+        };
+        self.space.check(page, pages, &mut self.machine)
+    }
+
+    fn survey(&mut self) -> Survey {
+        let pages = PageMap {
+            backing: &self.backing,
+            ram: &RANGES,
+        };
+        self.space.survey(pages, &mut self.machine)
     }
 
     fn present(&mut self, page: u64) -> Result<bool, Refusal> {
         let mut view = View {
             ept: &mut self.ept,
             mtrrs: &self.mtrrs,
+            pages: PageMap {
+                backing: &self.backing,
+                ram: &RANGES,
+            },
         };
         self.space.present(page, &mut view, &mut self.machine)
     }
@@ -175,6 +211,10 @@ impl<'a> Lab<'a> {
         let mut view = View {
             ept: &mut self.ept,
             mtrrs: &self.mtrrs,
+            pages: PageMap {
+                backing: &self.backing,
+                ram: &RANGES,
+            },
         };
         while self.space.seal_some(&mut view, &mut self.machine)? {}
         Ok(())
@@ -182,10 +222,10 @@ impl<'a> Lab<'a> {
 
     /// What the guest's access, or a copy for one of its devices, reaches: as a processor does it, by what it cached.
     fn access(&mut self, page: u64) -> Result<&mut u64, Refusal> {
-        let gpa = self.space.map().gpa(page);
-        let frame = if !self.space.map().is_ram(page) {
+        let gpa = self.pages().gpa(page);
+        let frame = if !self.pages().is_ram(page) {
             self.present(page)?;
-            self.space.map().frame(page).unwrap().first
+            self.frame(page)
         } else if let Some(frame) = self.machine.cached.get(&page) {
             *frame
         } else {
@@ -202,7 +242,7 @@ impl<'a> Lab<'a> {
 
     /// What the model of all counts has to agree with.
     fn check_counts(&mut self) {
-        let survey = self.space.survey(&mut self.machine);
+        let survey = self.survey();
         assert_eq!(survey.touched, self.space.touched());
         assert_eq!(survey.readable, self.space.readable());
         assert_eq!(survey.sealed + survey.readable, survey.touched);
@@ -242,12 +282,12 @@ fn live(window: Option<u64>, seed: u64) {
                 assert_eq!(lab.space.readable(), 0);
                 lab.check_counts();
                 for (page, wanted) in model.iter().enumerate().filter(|(_, wanted)| **wanted != 0) {
-                    let frame = lab.space.map().frame(page as u64).unwrap().first;
+                    let frame = lab.frame(page as u64);
                     assert_ne!(
                         lab.machine.content[&frame.0], *wanted,
                         "page {page} is clear"
                     );
-                    assert_eq!(lab.space.check(page as u64, &mut lab.machine), Some(true));
+                    assert_eq!(lab.check(page as u64), Some(true));
                 }
             }
         }
@@ -270,7 +310,7 @@ fn memory_without_bound_comes_in_large_pages_and_is_sealed_page_by_page() {
     *lab.access(700).unwrap() = 5;
     assert_eq!((lab.space.counts().faults, lab.space.touched()), (1, 512));
     lab.seal_all().unwrap();
-    assert_eq!(lab.space.survey(&mut lab.machine).sealed, 512);
+    assert_eq!(lab.survey().sealed, 512);
     assert_eq!(*lab.access(700).unwrap(), 5);
     assert_eq!(lab.space.readable(), 1);
 }
@@ -292,7 +332,7 @@ fn a_page_that_is_copied_stays_readable_and_another_goes() {
     let mut entries = entries();
     let mut lab = Lab::new(&mut entries, Some(512));
     lab.present(0).unwrap();
-    let run = lab.space.map().frame(0).unwrap();
+    let run = lab.pages().frame(0).unwrap();
     let right = lab
         .machine
         .ledger
@@ -327,18 +367,18 @@ fn filled<'a>(entries: &'a mut [Entry], window: Option<u64>) -> Lab<'a> {
 fn whatever_is_done_to_a_sealed_page_is_found_out() {
     let mut entries = entries();
     let mut lab = filled(&mut entries, Some(512));
-    let frame = |lab: &Lab<'_>, page| lab.space.map().frame(page).unwrap().first.0;
+    let frame = |lab: &Lab<'_>, page| lab.frame(page).0;
     let (one, other) = (frame(&lab, 5), frame(&lab, 900));
     let tampered = |lab: &Lab<'_>, page| Refusal::Tampered {
-        gpa: lab.space.map().gpa(page),
-        frame: lab.space.map().frame(page).unwrap().first,
+        gpa: lab.pages().gpa(page),
+        frame: lab.frame(page),
     };
     // Control: nothing was done.
     assert_eq!(lab.access(5), Ok(&mut 1005));
     lab.seal_all().unwrap();
     // One bit.
     *lab.machine.content.get_mut(&one).unwrap() ^= 1 << 40;
-    assert_eq!(lab.space.check(5, &mut lab.machine), Some(false));
+    assert_eq!(lab.check(5), Some(false));
     let refused = lab.access(5).map(|_| ());
     assert_eq!(refused, Err(tampered(&lab, 5)));
     assert_eq!(
@@ -381,7 +421,7 @@ fn another_vm_gets_no_right_to_what_is_sealed_or_readable() {
     let mut lab = filled(&mut entries, None);
     *lab.access(7).unwrap() = 7;
     for page in [7, 8] {
-        let run = lab.space.map().frame(page).unwrap();
+        let run = lab.pages().frame(page).unwrap();
         assert!(
             lab.machine
                 .ledger
@@ -408,7 +448,7 @@ fn everything_can_be_given_back_at_the_end_of_a_life() {
     let Lab {
         mut machine,
         mut ept,
-        frames,
+        backing,
         space,
         ..
     } = lab;
@@ -421,12 +461,11 @@ fn everything_can_be_given_back_at_the_end_of_a_life() {
         let (_, right) = stale.flushed(&proof, &mut machine.tables).unwrap();
         machine.ledger.surrender(right);
     }
-    for run in frames {
+    for run in backing.runs() {
         machine.ledger.free(Owner::Vm(VM), run).unwrap();
     }
     assert_eq!(*machine.ledger.books(), machine.ledger.audit());
     let records = space.end();
-    let map = PageMap::new(Vec::new(), &[]);
-    let again = Space::new(VM, KeyId(10), map, None, records);
+    let again = Space::new(VM, KeyId(10), None, records);
     assert_eq!((again.touched(), again.readable()), (0, 0));
 }
