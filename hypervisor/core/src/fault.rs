@@ -137,7 +137,7 @@ impl fmt::Display for StopReason {
             }
             Self::Integrity { gpa } => write!(
                 f,
-                "the sealed page at {gpa} is not what was sealed there: its frame was written to, or memory fails"
+                "integrity violated: the sealed page at {gpa} is not what was sealed there; its frame was written to, or memory fails"
             ),
             Self::PageLost { gpa } => {
                 write!(f, "the page at {gpa} could not be brought back; the log says why")

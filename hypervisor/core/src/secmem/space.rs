@@ -408,16 +408,16 @@ impl Space {
             {
                 let page = *sweep;
                 *sweep += 1;
-                match map.frame(page).filter(|_| is_touched(touched, page)) {
-                    Some(run) => match holds(ledger, run, map.is_ram(page)) {
-                        Holds::Readable => {
-                            *place = Some(unmap(page, map, view, tables)?);
-                            filled += 1;
-                        }
-                        Holds::Pinned => pinned += 1,
-                        Holds::Sealed => {}
-                    },
-                    None => {}
+                let Some(run) = map.frame(page).filter(|_| is_touched(touched, page)) else {
+                    continue;
+                };
+                match holds(ledger, run, map.is_ram(page)) {
+                    Holds::Readable => {
+                        *place = Some(unmap(page, map, view, tables)?);
+                        filled += 1;
+                    }
+                    Holds::Pinned => pinned += 1,
+                    Holds::Sealed => {}
                 }
             }
             Ok::<_, Refusal>(())
