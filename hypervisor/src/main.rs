@@ -16,6 +16,7 @@ mod memory;
 mod panic;
 mod pci;
 mod pcpu;
+mod secmem;
 mod selftest;
 mod vm;
 mod vmx;
@@ -105,6 +106,7 @@ fn prepare() -> Result<Handover, Refusal> {
         units: dmar.as_ref().map_or(0, |dmar| dmar.units.len()),
         windows: tables.windows.len(),
         devices: loaded.plan.vms.iter().map(|vm| vm.devices.len()).sum(),
+        encrypted: secmem::sealed::encrypted_bytes(&loaded.plan),
         selftest: if tests_devices {
             selftest::POOL_FRAMES
         } else {

@@ -64,6 +64,16 @@ pub enum StopReason {
         /// The device register.
         gpa: Gpa,
     },
+    /// A sealed page of the VM is not what was sealed there.
+    Integrity {
+        /// Where the VM has it.
+        gpa: Gpa,
+    },
+    /// A page of the VM's encrypted memory could not be brought back, or another not be sealed to make room for it.
+    PageLost {
+        /// Where the VM has it.
+        gpa: Gpa,
+    },
     /// The guest halted with interrupts off: nothing can wake it.
     HaltedForGood,
     /// The guest disabled its local APIC while the processor virtualises it.
@@ -87,6 +97,8 @@ impl StopReason {
             Self::OutsideMemory { .. } => "outside-memory",
             Self::ExecutedOutsideMemory { .. } => "executed-outside-memory",
             Self::UndecodedAccess { .. } => "undecoded-access",
+            Self::Integrity { .. } => "integrity",
+            Self::PageLost { .. } => "page-lost",
             Self::HaltedForGood => "halted-for-good",
             Self::TaskSwitch => "task-switch",
             Self::EntryRefused(_) => "entry-refused",
@@ -122,6 +134,13 @@ impl fmt::Display for StopReason {
                     f,
                     "the guest used an unsupported instruction on the device register at {gpa}; use a plain MOV"
                 )
+            }
+            Self::Integrity { gpa } => write!(
+                f,
+                "integrity violated: the sealed page at {gpa} is not what was sealed there; its frame was written to, or memory fails"
+            ),
+            Self::PageLost { gpa } => {
+                write!(f, "the page at {gpa} could not be brought back; the log says why")
             }
             Self::HaltedForGood => {
                 f.write_str("the guest halted with interrupts off, so that nothing can wake it")

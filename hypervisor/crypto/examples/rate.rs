@@ -24,7 +24,7 @@ struct Frame(Page);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = RootKey::take(&mut [1; 32]);
-    let keys = VmKeys::derive(&root, VmId(1), 0)?;
+    let keys = VmKeys::derive(&root, VmId(1), 0, &[9; 32])?;
     let place = Place {
         vm: VmId(1),
         gpa: Gpa(0x1000),

@@ -1,7 +1,7 @@
 //! Keys: from the machine's root key to what one VM's pages are sealed with.
 //!
 //! HKDF-SHA-256 (RFC 5869) extracts once from the root key, and expands for each purpose with an info that names the purpose, the VM
-//! and the generation. So no two VMs, no two lives of one VM and no two purposes share a key, and a key that
+//! and the generation, and has random bytes that only this life of the VM has. So no two VMs, no two lives of one VM and no two purposes share a key, and a key that
 //! becomes known tells nothing of another.
 //!
 //! Keys lie in boxes, are filled there and zeroized when they are dropped: a value that is moved leaves a copy behind.
@@ -59,12 +59,18 @@ pub struct MacKey {
 }
 
 impl VmKeys {
-    /// The keys of `vm` in its life number `generation`. The same three give the same keys.
+    /// The keys of `vm` in its life number `generation`, into which `fresh` random bytes go: once keys and bytes are wiped, not even
+    /// the root key brings them back. The same four give the same keys.
     ///
     /// # Errors
     ///
     /// [`EqualHalves`], once in 2^256 derivations.
-    pub fn derive(root: &RootKey, vm: VmId, generation: u64) -> Result<Box<Self>, EqualHalves> {
+    pub fn derive(
+        root: &RootKey,
+        vm: VmId,
+        generation: u64,
+        fresh: &[u8; 32],
+    ) -> Result<Box<Self>, EqualHalves> {
         let mut keys = Box::new(Self {
             xts: XtsKey {
                 data: [0; 32],
@@ -83,7 +89,8 @@ impl VmKeys {
             (b"tag cipher", &mut keys.mac.cipher),
         ];
         for (purpose, output) in outputs {
-            let info: [&[u8]; 3] = [purpose, &vm.0.to_le_bytes(), &generation.to_le_bytes()];
+            let vm = vm.0.to_le_bytes();
+            let info: [&[u8]; 4] = [purpose, &vm, &generation.to_le_bytes(), fresh];
             let expanded = hkdf.expand_multi_info(&info, output);
             assert!(
                 expanded.is_ok(),

@@ -16,7 +16,7 @@
 //! use bulkhead_crypto::*;
 //!
 //! let root = RootKey::take(&mut [7; 32]);
-//! let keys = VmKeys::derive(&root, VmId(1), 0)?;
+//! let keys = VmKeys::derive(&root, VmId(1), 0, &[9; 32])?;
 //! let implementation = Implementation::choose(CpuFeatures::empty());
 //! let mut area = SaveArea::new();
 //! let cipher = PageCipher::new(implementation, keys.xts(), &mut area);
@@ -48,8 +48,9 @@ mod vector;
 pub mod xts;
 
 pub use block::{PAGE_SIZE, Page};
+pub use bulkhead_core::secmem::{Place, Tag};
 pub use cpu::{CpuFeatures, CpuidLeaves, Implementation, Path};
 pub use keys::{EqualHalves, MacKey, RootKey, VmKeys, XtsKey};
-pub use tag::{PageMac, Place, Tag, TagMismatch};
+pub use tag::{PageMac, TagMismatch};
 pub use vector::SaveArea;
 pub use xts::PageCipher;

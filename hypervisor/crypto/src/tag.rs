@@ -24,8 +24,7 @@
 //! differ anyway), or an older version put back.
 
 use alloc::boxed::Box;
-use bulkhead_core::addr::Gpa;
-use bulkhead_core::ledger::VmId;
+use bulkhead_core::secmem::{Place, Tag};
 use core::fmt;
 use subtle::ConstantTimeEq;
 
@@ -35,49 +34,12 @@ use crate::keys::MacKey;
 use crate::soft;
 use crate::vector::{Form, SaveArea, TAG_GROUP, TagSchedule};
 
-/// Where a page is sealed, and for which time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Place {
-    /// The VM whose page it is.
-    pub vm: VmId,
-    /// Where the VM has it.
-    pub gpa: Gpa,
-    /// Counts how often the page was sealed.
-    pub version: u64,
-}
-
-impl Place {
-    /// A tweak that no other place in the VM has.
-    #[must_use]
-    pub fn tweak(self) -> u128 {
-        u128::from(self.version) << 64 | u128::from(self.gpa.as_u64())
-    }
-
-    /// What is hashed after the ciphertext.
-    fn blocks(self) -> [Block; 2] {
-        [
-            self.tweak().to_le_bytes(),
-            u128::from(self.vm.0).to_le_bytes(),
-        ]
-    }
-}
-
-/// What is kept of a sealed page, apart from it.
-#[derive(Clone, Copy, Debug)]
-pub struct Tag([u8; BLOCK_SIZE]);
-
-impl Tag {
-    /// A tag that was kept as bytes.
-    #[must_use]
-    pub const fn from_bytes(bytes: [u8; BLOCK_SIZE]) -> Self {
-        Self(bytes)
-    }
-
-    /// The bytes to keep.
-    #[must_use]
-    pub const fn to_bytes(self) -> [u8; BLOCK_SIZE] {
-        self.0
-    }
+/// What is hashed after the ciphertext.
+fn blocks(place: Place) -> [Block; 2] {
+    [
+        place.tweak().to_le_bytes(),
+        u128::from(place.vm.0).to_le_bytes(),
+    ]
 }
 
 /// Makes and checks the tags of one VM's pages.
@@ -110,7 +72,7 @@ impl PageMac {
     #[must_use]
     pub fn tag(&self, place: Place, ciphertext: &Page, area: &mut SaveArea) -> Tag {
         let groups = ciphertext.as_chunks().0.as_chunks().0;
-        Tag(self.apply(groups, &place.blocks(), area))
+        Tag::from_bytes(self.apply(groups, &blocks(place), area))
     }
 
     /// Checks that `tag` is that of `ciphertext` at `place`, in a time that does not tell where it differs.
@@ -125,7 +87,8 @@ impl PageMac {
         tag: Tag,
         area: &mut SaveArea,
     ) -> Result<(), TagMismatch> {
-        if self.tag(place, ciphertext, area).0.ct_eq(&tag.0).into() {
+        let found = self.tag(place, ciphertext, area).to_bytes();
+        if found.ct_eq(&tag.to_bytes()).into() {
             Ok(())
         } else {
             Err(TagMismatch { place })

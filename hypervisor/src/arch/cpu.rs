@@ -124,6 +124,33 @@ pub unsafe fn write_xcr0(value: u64) {
     }
 }
 
+/// XGETBV of XCR0.
+#[must_use]
+fn read_xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: CR4.OSXSAVE is on since `start`, and XCR0 is always there.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high,
+             options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Does `work` while XCR0 enables every state component that a guest may have used: what becomes of the registers
+/// of a component that is not enabled, nobody promises.
+pub fn with_all_xcr0<T>(work: impl FnOnce() -> T) -> T {
+    let (before, all) = (read_xcr0(), crate::vm::switched::all_components());
+    if before == all {
+        return work();
+    }
+    // SAFETY: CPUID names these components.
+    unsafe { write_xcr0(all) };
+    let done = work();
+    // SAFETY: it was the register's value.
+    unsafe { write_xcr0(before) };
+    done
+}
+
 /// Stops this CPU for good.
 pub fn stop() -> ! {
     loop {

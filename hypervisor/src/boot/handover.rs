@@ -212,6 +212,9 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
         bitmaps,
         epoch: facts.epoch,
     });
+    if crate::secmem::sealed::encrypted_bytes(&loaded.plan) > 0 {
+        crate::secmem::keys::install(crate::secmem::keys::ephemeral_root()?);
+    }
     own.go_online();
     cpus::admit(&gathered);
     if selftest == SelfTest::PanicOtherCpu {

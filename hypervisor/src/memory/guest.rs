@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "copies through the window")]
 
 use super::{MemoryError, window};
-use crate::vm::memory::SharedMemory;
+use crate::vm::memory::{self, NoCopy, SharedMemory};
 use bulkhead_core::addr::{FRAME_SIZE, Gpa};
 use bulkhead_core::ledger::{FrameRun, Rights, VmId};
 use core::ptr;
@@ -80,11 +80,16 @@ impl GuestSpace<'_> {
             let at = gpa.checked_add(done as u64).ok_or(NotMemory(gpa))?;
             let refused = NotMemory(at);
             let offset = at.page_offset() as usize;
-            let right = self
-                .memory
-                .lock()
-                .right_to_ram(at, length - done, rights)
-                .ok_or(refused)?;
+            let mut own = self.memory.lock();
+            let right = own.right_to_ram(at, length - done, rights);
+            let vm = own.vm();
+            drop(own);
+            let right = right.map_err(|no_copy| {
+                if let NoCopy::Stop(reason) = no_copy {
+                    memory::stop(vm, reason);
+                }
+                refused
+            })?;
             // Other CPUs may use the VM's memory while this one copies.
             let shows = (right.run().count.0 * FRAME_SIZE) as usize - offset;
             let bytes = shows.min(length - done);

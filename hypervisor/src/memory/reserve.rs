@@ -5,7 +5,7 @@ use super::pool::Pool;
 use super::{frames_of, heap, stack};
 use crate::arch::descriptor::StackTops;
 use alloc::vec::Vec;
-use bulkhead_core::addr::{FRAME_SIZE, FrameCount, Hpa};
+use bulkhead_core::addr::{FRAME_SIZE, FrameCount, Hpa, SIZE_1G, SIZE_2M};
 use bulkhead_core::ledger::{Entry, FrameRun, MemoryRange};
 use core::slice;
 use uefi::boot::{self, AllocateType, MemoryType};
@@ -26,6 +26,8 @@ const POOL_PER_UNIT: u64 = 32;
 const POOL_PER_WINDOW: u64 = 2;
 /// Frames for each real device of a VM: the page tables that show its registers and, at the first, those of its VM's domain.
 const POOL_PER_DEVICE: u64 = 32;
+/// Frames for each 2 MiB of encrypted memory: the table of a view that shows it page by page. One for each GiB comes to that.
+const POOL_PER_2_MIB: u64 = 1;
 /// The pool holds the page tables that a CPU in protected mode loads: 32 bits name them.
 const POOL_LIMIT: u64 = 1 << 32;
 /// A start-up interrupt names a page below this.
@@ -87,6 +89,8 @@ pub struct Wants {
     pub windows: usize,
     /// Real devices of all VMs.
     pub devices: usize,
+    /// Bytes of encrypted RAM of all VMs.
+    pub encrypted: u64,
     /// Frames for what a self-test does.
     pub selftest: u64,
 }
@@ -102,6 +106,7 @@ pub fn reserve(wants: Wants) -> uefi::Result<Reserved> {
         units,
         windows,
         devices,
+        encrypted,
         selftest,
     } = wants;
     let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())?;
@@ -130,6 +135,8 @@ pub fn reserve(wants: Wants) -> uefi::Result<Reserved> {
         + POOL_PER_UNIT * units as u64
         + POOL_PER_WINDOW * windows as u64
         + POOL_PER_DEVICE * devices as u64
+        + POOL_PER_2_MIB * encrypted.div_ceil(SIZE_2M)
+        + encrypted.div_ceil(SIZE_1G)
         + selftest;
     let pool_run = take_below(FrameCount(pool_frames), POOL_LIMIT)?;
     // SAFETY: the run is ours alone; the firmware maps all memory where its addresses are equal, and so do

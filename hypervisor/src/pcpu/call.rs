@@ -63,6 +63,22 @@ pub fn elsewhere(requests: Requests) -> Result<(), NoAnswer> {
     others(own).try_for_each(|cpu| wait(own, cpu, requests))
 }
 
+/// Has the CPUs with these numbers do `requests`, the caller's too if it is one of them, and waits until all did.
+///
+/// # Errors
+/// The first that did not in time.
+pub fn on(cpus: &[usize], requests: Requests) -> Result<(), NoAnswer> {
+    let own = super::this();
+    let mut chosen = others(own).filter(|cpu| cpus.contains(&cpu.index));
+    for cpu in chosen.clone() {
+        ask(cpu, requests);
+    }
+    if cpus.contains(&own.index) {
+        carry_out(requests);
+    }
+    chosen.try_for_each(|cpu| wait(own, cpu, requests))
+}
+
 /// Has CPU number `index`, which is another one, do `requests`. False where it runs no VMs.
 pub fn ask_one(index: usize, requests: Requests) -> bool {
     let other = others(super::this()).find(|cpu| cpu.index == index);
@@ -115,7 +131,7 @@ fn wait(own: &Pcpu, cpu: &Pcpu, requests: Requests) -> Result<(), NoAnswer> {
     Ok(())
 }
 
-fn others(own: &Pcpu) -> impl Iterator<Item = &'static Pcpu> {
+fn others(own: &Pcpu) -> impl Iterator<Item = &'static Pcpu> + Clone + use<> {
     let own = own.index;
     super::all()
         .iter()

@@ -14,12 +14,15 @@ use crate::arch::power::PowerOff;
 use crate::console::terminal::{Terminal, try_exchange};
 use crate::console::{CONSOLE, EVENTS};
 use crate::pcpu::call;
+use crate::secmem::hooks;
+use crate::secmem::sealed::Sealed;
 use crate::vmx::operation;
 use crate::{events, iommu, memory};
 use alloc::vec::Vec;
 use bulkhead_core::addr::FrameCount;
 use bulkhead_core::call::Requests;
 use bulkhead_core::events::Event;
+use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::Audit;
 use bulkhead_core::lifecycle::{Action, End, Lifecycle, Order, Refusal, State};
 use core::time::Duration;
@@ -92,6 +95,8 @@ struct Owed {
 /// What is being done with a VM, a piece at a time.
 enum Work {
     None,
+    /// Sealing its memory, now that it is paused.
+    Seal,
     /// Giving its memory back.
     Destroy(Destroy),
     /// Counting the machine's frames, now that the VM holds none, or those only that it keeps.
@@ -241,6 +246,9 @@ impl Controlled {
     /// What is looked at many times a second.
     fn look(&mut self, now: u64) {
         try_exchange(self.vm.shared);
+        if self.is_to_be_sealed() {
+            self.work = Work::Seal;
+        }
         // One that is still to be unparked has its watchdog's time put forward first.
         if self.life.state() == State::Running && !self.owed.unpark {
             self.watch(now);
@@ -323,6 +331,9 @@ impl Controlled {
 
     fn unpark(&mut self) {
         self.owed.unpark = true;
+        if matches!(self.work, Work::Seal) {
+            self.work = Work::None;
+        }
         events::send(&Event::VmResume {
             vm: self.vm.plan.name.as_str(),
         });
@@ -360,6 +371,7 @@ impl Controlled {
     fn work(&mut self, now: u64) -> bool {
         match &mut self.work {
             Work::None => return false,
+            Work::Seal => self.seal(),
             Work::Destroy(destroy) => {
                 let freed = destroy.step(&mut self.vm.shared.memory.lock());
                 if let Some(freed) = freed {
@@ -381,10 +393,37 @@ impl Controlled {
         !matches!(self.work, Work::None)
     }
 
+    /// Seals a piece of a paused VM's memory. What its devices have copied meanwhile, a frame that arrived say, is sealed once it is
+    /// looked at again.
+    fn seal(&mut self) {
+        let mut own = self.vm.shared.memory.lock();
+        let more = hooks::vm_paused(&mut own);
+        let readable = own.sealed().map_or(0, Sealed::readable);
+        drop(own);
+        match more {
+            Ok(true) => return,
+            Ok(false) if readable == 0 => events::send(&Event::VmSealed {
+                vm: self.vm.plan.name.as_str(),
+            }),
+            Ok(false) => {}
+            Err(reason) => super::memory::stop(self.vm.shared.id, reason),
+        }
+        self.work = Work::None;
+    }
+
+    /// Whether it is paused and has memory that is to be sealed.
+    fn is_to_be_sealed(&self) -> bool {
+        let is_paused = self.life.state() == State::Paused && !self.owed.unpark;
+        is_paused
+            && matches!(self.work, Work::None)
+            && (self.vm.shared.memory.lock().sealed()).is_some_and(|sealed| sealed.readable() > 0)
+    }
+
     /// Nothing of it runs, or will without being loaded: gives its memory back, unless it keeps that. Frames that a machine
     /// check hit may be bad: nobody touches them before somebody starts the VM, and nobody else gets them.
     fn release(&mut self) {
         if self.vm.keeps_memory() || self.last == Some(End::Hardware) {
+            hooks::vm_destroyed(&mut self.vm.shared.memory.lock());
             self.count();
         } else {
             self.work = Work::Destroy(Destroy::begin());
@@ -493,6 +532,9 @@ impl Controlled {
                 });
             }
             _ => log::info!("VM \"{vm}\": {end}"),
+        }
+        if let End::Guest(StopReason::Integrity { gpa }) = end {
+            events::send(&Event::Integrity { vm, gpa });
         }
         events::send(&Event::VmStop { vm, reason: &end });
         VmNumbers::gather(&self.vm).send();

@@ -1,4 +1,4 @@
-//! The end of a life: a VM's view is emptied and forgotten by all CPUs, then its frames are given back and zeroed.
+//! The end of a life: a VM's key is wiped, its view is emptied and forgotten by all CPUs, then its frames are given back and zeroed.
 //!
 //! In this order, or a CPU could still reach a frame that another VM was given; the ledger sees to that, too: a frame that
 //! a right is out for cannot be freed. [`Destroy`] does it a piece at a time, as [`populate`](super::populate) does the
@@ -8,6 +8,7 @@ use super::memory::VmMemory;
 use super::populate::SCRUB_LOCKED;
 use crate::memory::tlb::ViewTlb;
 use crate::memory::{self, Memory};
+use crate::secmem::hooks;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, FrameCount, Gpa, SIZE_1G};
 use bulkhead_core::ledger::{FrameRun, Owner, SCRUB_FRAMES};
@@ -22,6 +23,8 @@ pub struct Destroy {
 }
 
 enum Step {
+    /// The key is wiped, where there is one: before anything is given back.
+    Key,
     /// The view is emptied, from this address on: a multiple of 1 GiB, so that no page has to be split.
     Unmap(Gpa),
     /// The frames are given back, from this page on.
@@ -42,7 +45,7 @@ impl Destroy {
     #[must_use]
     pub fn begin() -> Self {
         Self {
-            step: Step::Unmap(Gpa(0)),
+            step: Step::Key,
             freed: Freed::default(),
         }
     }
@@ -50,6 +53,10 @@ impl Destroy {
     /// Does the next piece. What `own` gave back once it has nothing left.
     pub fn step(&mut self, own: &mut VmMemory) -> Option<Freed> {
         match &mut self.step {
+            Step::Key => {
+                hooks::vm_destroyed(own);
+                self.step = Step::Unmap(Gpa(0));
+            }
             Step::Unmap(gpa) => match unmap(own, *gpa) {
                 Some(next) => *gpa = next,
                 None => self.step = Step::Free(0),

@@ -5,7 +5,7 @@
 //! while a block is copied, as the VM's RAM does.
 #![allow(unsafe_code, reason = "copies through the window")]
 
-use super::memory::SharedMemory;
+use super::memory::{NoCopy, SharedMemory};
 use crate::memory::{self, window};
 use bulkhead_core::addr::FRAME_SIZE;
 use bulkhead_core::cow::{BLOCK_BYTES, Storage};
@@ -48,11 +48,18 @@ impl Stored {
         if !within {
             return false;
         }
-        let right = self
-            .memory
-            .lock()
-            .right_to_overlay(self.disk, block, rights);
-        let Some(right) = right else { return false };
+        let mut own = self.memory.lock();
+        let right = own.right_to_overlay(self.disk, block, rights);
+        let vm = own.vm();
+        drop(own);
+        let right = match right {
+            Ok(right) => right,
+            Err(NoCopy::NoPage) => return false,
+            Err(NoCopy::Stop(reason)) => {
+                super::memory::stop(vm, reason);
+                return false;
+            }
+        };
         let (shown, right) = window::show(right, |window, _| copy(window.wrapping_add(offset)));
         memory::lock().ledger.surrender(right);
         shown.is_ok()

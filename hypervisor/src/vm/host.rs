@@ -8,6 +8,7 @@ use crate::pcpu;
 use crate::vmx::instruction::{self, Current};
 use bulkhead_core::addr::Gpa;
 use bulkhead_core::bus::{Signal, Signals};
+use bulkhead_core::fault::StopReason;
 use bulkhead_core::vcpu::{Cpu, Signalled};
 use bulkhead_core::vmx::field::VmcsAccess;
 use core::arch::asm;
@@ -122,6 +123,10 @@ impl Cpu for Host {
     fn take_host_interrupt(&mut self, vector: u8) {
         passthrough::arrived(vector);
         lapic::end_of_interrupt();
+    }
+
+    fn bring(&mut self, gpa: Gpa) -> Option<Result<(), StopReason>> {
+        self.vm.memory.lock().bring(gpa)
     }
 
     fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool {

@@ -4,6 +4,7 @@
 //! The boot CPU does it while other VMs' vCPUs have their turns there, so no piece is larger than [`SCRUB_FRAMES`];
 //! what [`guest_loader::prepare`] looks at in an image is bounded there.
 
+use super::destroy::Destroy;
 use super::populate::Populate;
 use super::{Vm, VmError};
 use crate::memory::guest::GuestSpace;
@@ -25,6 +26,8 @@ pub enum Load {
     },
     /// It gets its memory.
     Populate(Populate),
+    /// Encrypted memory that it kept is given back: a life has a key of its own.
+    GiveBack(Destroy),
     /// The memory that it kept is zeroed: from this page on.
     Clear(u64),
     /// Its memory is all zero.
@@ -48,8 +51,10 @@ impl Load {
         match self {
             Self::Reset { used } => {
                 if vm.reset_devices()? {
-                    *self = match (vm.shared.memory.lock().is_there(), *used) {
+                    let own = vm.shared.memory.lock();
+                    *self = match (own.is_there(), *used) {
                         (false, _) => Self::Populate(Populate::begin()),
+                        (true, _) if own.sealed().is_some() => Self::GiveBack(Destroy::begin()),
                         (true, true) => Self::Clear(0),
                         (true, false) => Self::Prepare,
                     };
@@ -58,6 +63,11 @@ impl Load {
             Self::Populate(populate) => {
                 if populate.step(&mut vm.shared.memory.lock())? {
                     *self = Self::Prepare;
+                }
+            }
+            Self::GiveBack(destroy) => {
+                if destroy.step(&mut vm.shared.memory.lock()).is_some() {
+                    *self = Self::Populate(Populate::begin());
                 }
             }
             Self::Clear(page) => match clear(vm, *page) {

@@ -4,14 +4,21 @@
 //! them back. The view's root stays, because the VMCSs name it. Which page lies in which frame is
 //! [`bulkhead_core::backing`]'s; copying is [`crate::memory::guest`]'s and [`disk`](super::disk)'s.
 
+use super::shared::{self, Ending};
 use super::{VmError, machine};
 use crate::memory::{self, Memory};
 use crate::pcpu::{self, call};
+use crate::secmem::hooks;
+use crate::secmem::sealed::Sealed;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use bulkhead_core::backing::Backing;
 use bulkhead_core::ept::{Ept, Eptp};
+use bulkhead_core::events::SecmemSample;
+use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, MapRight, Rights, SCRUB_FRAMES, VmId};
+use bulkhead_core::lifecycle::End;
 use bulkhead_core::manifest::VmPlan;
 use core::hint::spin_loop;
 use guest_loader::MemoryLayout;
@@ -38,6 +45,17 @@ pub struct VmMemory {
     pub(super) layout: MemoryLayout,
     pub(super) view: Ept,
     pub(super) backing: Backing,
+    /// Where it is encrypted.
+    sealed: Option<Box<Sealed>>,
+}
+
+/// Why a page cannot be copied from or to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoCopy {
+    /// The VM has no such page.
+    NoPage,
+    /// The VM cannot go on.
+    Stop(StopReason),
 }
 
 /// A run of the VM's frames and where it has it.
@@ -53,7 +71,12 @@ impl VmMemory {
     ///
     /// # Errors
     /// The machine has less memory than was promised to VMs, this one included.
-    pub fn new(vm: VmId, layout: MemoryLayout, plan: &VmPlan) -> Result<Self, VmError> {
+    pub fn new(
+        vm: VmId,
+        layout: MemoryLayout,
+        plan: &VmPlan,
+        cpus: &[usize],
+    ) -> Result<Self, VmError> {
         let overlays = plan.disks.iter();
         let backing = Backing::new(
             FrameCount::covering(plan.memory.bytes()),
@@ -67,7 +90,66 @@ impl VmMemory {
             layout,
             view,
             backing,
+            sealed: hooks::vm_created(vm, plan, &layout, cpus),
         })
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn vm(&self) -> VmId {
+        self.vm
+    }
+
+    /// Its pages' frames.
+    #[must_use]
+    pub const fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    /// Its sealing, where it is encrypted.
+    pub fn sealed_mut(&mut self) -> Option<&mut Sealed> {
+        self.sealed.as_deref_mut()
+    }
+
+    /// Its sealing, where it is encrypted.
+    #[must_use]
+    pub fn sealed(&self) -> Option<&Sealed> {
+        self.sealed.as_deref()
+    }
+
+    /// Makes the page at `gpa` readable, where it is encrypted RAM; `None` where it is not.
+    ///
+    /// # Errors
+    /// Why the VM cannot go on.
+    pub fn bring(&mut self, gpa: Gpa) -> Option<Result<(), StopReason>> {
+        let page = self.sealed.as_ref()?.map(&self.backing).page_at(gpa)?;
+        Some(self.bring_page(page))
+    }
+
+    fn bring_page(&mut self, page: u64) -> Result<(), StopReason> {
+        match &mut self.sealed {
+            Some(sealed) => sealed.bring(page, &mut self.view, &self.backing),
+            None => Ok(()),
+        }
+    }
+
+    /// Seals a piece of what is readable, where it is encrypted; true where there is more.
+    ///
+    /// # Errors
+    /// Why the VM cannot go on.
+    pub fn seal(&mut self) -> Result<bool, StopReason> {
+        match &mut self.sealed {
+            Some(sealed) => sealed.seal(&mut self.view, &self.backing),
+            None => Ok(false),
+        }
+    }
+
+    /// The VM exited: a sample where it is time for one, and whether there will be others.
+    pub fn sample(&mut self) -> (Option<SecmemSample>, bool) {
+        match &mut self.sealed {
+            Some(sealed) => (sealed.sample(&self.backing), sealed.is_sampled()),
+            None => (None, false),
+        }
     }
 
     /// Whether it has all its frames.
@@ -89,27 +171,49 @@ impl VmMemory {
     }
 
     /// The hypervisor's right to copy from or to the RAM at `gpa`: to the frames of `bytes` bytes, or of as many of them
-    /// as can be had at once. `None` where there is no RAM.
-    pub fn right_to_ram(&mut self, gpa: Gpa, bytes: usize, rights: Rights) -> Option<MapRight> {
+    /// as can be had at once. As long as it is out, they stay readable.
+    ///
+    /// # Errors
+    /// There is no RAM, or the VM cannot go on.
+    pub fn right_to_ram(
+        &mut self,
+        gpa: Gpa,
+        bytes: usize,
+        rights: Rights,
+    ) -> Result<MapRight, NoCopy> {
+        if let Some(brought) = self.bring(gpa) {
+            brought.map_err(NoCopy::Stop)?;
+        }
         let mut memory = memory::lock();
-        let run = self.page_for_copy(&memory, gpa)?;
+        let run = self.page_for_copy(&memory, gpa).ok_or(NoCopy::NoPage)?;
         let wanted = FrameCount::covering(gpa.page_offset().saturating_add(bytes as u64));
-        let count = wanted.min(run.count).min(FrameCount(SCRUB_FRAMES));
-        let run = FrameRun::new(run.first, count);
-        memory.ledger.grant_window(self.vm, run, rights).ok()
+        let most = match self.sealed {
+            Some(_) => FrameCount(1),
+            None => FrameCount(SCRUB_FRAMES),
+        };
+        let run = FrameRun::new(run.first, wanted.min(run.count).min(most));
+        let right = memory.ledger.grant_window(self.vm, run, rights);
+        right.map_err(|_| NoCopy::NoPage)
     }
 
-    /// The hypervisor's right to copy from or to block `block` of disk `disk`'s overlay, or `None` where there is none.
+    /// The hypervisor's right to copy from or to block `block` of disk `disk`'s overlay. As long as it is out, the block stays readable.
+    ///
+    /// # Errors
+    /// There is no such block, or the VM cannot go on.
     pub fn right_to_overlay(
         &mut self,
         disk: usize,
         block: u32,
         rights: Rights,
-    ) -> Option<MapRight> {
-        let page = self.backing.overlay_page(disk, block)?;
-        let run = self.backing.piece(page, FrameCount(1))?;
+    ) -> Result<MapRight, NoCopy> {
+        let page = self.backing.overlay_page(disk, block);
+        let page = page.ok_or(NoCopy::NoPage)?;
+        self.bring_page(page).map_err(NoCopy::Stop)?;
+        let run = self.backing.piece(page, FrameCount(1));
+        let run = run.ok_or(NoCopy::NoPage)?;
         let mut memory = memory::lock();
-        memory.ledger.grant_window(self.vm, run, rights).ok()
+        let right = memory.ledger.grant_window(self.vm, run, rights);
+        right.map_err(|_| NoCopy::NoPage)
     }
 
     /// The frame that shows at `gpa` in the view, and those that follow in the same page of the view.
@@ -153,5 +257,16 @@ impl VmMemory {
     pub(super) fn ram_end(&self) -> Gpa {
         let ends = self.layout.ram_ranges().map(|range| range.end);
         ends.max().unwrap_or_default()
+    }
+}
+
+/// Ends the run of VM `vm`, which cannot go on, where the hypervisor copied on its behalf.
+#[cold]
+pub fn stop(vm: VmId, reason: StopReason) {
+    if let Some(vm) = shared::by_id(vm) {
+        vm.end(Ending {
+            end: End::Guest(reason),
+            rip: None,
+        });
     }
 }

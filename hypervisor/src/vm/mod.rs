@@ -27,6 +27,7 @@ use crate::events;
 use crate::iommu;
 use crate::memory::Memory;
 use crate::pcpu;
+use crate::secmem::keys::KeyError;
 use crate::vmx::operation::Features;
 use crate::vmx::vmcs::Bitmaps;
 use alloc::boxed::Box;
@@ -88,6 +89,8 @@ pub enum VmError {
     Network(SwitchError),
     /// Real devices.
     Passthrough(PassthroughError),
+    /// The key of an encrypted VM.
+    Key(KeyError),
 }
 
 impl fmt::Display for VmError {
@@ -102,6 +105,7 @@ impl fmt::Display for VmError {
             Self::Disk(error) => error.fmt(f),
             Self::Network(error) => error.fmt(f),
             Self::Passthrough(error) => error.fmt(f),
+            Self::Key(error) => error.fmt(f),
         }
     }
 }
@@ -256,7 +260,7 @@ impl Vm {
         functions: &[Address],
     ) -> Result<Self, VmError> {
         let layout = MemoryLayout::new(plan.memory.bytes()).map_err(VmError::Layout)?;
-        let mut own = VmMemory::new(id, layout, &plan)?;
+        let mut own = VmMemory::new(id, layout, &plan, placement)?;
         let given = match functions {
             [] => None,
             _ => Some(give_devices(&mut own, placement, functions)?),

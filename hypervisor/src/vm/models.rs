@@ -6,6 +6,7 @@ use super::{Vm, VmError};
 use crate::arch::{cpu, random};
 use crate::boot::payload::{Loaded, VmFiles};
 use crate::console::terminal::TYPED_AHEAD;
+use crate::secmem::sealed;
 use crate::vm::run::Running;
 use crate::vm::shared::VmShared;
 use alloc::boxed::Box;
@@ -144,6 +145,7 @@ pub fn heap_needed(loaded: &Loaded) -> usize {
             + vm.nics.len() * NIC_BYTES
             + vm.devices.len() * DEVICE_BYTES
             + maps
+            + sealed::heap_needed(vm)
     })
     .sum()
 }

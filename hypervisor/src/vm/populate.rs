@@ -6,6 +6,7 @@ use super::VmError;
 use super::machine;
 use super::memory::VmMemory;
 use crate::memory::{self, Memory};
+use crate::secmem::hooks;
 use bulkhead_core::addr::FrameCount;
 use bulkhead_core::ept::EptPerms;
 use bulkhead_core::ledger::{Owner, Rights, SCRUB_FRAMES};
@@ -47,7 +48,13 @@ impl Populate {
             },
             Self::Scrub(page) => match scrub(own, *page)? {
                 Some(next) => *page = next,
-                None => *self = Self::Map(0),
+                None => {
+                    if hooks::vm_populated(own).map_err(VmError::Key)? {
+                        // Each page is mapped when it is used.
+                        return Ok(true);
+                    }
+                    *self = Self::Map(0);
+                }
             },
             Self::Map(page) => match map(own, *page)? {
                 Some(next) => *page = next,

@@ -7,6 +7,7 @@ use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
 use crate::console::terminal;
 use crate::pcpu;
+use crate::secmem::hooks;
 use crate::vmx::enter::RunFrame;
 use bulkhead_core::addr::{Gva, Hpa};
 use bulkhead_core::fault::StopReason;
@@ -144,7 +145,11 @@ extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -
     let running = unsafe { &mut *frame.context };
     let Running { vcpu, host, .. } = running;
     let mut devices = Locked(&host.vm.devices);
-    match vcpu.handle_exit(host, &mut frame.gpr, &mut devices, reason, start) {
+    let action = vcpu.handle_exit(host, &mut frame.gpr, &mut devices, reason, start);
+    if host.vm.sampled.load(Ordering::Relaxed) {
+        hooks::vm_exited(host.vm);
+    }
+    match action {
         Action::Resume => true,
         action => carry_out(frame, action),
     }

@@ -3,11 +3,12 @@
 //! Which one, and for how long, is `bulkhead_core::sched`'s. A vCPU stays on its CPU from the start of its VM to the end.
 
 use super::run::{Left, Running};
-use super::shared::{Ending, Wanted};
+use super::shared::{self, Ending, Wanted};
 use super::{control, machine};
 use crate::arch::cpu::{rdtsc, take_nmi};
 use crate::pcpu::checks::{self, Watch};
 use crate::pcpu::{self, Pcpu, call};
+use crate::secmem::hooks;
 use crate::vmx::enter::{self, RunFrame};
 use crate::vmx::instruction;
 use crate::vmx::vmcs;
@@ -180,8 +181,15 @@ impl Local {
             running.vcpu.counters.switches += 1;
             self.own.switches.fetch_add(1, Ordering::Relaxed);
         }
-        let vm = running.host.vm.id;
-        let from_another = self.last_vm.replace(vm).is_some_and(|last| last != vm);
+        let vm = running.host.vm;
+        let last = self.last_vm.replace(vm.id);
+        let from_another = last.is_some_and(|last| last != vm.id);
+        if last != Some(vm.id) {
+            if let Some(last) = last.and_then(shared::by_id) {
+                hooks::vm_scheduled_out(last);
+            }
+            hooks::vm_scheduled_in(vm);
+        }
         let loaded = match running.entry.take() {
             Some(entry) => {
                 running.launched = false;

@@ -6,6 +6,7 @@ use crate::arch::cpu::rdtsc;
 use crate::arch::lapic;
 use crate::memory::guest::GuestSpace;
 use crate::pcpu::{self, Pcpu};
+use crate::secmem::sealed::Sealed;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva};
@@ -102,6 +103,12 @@ pub struct VmShared {
     pub returned: Mutex<Vec<Box<Running>>>,
     /// How its run ended, the first reason.
     pub ending: Mutex<Option<Ending>>,
+    /// Exits are told to `secmem`, which takes some for samples.
+    pub sampled: AtomicBool,
+    /// How often a vCPU got a CPU that another VM's had.
+    pub scheduled_in: AtomicU64,
+    /// How often another VM's vCPU got a CPU that a vCPU of this one had.
+    pub scheduled_out: AtomicU64,
     /// vCPUs that nothing but another vCPU can wake, one bit each.
     deaf: AtomicU64,
     wanted: AtomicU8,
@@ -149,6 +156,9 @@ impl VmShared {
             share,
             returned: Mutex::new(Vec::with_capacity(placement.len())),
             ending: Mutex::new(None),
+            sampled: AtomicBool::new(memory.lock().sealed().is_some_and(Sealed::is_sampled)),
+            scheduled_in: AtomicU64::new(0),
+            scheduled_out: AtomicU64::new(0),
             deaf: AtomicU64::new(0),
             wanted: AtomicU8::new(Wanted::Nothing as u8),
             traced: AtomicBool::new(false),

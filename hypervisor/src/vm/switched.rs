@@ -135,7 +135,8 @@ fn exists(msr: u32) -> bool {
 }
 
 /// The state components that every CPU has, for XCR0. No guest has others.
-fn all_components() -> u64 {
+#[must_use]
+pub fn all_components() -> u64 {
     let leaf = machine().cpuid(0xd, 0);
     (u64::from(leaf.edx) << 32) | u64::from(leaf.eax)
 }

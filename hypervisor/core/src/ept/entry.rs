@@ -79,6 +79,9 @@ impl EptAttr {
     }
 }
 
+/// What a processor sets in an entry that it uses.
+pub(super) const ACCESSED: u64 = Bits::ACCESSED.bits();
+
 const MEMORY_TYPE_SHIFT: u32 = 3;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 

@@ -231,6 +231,12 @@ impl Ept {
         self.table.translate(memory, gpa)
     }
 
+    /// Whether the page that holds `gpa` was accessed since the last time this was asked and the view was flushed; false where the
+    /// processor does not note that.
+    pub fn take_accessed(&mut self, memory: &mut impl TableMemory, gpa: Gpa) -> bool {
+        self.table.take_noted(memory, gpa, entry::ACCESSED)
+    }
+
     /// Has every CPU forget this view, and proves it.
     pub fn flush(&self, tlb: &mut impl Invalidate) -> Flushed {
         self.table.flush(tlb)

@@ -8,13 +8,15 @@
 pub mod counters;
 pub mod iommu;
 mod json;
+pub mod secmem;
 #[cfg(test)]
 mod tests;
 
 use core::fmt::{self, Display, Write};
 use core::time::Duration;
 
-use crate::addr::FrameCount;
+use crate::addr::{FrameCount, Gpa};
+use crate::ledger::KeyId;
 use crate::vtd::SourceId;
 
 pub use counters::{
@@ -23,6 +25,7 @@ pub use counters::{
 };
 pub use iommu::{DmaFault, SelfTestCase, VtdCosts};
 use json::Object;
+pub use secmem::{SecmemCounters, SecmemSample};
 
 /// One thing worth telling.
 ///
@@ -101,6 +104,11 @@ pub enum Event<'a> {
         /// Its name.
         vm: &'a str,
     },
+    /// All of a paused VM's memory is sealed.
+    VmSealed {
+        /// Its name.
+        vm: &'a str,
+    },
     /// A VM's watchdog ran out.
     Watchdog {
         /// The VM's name.
@@ -118,6 +126,41 @@ pub enum Event<'a> {
         rip: u64,
         /// The particulars.
         detail: &'a dyn Display,
+    },
+    /// A sealed page of a VM is not what was sealed there.
+    Integrity {
+        /// The VM's name.
+        vm: &'a str,
+        /// Where it has the page.
+        gpa: Gpa,
+    },
+    /// An encrypted VM has a key for the life that it begins.
+    SecmemStart {
+        /// Its name.
+        vm: &'a str,
+        /// The key's number.
+        key: KeyId,
+    },
+    /// What was found of an encrypted VM's memory at one of its exits.
+    SecmemSample {
+        /// Its name.
+        vm: &'a str,
+        /// What was found.
+        sample: SecmemSample,
+    },
+    /// What happened to an encrypted VM's memory in the life that ended.
+    Secmem {
+        /// Its name.
+        vm: &'a str,
+        /// What happened.
+        counters: SecmemCounters,
+    },
+    /// An encrypted VM's key was wiped.
+    SecmemEnd {
+        /// Its name.
+        vm: &'a str,
+        /// The key's number.
+        key: KeyId,
     },
     /// What a VM did so far.
     Counters(Counters<'a>),
@@ -190,7 +233,7 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// The names of all events.
-    pub const NAMES: [&'static str; 29] = [
+    pub const NAMES: [&'static str; 35] = [
         "boot",
         "plan",
         "memory",
@@ -202,8 +245,14 @@ impl Event<'_> {
         "vm-back-off",
         "vm-pause",
         "vm-resume",
+        "vm-sealed",
         "watchdog",
         "guest-fault",
+        "integrity",
+        "secmem-start",
+        "secmem-sample",
+        "secmem",
+        "secmem-end",
         "counters",
         "vcpu",
         "nic",
@@ -237,8 +286,14 @@ impl Event<'_> {
             Self::VmBackOff { .. } => "vm-back-off",
             Self::VmPause { .. } => "vm-pause",
             Self::VmResume { .. } => "vm-resume",
+            Self::VmSealed { .. } => "vm-sealed",
             Self::Watchdog { .. } => "watchdog",
             Self::GuestFault { .. } => "guest-fault",
+            Self::Integrity { .. } => "integrity",
+            Self::SecmemStart { .. } => "secmem-start",
+            Self::SecmemSample { .. } => "secmem-sample",
+            Self::Secmem { .. } => "secmem",
+            Self::SecmemEnd { .. } => "secmem-end",
             Self::Counters(_) => "counters",
             Self::Vcpu(_) => "vcpu",
             Self::Nic(_) => "nic",
@@ -277,7 +332,10 @@ impl Event<'_> {
                 object.number("cpu", u64::from(*cpu))?;
                 object.number("apic_id", u64::from(*apic_id))?;
             }
-            Self::VmStart { vm } | Self::VmPause { vm } | Self::VmResume { vm } => {
+            Self::VmStart { vm }
+            | Self::VmPause { vm }
+            | Self::VmResume { vm }
+            | Self::VmSealed { vm } => {
                 object.text("vm", vm)?;
             }
             Self::VmStop { vm, reason } => {
@@ -323,6 +381,22 @@ impl Event<'_> {
                 object.text("what", what)?;
                 object.hex("rip", *rip)?;
                 object.text("detail", detail)?;
+            }
+            Self::Integrity { vm, gpa } => {
+                object.text("vm", vm)?;
+                object.hex("gpa", gpa.0)?;
+            }
+            Self::SecmemStart { vm, key } | Self::SecmemEnd { vm, key } => {
+                object.text("vm", vm)?;
+                object.number("key", key.0.into())?;
+            }
+            Self::SecmemSample { vm, sample } => {
+                object.text("vm", vm)?;
+                sample.write(&mut object)?;
+            }
+            Self::Secmem { vm, counters } => {
+                object.text("vm", vm)?;
+                counters.write(&mut object)?;
             }
             Self::Counters(counters) => counters.write(&mut object)?,
             Self::Vcpu(counters) => counters.write(&mut object)?,

@@ -56,6 +56,7 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
         },
         Event::VmPause { vm: "demo" },
         Event::VmResume { vm: "demo" },
+        Event::VmSealed { vm: "demo" },
         Event::Watchdog {
             vm: "demo",
             timeout: Duration::from_millis(1500),
@@ -65,6 +66,40 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
             what: "msr",
             rip: 0xffff_ffff_8100_0000,
             detail: &"WRMSR 0x1a0",
+        },
+        Event::Integrity {
+            vm: "demo",
+            gpa: Gpa(0x7000),
+        },
+        Event::SecmemStart {
+            vm: "demo",
+            key: KeyId(1),
+        },
+        Event::SecmemSample {
+            vm: "demo",
+            sample: SecmemSample {
+                touched: 60_000,
+                sealed: 56_000,
+                readable: 4_000,
+                verified: 16,
+                failed: 0,
+            },
+        },
+        Event::Secmem {
+            vm: "demo",
+            counters: SecmemCounters {
+                key: KeyId(1),
+                counts: crate::secmem::Counts::default(),
+                touched: 1,
+                readable: 2,
+                unseal_ticks: 3,
+                seal_ticks: 4,
+                other_ticks: 5,
+            },
+        },
+        Event::SecmemEnd {
+            vm: "demo",
+            key: KeyId(1),
         },
         Event::Counters(Counters {
             vm: "demo",

@@ -37,6 +37,38 @@ impl<F: Format> Table<F> {
         }
     }
 
+    /// Clears `bits` of what the processor noted ([`Format::STICKY`]) of the page that holds `input`, and says whether any was set.
+    /// No translation changes, so nothing becomes stale; a processor that has the page cached notes nothing anew before it is flushed. What it
+    /// notes at this very moment may be lost.
+    pub fn take_noted(
+        &mut self,
+        memory: &mut impl TableMemory,
+        input: F::Input,
+        bits: u64,
+    ) -> bool {
+        let page = input.raw() / FRAME_SIZE;
+        if page >= engine::page_limit::<F>() {
+            return false;
+        }
+        let mut table = self.root;
+        for level in (1..=F::LEVELS).rev() {
+            let index = engine::index(page, level);
+            let entry = memory.read(table, index);
+            match F::decode(entry, level) {
+                Entry::Table(next) => table = next,
+                Entry::Absent => return false,
+                Entry::Leaf(..) => {
+                    let noted = entry & bits & F::STICKY;
+                    if noted != 0 {
+                        memory.write(table, index, entry & !noted);
+                    }
+                    return noted != 0;
+                }
+            }
+        }
+        false
+    }
+
     /// All pages that overlap `count` frames from `start`, in order; large pages may begin before
     /// `start` or end after the range.
     ///

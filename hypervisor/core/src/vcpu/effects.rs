@@ -7,6 +7,7 @@ use crate::bus::{GuestRam, Signal, Signals};
 #[cfg(doc)]
 use crate::cpuid::CpuidTable;
 use crate::device::board::Devices;
+use crate::fault::StopReason;
 use crate::vmx::field::VmcsAccess;
 
 use super::mail::Mail;
@@ -25,6 +26,11 @@ pub trait Cpu: VmcsAccess + Signals {
     fn forget_translations(&mut self);
     /// Takes the host interrupt that the last exit acknowledged: whoever it is for hears of it, and it is ended.
     fn take_host_interrupt(&mut self, vector: u8);
+    /// Makes the page at `gpa` readable to the guest, if it is encrypted memory of the VM's; `None` if it is not.
+    ///
+    /// # Errors
+    /// Why the VM cannot go on.
+    fn bring(&mut self, gpa: Gpa) -> Option<Result<(), StopReason>>;
     /// Copies guest memory from a physical address on; false where there is none.
     fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool;
     /// Copies to guest memory from a physical address on; false where there is none.

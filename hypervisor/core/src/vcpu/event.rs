@@ -68,15 +68,20 @@ fn unblock_nmi<C: Cpu>(cpu: &mut C) {
     cpu.write(field::GUEST_INTERRUPTIBILITY, blocked & !BLOCKED_BY_NMI);
 }
 
+/// Blocks NMIs again where an IRET that exited had `unblocked` them: it has not ended the guest's NMI handler (Intel SDM vol. 3C,
+/// "Resuming Guest Software or Reflecting an Exception").
+pub(super) fn undo_unblocking<C: Cpu>(cpu: &mut C, unblocked: bool) {
+    if unblocked && !Interruption(cpu.read(field::IDT_VECTORING_INFO)).is_valid() {
+        let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
+        cpu.write(field::GUEST_INTERRUPTIBILITY, blocked | BLOCKED_BY_NMI);
+    }
+}
+
 /// Gives the guest the exception that exited to us. It takes the place of any event that it interrupted: #DB and #AC are
 /// benign beside everything (Intel SDM vol. 3A, "Interrupt 8—Double Fault Exception (#DF)"), and an
 /// exception or a software interrupt comes again with its instruction.
 pub(super) fn reflect<C: Cpu>(cpu: &mut C, event: Interruption) {
-    if event.unblocked_nmi() && !Interruption(cpu.read(field::IDT_VECTORING_INFO)).is_valid() {
-        // The IRET that faulted has not ended the guest's NMI handler.
-        let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
-        cpu.write(field::GUEST_INTERRUPTIBILITY, blocked | BLOCKED_BY_NMI);
-    }
+    undo_unblocking(cpu, event.unblocked_nmi());
     inject_raw(cpu, event, field::EXIT_INTERRUPTION_ERROR_CODE);
 }
 

@@ -1,4 +1,4 @@
-//! EPT violations: an access to a device register is carried out, anything else ends the VM.
+//! EPT violations: a sealed page is brought back, an access to a device register is carried out, anything else ends the VM.
 
 use super::registers::{GprIndex, Gprs};
 use super::{Cpu, CpuBus, DeviceAccess, Step, Then, Vcpu, event, linear};
@@ -22,8 +22,15 @@ impl Vcpu {
             write,
             fetch,
             translated,
+            unblocked_nmi,
             ..
         } = violation;
+        if let Some(brought) = cpu.bring(gpa) {
+            brought.map_err(GuestFault::Stop)?;
+            event::undo_unblocking(cpu, unblocked_nmi);
+            event::reinject_interrupted(cpu);
+            return Ok(Step::SAME);
+        }
         if fetch {
             return Err(GuestFault::Stop(StopReason::ExecutedOutsideMemory { gpa }));
         }

@@ -178,6 +178,8 @@ pub struct EptViolation {
     pub fetch: bool,
     /// The access was to a translated linear address, not to a paging structure.
     pub translated: bool,
+    /// An IRET that ends the guest's NMI handler met it: the blocking of NMIs is gone already.
+    pub unblocked_nmi: bool,
 }
 
 impl EptViolation {
@@ -190,6 +192,7 @@ impl EptViolation {
             write: qualification & 2 != 0,
             fetch: qualification & 4 != 0,
             translated: linear_valid && qualification & (1 << 8) != 0,
+            unblocked_nmi: qualification & (1 << 12) != 0,
         }
     }
 }

@@ -14,8 +14,8 @@ fn root(byte: u8) -> Box<RootKey> {
 }
 
 /// All bytes of a VM's keys.
-fn bytes(root: &RootKey, vm: u16, generation: u64) -> Vec<u8> {
-    let keys = VmKeys::derive(root, VmId(vm), generation).unwrap();
+fn bytes(root: &RootKey, vm: u16, generation: u64, fresh: u8) -> Vec<u8> {
+    let keys = VmKeys::derive(root, VmId(vm), generation, &[fresh; 32]).unwrap();
     [
         &keys.xts.data[..],
         &keys.xts.tweak,
@@ -54,13 +54,13 @@ fn hkdf_gives_what_rfc_5869_says() {
 }
 
 #[test]
-fn each_key_is_hkdf_with_its_purpose_vm_and_generation() {
-    let keys = VmKeys::derive(&root(7), VmId(0x0302), 0x0b0a_0908_0706_0504).unwrap();
+fn each_key_is_hkdf_with_its_purpose_vm_generation_and_random_bytes() {
+    let keys = VmKeys::derive(&root(7), VmId(0x0302), 0x0b0a_0908_0706_0504, &[5; 32]).unwrap();
     let expected = |purpose: &[u8]| {
         okm::<32>(
             &[7; 32],
             SALT,
-            &[purpose, &hex!("0203 0405060708090a0b")].concat(),
+            &[purpose, &hex!("0203 0405060708090a0b"), &[5; 32]].concat(),
         )
     };
     assert_eq!(keys.xts.data, expected(b"xts data"));
@@ -71,19 +71,20 @@ fn each_key_is_hkdf_with_its_purpose_vm_and_generation() {
 
 #[test]
 fn the_same_derivation_gives_the_same_keys() {
-    assert_eq!(bytes(&root(1), 2, 3), bytes(&root(1), 2, 3));
+    assert_eq!(bytes(&root(1), 2, 3, 4), bytes(&root(1), 2, 3, 4));
 }
 
 #[test]
-fn no_part_is_shared_by_other_vms_generations_or_roots() {
+fn no_part_is_shared_by_other_vms_generations_roots_or_random_bytes() {
     let mut parts = Vec::new();
     for all in [
-        bytes(&root(1), 1, 0),
-        bytes(&root(1), 2, 0),
-        bytes(&root(1), 0x100, 0),
-        bytes(&root(1), 1, 1),
-        bytes(&root(1), 0, 1),
-        bytes(&root(2), 1, 0),
+        bytes(&root(1), 1, 0, 0),
+        bytes(&root(1), 2, 0, 0),
+        bytes(&root(1), 0x100, 0, 0),
+        bytes(&root(1), 1, 1, 0),
+        bytes(&root(1), 0, 1, 0),
+        bytes(&root(2), 1, 0, 0),
+        bytes(&root(1), 1, 0, 1),
     ] {
         parts.extend(all.chunks_exact(16).map(<[u8]>::to_vec));
     }

@@ -1,10 +1,13 @@
 //! A processor that only remembers, a guest in 64-bit mode on it, and the ways to make it exit.
 
+use std::collections::BTreeMap;
+
 use crate::addr::Gpa;
 use crate::apic::LocalApic;
 use crate::bus::{Signal, Signals};
 use crate::cpuid::{CpuidConfig, CpuidResult, CpuidTable, VmxInstructions};
 use crate::device::board::{Devices, Setup, Start};
+use crate::fault::StopReason;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
 use crate::vcpu::mail::Mailbox;
@@ -90,6 +93,8 @@ pub struct FakeCpu {
     pub host_interrupts: Vec<u8>,
     /// The letter-boxes of all vCPUs; the one under test has the first.
     pub mailboxes: Vec<Mailbox>,
+    /// Pages of encrypted memory, by number, and what comes of bringing one.
+    pub encrypted: BTreeMap<u64, Result<(), StopReason>>,
 }
 
 impl FakeCpu {
@@ -161,6 +166,10 @@ impl Cpu for FakeCpu {
         self.host_interrupts.push(vector);
     }
 
+    fn bring(&mut self, gpa: Gpa) -> Option<Result<(), StopReason>> {
+        self.encrypted.get(&(gpa.0 >> 12)).copied()
+    }
+
     fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool {
         let start = gpa.0 as usize;
         let found = start
@@ -224,6 +233,7 @@ impl Machine {
                 translations_forgotten: 0,
                 host_interrupts: Vec::new(),
                 mailboxes: (0..4).map(|_| Mailbox::default()).collect(),
+                encrypted: BTreeMap::new(),
             },
             gprs: Gprs::default(),
             devices: Devices::new(Setup {

@@ -266,3 +266,55 @@ fn a_device_access_ends_an_interrupt_shadow() {
     assert_eq!(store(&mut machine, SELECT, 1), Action::Resume);
     assert_eq!(machine.cpu.read(field::GUEST_INTERRUPTIBILITY), 0);
 }
+
+/// MOV [RBX], EAX, which met a page that is being brought back with this outcome.
+fn sealed(outcome: Result<(), StopReason>) -> Machine {
+    let mut machine = Machine::new();
+    machine.cpu.encrypted.insert(0x1234, outcome);
+    machine
+}
+
+const SEALED: u64 = 0x123_4568;
+
+#[test]
+fn what_met_a_sealed_page_runs_again() {
+    for qualification in [READ, WRITE, FETCH, WALK] {
+        let mut machine = sealed(Ok(()));
+        let before = machine.rip();
+        let action = touch(&mut machine, &[0x89, 0x03], SEALED, qualification);
+        assert_eq!(action, Action::Resume);
+        assert_eq!((machine.rip(), machine.injected()), (before, None));
+    }
+}
+
+#[test]
+fn an_event_that_met_a_sealed_page_is_delivered_again() {
+    let mut machine = sealed(Ok(()));
+    let interrupt = Interruption(1 << 31 | 0x40);
+    machine.cpu.set(field::IDT_VECTORING_INFO, interrupt.0);
+    assert_eq!(touch(&mut machine, &[0x90], SEALED, WRITE), Action::Resume);
+    assert_eq!(machine.injected(), Some(interrupt));
+}
+
+#[test]
+fn an_iret_that_met_a_sealed_page_has_not_ended_the_nmi_handler() {
+    const UNBLOCKED_NMI: u64 = 1 << 12;
+    for (qualification, blocked) in [(READ, 0), (READ | UNBLOCKED_NMI, BLOCKED_BY_NMI)] {
+        let mut machine = sealed(Ok(()));
+        assert_eq!(
+            touch(&mut machine, &[0xcf], SEALED, qualification),
+            Action::Resume
+        );
+        assert_eq!(machine.cpu.read(field::GUEST_INTERRUPTIBILITY), blocked);
+    }
+}
+
+#[test]
+fn a_page_that_is_not_what_was_sealed_stops_the_vm() {
+    let gpa = Gpa(SEALED);
+    for reason in [StopReason::Integrity { gpa }, StopReason::PageLost { gpa }] {
+        let mut machine = sealed(Err(reason));
+        let action = touch(&mut machine, &[0x89, 0x03], SEALED, WRITE);
+        assert_eq!(action, Action::Stop(reason));
+    }
+}

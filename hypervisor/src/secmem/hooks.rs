@@ -1,0 +1,106 @@
+//! The moments of a VM's life at which its memory's sealing has something to do.
+//!
+//! | moment | what is done |
+//! |---|---|
+//! | [`vm_created`] | room for tags and for the window, once |
+//! | [`vm_populated`] | a key of its own for this life; all pages fresh, none mapped |
+//! | [`vm_scheduled_in`], [`vm_scheduled_out`] | counted; between two VMs of a CPU nothing of either is left in its window |
+//! | [`vm_exited`] | samples, where the manifest asks for some |
+//! | [`vm_paused`] | whatever is readable is sealed, a piece at a time |
+//! | [`vm_destroyed`] | the key is wiped, before the first frame is given back |
+
+use super::keys::KeyError;
+use super::sealed::Sealed;
+use crate::events;
+use crate::memory;
+use crate::pcpu;
+use crate::vm::memory::VmMemory;
+use crate::vm::shared::VmShared;
+use alloc::boxed::Box;
+use bulkhead_core::events::Event;
+use bulkhead_core::fault::StopReason;
+use bulkhead_core::ledger::VmId;
+use bulkhead_core::manifest::VmPlan;
+use core::sync::atomic::Ordering;
+use guest_loader::MemoryLayout;
+
+/// A VM is made; it has no memory yet. Its sealing, where the plan asks for it.
+#[must_use]
+pub fn vm_created(
+    vm: VmId,
+    plan: &VmPlan,
+    layout: &MemoryLayout,
+    cpus: &[usize],
+) -> Option<Box<Sealed>> {
+    Sealed::of_plan(vm, plan, layout, cpus).map(Box::new)
+}
+
+/// A VM has all its frames, zeroed; where it has no sealing, the operator may look at them. True where its view is to stay empty.
+///
+/// # Errors
+/// There is no key.
+pub fn vm_populated(own: &mut VmMemory) -> Result<bool, KeyError> {
+    let Some(sealed) = own.sealed_mut() else {
+        let mut memory = memory::lock();
+        for run in own.backing().runs() {
+            let opened = memory.ledger.open_to_operator(own.vm(), run);
+            assert!(
+                opened.is_ok(),
+                "frames that a VM was just given are not its"
+            );
+        }
+        return Ok(false);
+    };
+    let key = sealed.begin()?;
+    let vm = sealed.name().as_str();
+    events::send(&Event::SecmemStart { vm, key });
+    Ok(true)
+}
+
+/// A vCPU of the VM has this CPU from now on.
+pub fn vm_scheduled_in(vm: &VmShared) {
+    vm.scheduled_in.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Another VM's vCPU has this CPU from now on, whose window shows nothing.
+pub fn vm_scheduled_out(vm: &VmShared) {
+    vm.scheduled_out.fetch_add(1, Ordering::Relaxed);
+    debug_assert!(!pcpu::this().window.is_locked());
+}
+
+/// A vCPU of the VM, whose exits are sampled, exited.
+#[cold]
+pub fn vm_exited(vm: &VmShared) {
+    let (sample, goes_on) = vm.memory.lock().sample();
+    if let Some(sample) = sample {
+        events::send(&Event::SecmemSample {
+            vm: vm.name.as_str(),
+            sample,
+        });
+    }
+    vm.sampled.store(goes_on, Ordering::Relaxed);
+}
+
+/// No vCPU of the VM runs: seals a piece of its memory. True where there is more.
+///
+/// # Errors
+/// Why the VM cannot go on.
+pub fn vm_paused(own: &mut VmMemory) -> Result<bool, StopReason> {
+    own.seal()
+}
+
+/// A VM's run has ended, nothing of it runs, and its frames are about to be given back: its key goes first.
+pub fn vm_destroyed(own: &mut VmMemory) {
+    let Some(sealed) = own.sealed_mut() else {
+        return;
+    };
+    let ended = sealed.end();
+    let vm = sealed.name().as_str();
+    if let Some(counters) = ended {
+        events::send(&Event::Secmem { vm, counters });
+        events::send(&Event::SecmemEnd {
+            vm,
+            key: counters.key,
+        });
+    }
+}

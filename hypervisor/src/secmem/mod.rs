@@ -1,0 +1,10 @@
+//! Sealing VMs' memory: the effects. Which page, when and in which order is `bulkhead_core::secmem`'s.
+//!
+//! [`hooks`] are the moments at which the rest of the hypervisor calls; each is named for what happens to the VM. [`sealed`] is what an
+//! encrypted VM has beside its frames and its view, behind the same lock. [`keys`] makes keys, [`sealer`] encrypts and
+//! decrypts frames through this CPU's window, with the routines of `bulkhead-crypto`.
+
+pub mod hooks;
+pub mod keys;
+pub mod sealed;
+mod sealer;

@@ -1,0 +1,89 @@
+//! Encrypting and decrypting frames, seen through this CPU's window.
+
+use super::keys::{self, Keys};
+use crate::arch::cpu;
+use crate::memory::pool::Pool;
+use crate::memory::{self, Memory, window};
+use crate::pcpu::call;
+use bulkhead_core::addr::Frame;
+use bulkhead_core::call::Requests;
+use bulkhead_core::ledger::{Ledger, MapRight};
+use bulkhead_core::secmem::{Place, Sealer, Tag};
+use bulkhead_core::table::Invalidate;
+use bulkhead_crypto::{Page, Path, SaveArea};
+
+/// The effects of sealing, for one VM.
+pub struct FrameSealer<'a> {
+    /// What its pages are sealed with.
+    pub keys: &'a Keys,
+    /// The CPUs on which its vCPUs run: no other has its view cached.
+    pub cpus: &'a [usize],
+    /// Ticks in cipher and tag while pages were unsealed.
+    pub unseal_ticks: u64,
+    /// Ticks in cipher and tag while pages were sealed.
+    pub seal_ticks: u64,
+}
+
+impl Invalidate for FrameSealer<'_> {
+    fn invalidate(&mut self, _root: Frame) {
+        if let Err(silent) = call::on(self.cpus, Requests::FORGET_VIEWS) {
+            panic!("{silent}: its guest may still reach what is to be sealed");
+        }
+    }
+}
+
+impl Sealer for FrameSealer<'_> {
+    type Tables = Pool;
+
+    fn books<T>(&mut self, work: impl FnOnce(&mut Ledger<'_>, &mut Pool) -> T) -> T {
+        let mut memory = memory::lock();
+        let Memory { ledger, pool, .. } = &mut *memory;
+        work(ledger, pool)
+    }
+
+    fn encrypt(&mut self, place: Place, right: MapRight) -> (Tag, MapRight) {
+        let begin = cpu::rdtsc();
+        let sealed = on_page(right, |page, area| {
+            self.keys.cipher.encrypt(place.tweak(), page, area);
+            self.keys.mac.tag(place, page, area)
+        });
+        self.seal_ticks += cpu::rdtsc().wrapping_sub(begin);
+        sealed
+    }
+
+    fn verify(&mut self, place: Place, tag: Tag, right: MapRight) -> (bool, MapRight) {
+        on_page(right, |page, area| {
+            self.keys.mac.verify(place, page, tag, area).is_ok()
+        })
+    }
+
+    fn decrypt(&mut self, place: Place, tag: Tag, right: MapRight) -> (bool, MapRight) {
+        let begin = cpu::rdtsc();
+        let decrypted = on_page(right, |page, area| {
+            let is_whole = self.keys.mac.verify(place, page, tag, area).is_ok();
+            if is_whole {
+                self.keys.cipher.decrypt(place.tweak(), page, area);
+            }
+            is_whole
+        });
+        self.unseal_ticks += cpu::rdtsc().wrapping_sub(begin);
+        decrypted
+    }
+}
+
+/// Works on the page that `right` is to. Whatever vector state a guest left in the registers survives: the routines keep what they
+/// use, in as much of each register as XCR0 enables, so XCR0 enables all of it meanwhile.
+fn on_page<T>(right: MapRight, work: impl FnOnce(&mut Page, &mut SaveArea) -> T) -> (T, MapRight) {
+    let is_wide = keys::implementation().is_some_and(|chosen| chosen.path() == Path::Vaes);
+    let (done, right) = window::show_page(right, |page, area| {
+        if is_wide {
+            cpu::with_all_xcr0(|| work(page, area))
+        } else {
+            work(page, area)
+        }
+    });
+    match done {
+        Ok(done) => (done, right),
+        Err(error) => panic!("a frame that is being sealed or unsealed cannot be shown: {error}"),
+    }
+}
