@@ -75,13 +75,7 @@ fn at_rest(context: &Context<'_>) -> Outcome {
     VICTIM.sweep(&mut machine)?;
     in_the_clear(context, &mut machine)?;
     machine.obey("pause victim")?;
-    machine.event_of(VICTIM.name, "vm-pause", 0)?;
-    operator::wait_for(
-        context,
-        &mut machine,
-        (VICTIM.name, PAGE),
-        Answer::is_sealed,
-    )?;
+    machine.event_of(VICTIM.name, "vm-sealed", 0)?;
     sealed(context, &mut machine)?;
     stolen_by_nobody(&mut machine)?;
     machine.obey("resume victim")?;
