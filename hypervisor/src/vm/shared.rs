@@ -136,12 +136,15 @@ impl VmShared {
         placement: &[usize],
         share: Share,
     ) -> Self {
+        let own = memory.lock();
+        let (eptp, sampled) = (own.eptp(), own.sealed().is_some_and(Sealed::is_sampled));
+        drop(own);
         Self {
             id,
             name,
             size,
             memory,
-            eptp: memory.lock().eptp(),
+            eptp,
             devices: Mutex::new(devices),
             vcpus: placement
                 .iter()
@@ -156,7 +159,7 @@ impl VmShared {
             share,
             returned: Mutex::new(Vec::with_capacity(placement.len())),
             ending: Mutex::new(None),
-            sampled: AtomicBool::new(memory.lock().sealed().is_some_and(Sealed::is_sampled)),
+            sampled: AtomicBool::new(sampled),
             scheduled_in: AtomicU64::new(0),
             scheduled_out: AtomicU64::new(0),
             deaf: AtomicU64::new(0),
