@@ -58,7 +58,7 @@ fn window(context: &Context<'_>) -> Outcome {
     VICTIM.ready(&mut machine)?;
     THIEF.ready(&mut machine)?;
     // While it is in use the page is the VM's alone: not the operator's, but in memory.
-    VICTIM.ensure_intact(&mut machine)?;
+    VICTIM.ask(&mut machine, "touch", "secret: touched\n")?;
     in_the_clear(context, &mut machine)?;
     VICTIM.sweep(&mut machine)?;
     sealed(context, &mut machine)?;

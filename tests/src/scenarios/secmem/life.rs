@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::victim::{AT_REST, Victim};
+use super::victim::{APICV, AT_REST, Victim};
 use crate::context::{Context, Setup};
 use crate::manifest::{Group, Manifest};
 use crate::outcome::Outcome;
@@ -38,7 +38,11 @@ fn gigabyte(context: &Context<'_>) -> Outcome {
         memory_mib: MACHINE_MIB,
         ..Setup::default()
     };
-    let mut machine = context.start(context.boot_group(&Group::of([vm]))?, setup)?;
+    let group = Group {
+        hypervisor: APICV,
+        ..Group::of([vm])
+    };
+    let mut machine = context.start(context.boot_group(&group)?, setup)?;
     LARGE.ready(&mut machine)?;
     LARGE.ensure_intact(&mut machine)?;
     machine.obey("stop large hard")?;

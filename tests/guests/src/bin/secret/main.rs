@@ -3,6 +3,7 @@
 //! `seed=` gives the page its content. Once it is written the guest says `secret: ready, at 0x…`, and from then on does what is
 //! typed, a line at a time:
 //!
+//! - `touch` reads the page: `secret: touched`;
 //! - `check` reads the page and everything that was swept: `secret: intact`, or what differs and `secret: FAIL`;
 //! - `change SEED` writes the page anew: `secret: changed`;
 //! - `sweep` reads and writes a word in every page of the other memory, each for the next time: `secret: swept <n> pages`;
@@ -52,6 +53,14 @@ fn obey(params: &Params) -> Result<(), Fault> {
             ("check", None) => {
                 let intact = secret.is_intact() & sweep.is_intact();
                 println!("secret: {}", if intact { "intact" } else { "FAIL" });
+            }
+            ("touch", None) => {
+                let verdict = if secret.is_intact() {
+                    "touched"
+                } else {
+                    "FAIL"
+                };
+                println!("secret: {verdict}");
             }
             ("change", Some(seed)) => {
                 secret = Secret::write(seed);
