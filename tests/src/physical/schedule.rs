@@ -144,7 +144,7 @@ const fn multiply(mut one: u8, mut other: u8) -> u8 {
             product ^= one;
         }
         let carry = one >> 7;
-        one = one << 1 ^ carry * 0x1b;
+        one = (one << 1) ^ (carry * 0x1b);
         other >>= 1;
     }
     product

@@ -17,6 +17,9 @@ use crate::forge::random_bytes;
 /// FIPS 197, "Expansion of a 256-bit Key".
 const KEY: [u8; 32] = hex!("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4");
 
+/// What is random in a VM's keys.
+const FRESH: [u8; 32] = [0x33; 32];
+
 fn found(memory: &[u8]) -> Vec<Schedule> {
     let mut found = Vec::new();
     look(Hpa(0x1000), memory, &mut found);
@@ -100,7 +103,7 @@ fn the_schedules_of_the_vector_code_are_found_until_they_are_dropped() {
     let expected = ["xts data", "xts tweak", "tag cipher"].map(|purpose| derived(&secret, purpose));
     let live = {
         let root = RootKey::take(&mut secret.clone());
-        let keys = VmKeys::derive(&root, VmId(3), 7).unwrap();
+        let keys = VmKeys::derive(&root, VmId(3), 7, &FRESH).unwrap();
         let mut area = SaveArea::new();
         let _cipher = PageCipher::new(implementation, keys.xts(), &mut area);
         let _mac = PageMac::new(implementation, keys.mac(), &mut area);
@@ -128,6 +131,7 @@ fn derived(root: &[u8; 32], purpose: &str) -> [u8; 32] {
         purpose.as_bytes(),
         &3_u16.to_le_bytes(),
         &7_u64.to_le_bytes(),
+        &FRESH,
     ];
     let mut key = [0; 32];
     Hkdf::<Sha256>::new(Some(b"Bulkhead secmem 1"), root)
