@@ -24,7 +24,7 @@ use alloc::boxed::Box;
 use alloc::string::ToString;
 use boot::handover::Handover;
 use bulkhead_core::events::Event;
-use bulkhead_core::manifest::{ApicVirtualization, SelfTest};
+use bulkhead_core::manifest::{ApicVirtualization, RootKeySource, SelfTest};
 use bulkhead_core::vmx::capability::Wishes;
 use console::CONSOLE;
 use core::fmt::Display;
@@ -71,6 +71,9 @@ fn prepare() -> Result<Handover, Refusal> {
     console::set_level(loaded.plan.hypervisor.log_level);
     CONSOLE.lock().choose(loaded.plan.hypervisor.console);
     boot::payload::print_plan(&loaded.plan);
+    if loaded.plan.hypervisor.root_key == RootKeySource::Tpm {
+        return Err("root_key = \"tpm\" in the manifest: not done yet".into());
+    }
     let hypervisor = &loaded.plan.hypervisor;
     let wishes = Wishes {
         apicv: hypervisor.apicv == ApicVirtualization::Auto,

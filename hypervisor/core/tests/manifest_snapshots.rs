@@ -18,8 +18,8 @@ use std::time::Duration;
 use bulkhead_core::manifest::{
     ApicVirtualization, BitRate, ByteSize, Console, DeviceName, DiskImageFault, DiskMode,
     ErrorKind, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, MAX_BYTES, MachineFacts,
-    ManifestErrors, PayloadProblem, PayloadRole, Plan, RestartPolicy, SelfTest, Sha256Digest,
-    SmtPolicy, Spoofing, VmConsole, check_disk_image, parse, parse_bytes,
+    ManifestErrors, PayloadProblem, PayloadRole, Plan, RestartPolicy, RootKeySource, SealId,
+    SelfTest, Sha256Digest, SmtPolicy, Spoofing, VmConsole, check_disk_image, parse, parse_bytes,
 };
 use bulkhead_core::pci::{Address, ClassPattern, DeviceId, Groups, Inventory};
 use machine::inventory;
@@ -211,6 +211,8 @@ fn a_minimal_manifest_gets_the_documented_defaults() {
             iommu: IommuPolicy::Auto,
             apicv: ApicVirtualization::Auto,
             smt: SmtPolicy::Isolate,
+            root_key: RootKeySource::Ephemeral,
+            reseal: None,
             selftest: SelfTest::None,
         }
     );
@@ -247,6 +249,8 @@ fn every_key_arrives_in_the_plan() {
             iommu: IommuPolicy::Required,
             apicv: ApicVirtualization::Off,
             smt: SmtPolicy::Share,
+            root_key: RootKeySource::Tpm,
+            reseal: Some(SealId(0x1f3a_9c02)),
             selftest: SelfTest::WriteCode,
         }
     );
