@@ -45,6 +45,7 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod topology;
+pub mod tpm;
 pub mod vcpu;
 pub mod vmx;
 pub mod vtd;
