@@ -38,6 +38,7 @@ pub mod placement;
 pub mod platform;
 pub mod ring;
 pub mod sched;
+pub mod secmem;
 pub mod skew;
 pub mod switch;
 pub mod symmetry;

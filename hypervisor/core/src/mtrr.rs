@@ -262,6 +262,15 @@ impl Mtrrs {
             .unwrap_or(self.default)
     }
 
+    /// Whether these bits of an address do not matter to its type.
+    #[must_use]
+    pub fn ignore(&self, bits: u64) -> bool {
+        self.variable
+            .iter()
+            .flatten()
+            .all(|range| range.mask & bits == 0)
+    }
+
     /// Cuts `run` into pieces of one memory type each, in order and as long as possible.
     pub fn runs(&self, run: FrameRun) -> impl Iterator<Item = (FrameRun, MemoryType)> {
         let mut next = run.first.0;

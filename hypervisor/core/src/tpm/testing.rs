@@ -63,6 +63,14 @@ impl Chip {
         handle
     }
 
+    /// `TPM_RC_VALUE` for a handle that is not the root's.
+    fn primary(&self, handle: u32) -> Result<(), u32> {
+        match self.held.get(&handle) {
+            Some(Held::Primary) => Ok(()),
+            _ => Err(0x184),
+        }
+    }
+
     /// The composite of the PCRs that `selection` (a `TPML_PCR_SELECTION`) names.
     fn composite(&self, selection: &[u8]) -> Digest {
         let bits = u32::from_le_bytes([selection[7], selection[8], selection[9], 0]);
@@ -112,7 +120,7 @@ impl Chip {
                 Ok((Some(handle), sized(b"the root's public area")))
             }
             0x153 => {
-                assert!(matches!(self.held[&input.u32()], Held::Primary));
+                self.primary(input.u32())?;
                 input.password();
                 let mut sensitive = Input(input.sized());
                 assert_eq!(sensitive.sized(), b"", "no password");
@@ -133,7 +141,7 @@ impl Chip {
                 Ok((None, out))
             }
             0x157 => {
-                assert!(matches!(self.held[&input.u32()], Held::Primary));
+                self.primary(input.u32())?;
                 input.password();
                 let (private, public) = (input.sized(), input.sized());
                 let (secret, integrity) = private.split_at_checked(32).ok_or(0x1d5_u32)?;
@@ -172,7 +180,7 @@ impl Chip {
                 let Some(Held::Session { policy }) = self.held.remove(&session) else {
                     return Err(0x184);
                 };
-                let Held::Sealed { public, secret } = &self.held[&object] else {
+                let Some(Held::Sealed { public, secret }) = self.held.get(&object) else {
                     return Err(0x184);
                 };
                 // After type, name algorithm and attributes.
@@ -189,7 +197,7 @@ impl Chip {
                 assert_eq!(input.sized(), b"");
                 let hash = input.sized();
                 assert_eq!(input.u16(), 0x10);
-                let Held::Sealed { public, .. } = &self.held[&object] else {
+                let Some(Held::Sealed { public, .. }) = self.held.get(&object) else {
                     return Err(0x184);
                 };
                 if input.0 != self.ticket(public, hash) {

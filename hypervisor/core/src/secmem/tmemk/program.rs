@@ -1,0 +1,181 @@
+//! What PCONFIG reads, and what it answers (Intel SDM vol. 2B, "PCONFIG—Platform Configuration", leaf MKTME_KEY_PROGRAM).
+
+use core::fmt;
+use core::mem::offset_of;
+
+use zeroize::Zeroize;
+
+use super::HardwareKeyId;
+
+/// Bytes of an AES-256 key.
+const KEY_BYTES: usize = 32;
+
+/// MKTME_KEY_PROGRAM_STRUCT: what becomes of one key. Zeroized when it is dropped; it should lie where it will not be moved.
+#[repr(C, align(256))]
+pub struct KeyProgram {
+    key_id: u16,
+    /// KEYID_CTRL, which is not aligned.
+    control: [u8; 4],
+    ignored: [u8; 58],
+    data: KeyBytes,
+    tweak: KeyBytes,
+}
+
+/// A key, and the rest of the field, which older processors want to be zero.
+#[repr(C)]
+struct KeyBytes {
+    key: [u8; KEY_BYTES],
+    reserved: [u8; 32],
+}
+
+const _: () = assert!(
+    offset_of!(KeyProgram, key_id) == 0
+        && offset_of!(KeyProgram, control) == 2
+        && offset_of!(KeyProgram, ignored) == 6
+        && offset_of!(KeyProgram, data) == 64
+        && offset_of!(KeyProgram, tweak) == 128
+        && size_of::<KeyBytes>() == 64
+        && size_of::<KeyProgram>() == 256
+        && align_of::<KeyProgram>() == 256
+);
+
+/// Bits 7:0 of KEYID_CTRL.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Command {
+    /// The processor makes the key, mixed with what software gives: nobody ever knows it.
+    SetKeyRandom = 1,
+    /// Forgets the key; the id is another name of the machine's own key.
+    ClearKey = 2,
+}
+
+/// Bits 23:8 of KEYID_CTRL, numbered as bits 63:48 of IA32_TME_ACTIVATE. Clearing a key wants one, too.
+const AES_XTS_256: u8 = 1 << 2;
+
+impl KeyProgram {
+    /// Does nothing yet: key id 0 cannot be programmed.
+    #[must_use]
+    pub const fn new() -> Self {
+        const NO_KEY: KeyBytes = KeyBytes {
+            key: [0; KEY_BYTES],
+            reserved: [0; 32],
+        };
+        Self {
+            key_id: 0,
+            control: [0; 4],
+            ignored: [0; 58],
+            data: NO_KEY,
+            tweak: NO_KEY,
+        }
+    }
+
+    /// Has the processor make a key for `id`, with `entropy` mixed in; false where `entropy` gives none.
+    #[must_use]
+    pub(super) fn make_key(
+        &mut self,
+        id: HardwareKeyId,
+        mut entropy: impl FnMut(&mut [u8]) -> bool,
+    ) -> bool {
+        self.set(id, Command::SetKeyRandom);
+        entropy(&mut self.data.key) && entropy(&mut self.tweak.key)
+    }
+
+    /// Has the key of `id` forgotten.
+    pub(super) fn clear_key(&mut self, id: HardwareKeyId) {
+        self.set(id, Command::ClearKey);
+    }
+
+    /// The key id it is for.
+    #[must_use]
+    pub const fn key_id(&self) -> u16 {
+        self.key_id
+    }
+
+    /// KEYID_CTRL.
+    #[must_use]
+    pub const fn control(&self) -> u32 {
+        u32::from_le_bytes(self.control)
+    }
+
+    fn set(&mut self, id: HardwareKeyId, command: Command) {
+        self.zeroize();
+        self.key_id = id.number();
+        self.control = [command as u8, AES_XTS_256, 0, 0];
+    }
+}
+
+impl Default for KeyProgram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Zeroize for KeyProgram {
+    fn zeroize(&mut self) {
+        self.data.key.zeroize();
+        self.tweak.key.zeroize();
+    }
+}
+
+impl Drop for KeyProgram {
+    fn drop(&mut self) {
+        self.zeroize();
+    }
+}
+
+/// Why PCONFIG did not do what it was asked for. Nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProgramError {
+    /// INVALID_PROG_CMD, from processors that do not raise an exception instead; as the next two.
+    Command,
+    /// ENTROPY_ERROR: the processor had no random numbers left.
+    NoEntropy,
+    /// INVALID_KEYID.
+    KeyId,
+    /// INVALID_ENC_ALG.
+    Algorithm,
+    /// DEVICE_BUSY: somebody else is changing the table of keys.
+    Busy,
+    /// A number that the manual does not have.
+    Unknown(u64),
+}
+
+impl ProgramError {
+    /// What RAX says after PCONFIG.
+    ///
+    /// # Errors
+    /// Unless it says that the key was programmed.
+    pub const fn check(rax: u64) -> Result<(), Self> {
+        Err(match rax {
+            0 => return Ok(()),
+            1 => Self::Command,
+            2 => Self::NoEntropy,
+            3 => Self::KeyId,
+            4 => Self::Algorithm,
+            5 => Self::Busy,
+            _ => Self::Unknown(rax),
+        })
+    }
+
+    /// Whether trying again can help.
+    #[must_use]
+    pub const fn passes(self) -> bool {
+        matches!(self, Self::NoEntropy | Self::Busy)
+    }
+}
+
+impl fmt::Display for ProgramError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = match self {
+            Self::Command => 1,
+            Self::NoEntropy => 2,
+            Self::KeyId => 3,
+            Self::Algorithm => 4,
+            Self::Busy => 5,
+            Self::Unknown(raw) => *raw,
+        };
+        write!(f, "PCONFIG failed with {number}")
+    }
+}
+
+impl core::error::Error for ProgramError {}
