@@ -46,7 +46,6 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 pub mod topology;
-pub mod tpm;
 pub mod vcpu;
 pub mod vmx;
 pub mod vtd;

@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use bulkhead_core::tpm::event_log::EventLog;
+use bulkhead_tpm::event_log::EventLog;
 use sha2::{Digest, Sha256};
 use xtask::error::IoContext;
 use xtask::image::Boot;

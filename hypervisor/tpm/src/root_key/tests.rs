@@ -1,9 +1,9 @@
-use super::super::difference::Difference;
-use super::super::error::Fault;
-use super::super::measurement::{SEALED_PCRS, What};
-use super::super::testing::Chip;
-use super::super::{Digest, PcrSet, Tpm, TpmError};
 use super::*;
+use crate::difference::Difference;
+use crate::error::Fault;
+use crate::measurement::{SEALED_PCRS, What};
+use crate::testing::Chip;
+use crate::{Digest, PcrSet, Tpm, TpmError};
 use proptest::prelude::*;
 use std::string::{String, ToString};
 use std::vec;
@@ -143,10 +143,10 @@ fn a_key_that_somebody_else_sealed_for_us_is_not_taken() {
     let wanted = Tpm::new(&mut ours).pcrs(SEALED_PCRS).unwrap();
     let (mut chip, _) = boot(&[(What::Image, b"another program")]);
     let object = {
-        use super::super::command;
+        use crate::command;
         // By hand: the tool that seals with the policy of values that are not there does not exist here.
         let create = |root| command::create_sealed(root, &SECRET, &wanted.policy(), SEALED_PCRS);
-        super::super::chip::testing::seal_by(&mut Tpm::new(&mut chip), create).unwrap()
+        crate::chip::testing::seal_by(&mut Tpm::new(&mut chip), create).unwrap()
     };
     let forged = |object| {
         SealedKey {

@@ -15,6 +15,12 @@
 //!
 //! Names follow the "Trusted Platform Module Library", part 2 "Structures" and part 3 "Commands". `docs/tpm.md` is the page for users.
 
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+extern crate alloc;
+
 mod chip;
 mod command;
 pub mod difference;

@@ -1,6 +1,6 @@
 //! What goes wrong between Bulkhead and a TPM, and what to do about it.
 
-use super::command::{CommandCode, code};
+use crate::command::{CommandCode, code};
 use core::fmt;
 
 /// A command that did not do what it was to do.

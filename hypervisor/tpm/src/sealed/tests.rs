@@ -1,5 +1,5 @@
-use super::super::measurement::SEALED_PCRS;
 use super::*;
+use crate::measurement::SEALED_PCRS;
 use proptest::prelude::*;
 use std::format;
 use std::string::ToString;

@@ -2,12 +2,12 @@
 //!
 //! [`mix`] makes one. [`decide`] says which [`Step`] is next; [`make`] seals a new one, [`unseal`] gets an old one back. The shell stores what `make` returns and then unseals that: so the first boot shows that the second will work.
 
-use super::Digest;
-use super::chip::{Secret, Tpm};
-use super::difference::{Difference, List, differences};
-use super::error::TpmError;
-use super::measurement::{Measurement, SEALED_PCRS};
-use super::sealed::{SealedKey, SealedKeyError, id};
+use crate::Digest;
+use crate::chip::{Secret, Tpm};
+use crate::difference::{Difference, List, differences};
+use crate::error::TpmError;
+use crate::measurement::{Measurement, SEALED_PCRS};
+use crate::sealed::{SealedKey, SealedKeyError, id};
 use alloc::vec::Vec;
 use core::fmt;
 use sha2::{Digest as _, Sha256};

@@ -1,7 +1,7 @@
-use super::super::Digest;
-use super::super::chip::SealedObject;
-use super::super::pcr::PcrValues;
 use super::*;
+use crate::Digest;
+use crate::chip::SealedObject;
+use crate::pcr::PcrValues;
 use std::string::ToString;
 use std::vec;
 

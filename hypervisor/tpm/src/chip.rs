@@ -1,11 +1,11 @@
 //! A TPM as one uses it: each call is a command, or a few that belong together; nothing is left in the TPM afterwards.
 
-use super::command::{self, Command, Handle};
-use super::error::{Fault, TpmError};
-use super::pcr::{PcrSet, PcrValues};
-use super::response::Answer;
-use super::wire::{MOST_BYTES, Writer};
-use super::{DIGEST_BYTES, Digest};
+use crate::command::{self, Command, Handle};
+use crate::error::{Fault, TpmError};
+use crate::pcr::{PcrSet, PcrValues};
+use crate::response::Answer;
+use crate::wire::{MOST_BYTES, Writer};
+use crate::{DIGEST_BYTES, Digest};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use zeroize::Zeroizing;
@@ -222,8 +222,8 @@ impl<'t> Tpm<'t> {
 pub mod testing {
     //! Sealing in ways that only an attacker does.
 
-    use super::super::command::{Command, Handle};
     use super::*;
+    use crate::command::{Command, Handle};
 
     /// Creates by the command that `create` makes for the storage root key.
     pub fn seal_by(

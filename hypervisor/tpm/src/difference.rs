@@ -1,8 +1,8 @@
 //! What changed between the sealing of a key and now: the answer to "why does the TPM not give it out".
 
-use super::measurement::{Measurement, OWN_PCRS, What, describe_pcr};
-use super::pcr::PcrValues;
-use super::sealed::SealedKey;
+use crate::measurement::{Measurement, OWN_PCRS, What, describe_pcr};
+use crate::pcr::PcrValues;
+use crate::sealed::SealedKey;
 use alloc::vec::Vec;
 use core::fmt;
 

@@ -3,11 +3,11 @@
 //! No byte of it is secret: the key is encrypted by the TPM. The measurements are those of the moment of sealing. They are there to
 //! say later what changed, and decide nothing: that does the policy, which the TPM keeps inside the object.
 
-use super::Digest;
-use super::chip::{MOST_OBJECT_BYTES, SealedObject};
-use super::measurement::{Measurement, What};
-use super::pcr::{PcrSet, PcrValues};
-use super::wire::{Reader, Short};
+use crate::Digest;
+use crate::chip::{MOST_OBJECT_BYTES, SealedObject};
+use crate::measurement::{Measurement, What};
+use crate::pcr::{PcrSet, PcrValues};
+use crate::wire::{Reader, Short};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;

@@ -4,8 +4,8 @@
 //! as one unified image, 12 for its configuration, 13 for files that are added to it. Bulkhead's image, manifest and payloads are just
 //! that, and nothing that fills those PCRs otherwise runs before it or beside it: guests have no TPM.
 
-use super::Digest;
-use super::pcr::PcrSet;
+use crate::Digest;
+use crate::pcr::PcrSet;
 use alloc::string::String;
 use core::fmt;
 

@@ -1,15 +1,15 @@
 //! Platform configuration registers: sets of them, their values, and the policy under which such values are asked for.
 
-use super::command::code;
-use super::wire::Writer;
-use super::{DIGEST_BYTES, Digest};
+use crate::command::code;
+use crate::wire::Writer;
+use crate::{DIGEST_BYTES, Digest};
 
 /// PCRs that a PC's TPM has at least ("TCG PC Client Platform TPM Profile", "PCR Attributes").
 pub const PCRS: u8 = 24;
 /// `TPM_ALG_SHA256`.
-pub(super) const SHA256: u16 = 0x000b;
+pub(crate) const SHA256: u16 = 0x000b;
 /// Bytes of a selection's bit map.
-pub(super) const SELECT_BYTES: u8 = PCRS / 8;
+pub(crate) const SELECT_BYTES: u8 = PCRS / 8;
 
 /// PCRs of the SHA-256 bank, bit by bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl PcrSet {
     }
 
     /// A `TPML_PCR_SELECTION` of these PCRs of the SHA-256 bank.
-    pub(super) fn write(self, to: &mut Writer) {
+    pub(crate) fn write(self, to: &mut Writer) {
         to.u32(1).u16(SHA256).u8(SELECT_BYTES);
         let [low, middle, high, _] = self.0.to_le_bytes();
         to.put(&[low, middle, high]);
@@ -136,7 +136,7 @@ impl PcrValues {
     }
 
     /// How a `TPMS_CREATION_DATA` begins that was made while the PCRs had these values.
-    pub(super) fn write_creation(&self, to: &mut Writer) {
+    pub(crate) fn write_creation(&self, to: &mut Writer) {
         self.set.write(to);
         to.sized(&self.composite().0);
     }

@@ -4,8 +4,8 @@
 //! can be compared with what its PCRs hold. [`length`] finds where a log ends of which the firmware only says where the last event
 //! begins. Unlike the TPM's own structures, the log's are little-endian.
 
-use super::Digest;
-use super::pcr::{PCRS, PcrValues, SHA256};
+use crate::Digest;
+use crate::pcr::{PCRS, PcrValues, SHA256};
 use alloc::vec::Vec;
 use core::fmt;
 

@@ -2,9 +2,9 @@
 //!
 //! Each builder names the structure of its fields; what a reader looks up there stands in the same order.
 
-use super::Digest;
-use super::pcr::{PcrSet, SHA256};
-use super::wire::Writer;
+use crate::Digest;
+use crate::pcr::{PcrSet, SHA256};
+use crate::wire::Writer;
 use core::fmt;
 
 /// `TPM_CC`: which command.
@@ -12,19 +12,19 @@ use core::fmt;
 pub struct CommandCode(pub u32);
 
 /// The commands used ("TPM_CC", in part 2).
-pub(super) mod code {
+pub(crate) mod code {
     use super::CommandCode;
 
-    pub(in super::super) const CREATE_PRIMARY: CommandCode = CommandCode(0x131);
-    pub(in super::super) const CERTIFY_CREATION: CommandCode = CommandCode(0x14a);
-    pub(in super::super) const CREATE: CommandCode = CommandCode(0x153);
-    pub(in super::super) const LOAD: CommandCode = CommandCode(0x157);
-    pub(in super::super) const UNSEAL: CommandCode = CommandCode(0x15e);
-    pub(in super::super) const FLUSH_CONTEXT: CommandCode = CommandCode(0x165);
-    pub(in super::super) const START_AUTH_SESSION: CommandCode = CommandCode(0x176);
-    pub(in super::super) const GET_RANDOM: CommandCode = CommandCode(0x17b);
-    pub(in super::super) const PCR_READ: CommandCode = CommandCode(0x17e);
-    pub(in super::super) const POLICY_PCR: CommandCode = CommandCode(0x17f);
+    pub(crate) const CREATE_PRIMARY: CommandCode = CommandCode(0x131);
+    pub(crate) const CERTIFY_CREATION: CommandCode = CommandCode(0x14a);
+    pub(crate) const CREATE: CommandCode = CommandCode(0x153);
+    pub(crate) const LOAD: CommandCode = CommandCode(0x157);
+    pub(crate) const UNSEAL: CommandCode = CommandCode(0x15e);
+    pub(crate) const FLUSH_CONTEXT: CommandCode = CommandCode(0x165);
+    pub(crate) const START_AUTH_SESSION: CommandCode = CommandCode(0x176);
+    pub(crate) const GET_RANDOM: CommandCode = CommandCode(0x17b);
+    pub(crate) const PCR_READ: CommandCode = CommandCode(0x17e);
+    pub(crate) const POLICY_PCR: CommandCode = CommandCode(0x17f);
 }
 
 impl fmt::Display for CommandCode {
@@ -48,7 +48,7 @@ impl fmt::Display for CommandCode {
 
 /// Something that the TPM holds under a number until it is flushed: an object or a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Handle(pub(super) u32);
+pub(crate) struct Handle(pub(crate) u32);
 
 /// `TPM_RH_OWNER`: the storage hierarchy.
 const OWNER: Handle = Handle(0x4000_0001);
@@ -58,8 +58,8 @@ const NO_HANDLE: Handle = Handle(0x4000_0007);
 const PASSWORD: Handle = Handle(0x4000_0009);
 
 /// `TPM_ST_NO_SESSIONS` and `TPM_ST_SESSIONS`.
-pub(super) const NO_SESSIONS: u16 = 0x8001;
-pub(super) const SESSIONS: u16 = 0x8002;
+pub(crate) const NO_SESSIONS: u16 = 0x8001;
+pub(crate) const SESSIONS: u16 = 0x8002;
 
 /// Algorithms and curves ("TPM_ALG_ID" and "TPM_ECC_CURVE", in part 2).
 const AES: u16 = 0x0006;
@@ -87,7 +87,7 @@ bitflags::bitflags! {
 }
 
 /// A command as it goes to the TPM.
-pub(super) struct Command {
+pub(crate) struct Command {
     code: CommandCode,
     sessions: bool,
     bytes: Writer,
@@ -123,27 +123,27 @@ impl Command {
         self
     }
 
-    pub(super) const fn code(&self) -> CommandCode {
+    pub(crate) const fn code(&self) -> CommandCode {
         self.code
     }
 
     /// Whether it has an authorisation area, which its answer has then, too.
-    pub(super) const fn has_sessions(&self) -> bool {
+    pub(crate) const fn has_sessions(&self) -> bool {
         self.sessions
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.bytes.bytes()
     }
 }
 
-pub(super) fn get_random(bytes: u16) -> Command {
+pub(crate) fn get_random(bytes: u16) -> Command {
     let mut command = Command::begin(code::GET_RANDOM, NO_SESSIONS, &[]);
     command.bytes.u16(bytes);
     command.end()
 }
 
-pub(super) fn pcr_read(set: PcrSet) -> Command {
+pub(crate) fn pcr_read(set: PcrSet) -> Command {
     let mut command = Command::begin(code::PCR_READ, NO_SESSIONS, &[]);
     set.write(&mut command.bytes);
     command.end()
@@ -151,7 +151,7 @@ pub(super) fn pcr_read(set: PcrSet) -> Command {
 
 /// Makes the storage root key, the same one each time: the ECC template of "TCG TPM v2.0 Provisioning Guidance", "Storage Root Key",
 /// which every system software of the machine uses.
-pub(super) fn create_primary() -> Command {
+pub(crate) fn create_primary() -> Command {
     let mut command = Command::authorised(code::CREATE_PRIMARY, &[OWNER], PASSWORD);
     let attributes = Attributes::FIXED_TPM
         | Attributes::FIXED_PARENT
@@ -171,7 +171,7 @@ pub(super) fn create_primary() -> Command {
 
 /// Seals `secret` below `parent`: only a session that satisfies `policy` gets it back, and no password does. The TPM notes what
 /// the PCRs of `set` hold meanwhile.
-pub(super) fn create_sealed(
+pub(crate) fn create_sealed(
     parent: Handle,
     secret: &[u8],
     policy: &Digest,
@@ -189,14 +189,14 @@ pub(super) fn create_sealed(
     command.end()
 }
 
-pub(super) fn load(parent: Handle, private: &[u8], public: &[u8]) -> Command {
+pub(crate) fn load(parent: Handle, private: &[u8], public: &[u8]) -> Command {
     let mut command = Command::authorised(code::LOAD, &[parent], PASSWORD);
     command.bytes.sized(private).sized(public);
     command.end()
 }
 
 /// Has the TPM check that `object` was made as `ticket` says, when the creation data was what hashes to `hash`. Nothing is signed.
-pub(super) fn certify_creation(object: Handle, hash: &Digest, ticket: &[u8]) -> Command {
+pub(crate) fn certify_creation(object: Handle, hash: &Digest, ticket: &[u8]) -> Command {
     let handles = [NO_HANDLE, object];
     let mut command = Command::authorised(code::CERTIFY_CREATION, &handles, PASSWORD);
     command
@@ -209,7 +209,7 @@ pub(super) fn certify_creation(object: Handle, hash: &Digest, ticket: &[u8]) -> 
 }
 
 /// A policy session, neither salted nor bound: it proves what the PCRs hold, and hides nothing on the way to the TPM.
-pub(super) fn start_policy_session() -> Command {
+pub(crate) fn start_policy_session() -> Command {
     // A nonce makes answers of salted sessions differ; this session has no key that one could go into.
     const NONCE: [u8; 16] = [0; 16];
     let handles = [NO_HANDLE, NO_HANDLE];
@@ -220,18 +220,18 @@ pub(super) fn start_policy_session() -> Command {
 }
 
 /// Puts the values that `set` has now into `session`'s policy.
-pub(super) fn policy_pcr(session: Handle, set: PcrSet) -> Command {
+pub(crate) fn policy_pcr(session: Handle, set: PcrSet) -> Command {
     let mut command = Command::begin(code::POLICY_PCR, NO_SESSIONS, &[session]);
     command.bytes.sized(&[]);
     set.write(&mut command.bytes);
     command.end()
 }
 
-pub(super) fn unseal(object: Handle, session: Handle) -> Command {
+pub(crate) fn unseal(object: Handle, session: Handle) -> Command {
     Command::authorised(code::UNSEAL, &[object], session).end()
 }
 
-pub(super) fn flush_context(handle: Handle) -> Command {
+pub(crate) fn flush_context(handle: Handle) -> Command {
     let mut command = Command::begin(code::FLUSH_CONTEXT, NO_SESSIONS, &[]);
     command.bytes.u32(handle.0);
     command.end()

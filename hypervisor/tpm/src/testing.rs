@@ -1,7 +1,7 @@
 //! A TPM for tests: it reads the commands by itself, keeps PCRs, objects and sessions, and answers as part 3 says, as far as the
 //! commands used here go. What an object holds is not encrypted, only bound to the chip.
 
-use super::{Digest, Transport};
+use crate::{Digest, Transport};
 use std::boxed::Box;
 use std::collections::BTreeMap;
 use std::vec;

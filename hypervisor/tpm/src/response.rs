@@ -1,10 +1,10 @@
 //! Answers, taken apart: no byte is believed before it was counted.
 
-use super::Digest;
-use super::command::{Handle, NO_SESSIONS, SESSIONS};
-use super::error::{Fault, ResponseCode};
-use super::pcr::{PcrSet, PcrValues, SELECT_BYTES, SHA256};
-use super::wire::{Reader, Short};
+use crate::Digest;
+use crate::command::{Handle, NO_SESSIONS, SESSIONS};
+use crate::error::{Fault, ResponseCode};
+use crate::pcr::{PcrSet, PcrValues, SELECT_BYTES, SHA256};
+use crate::wire::{Reader, Short};
 use core::ops::RangeInclusive;
 
 /// The most bytes of a ticket's digest: a SHA-512.
@@ -12,14 +12,14 @@ const MOST_TICKET_DIGEST: usize = 64;
 
 /// What follows an answer's header.
 #[derive(Clone, Copy)]
-pub(super) struct Answer<'a> {
+pub(crate) struct Answer<'a> {
     reader: Reader<'a>,
     sessions: bool,
 }
 
 impl<'a> Answer<'a> {
     /// Reads the header of the answer at the front of `buffer` to a command with `sessions` or without.
-    pub(super) fn open(buffer: &'a [u8], sessions: bool) -> Result<Self, Fault> {
+    pub(crate) fn open(buffer: &'a [u8], sessions: bool) -> Result<Self, Fault> {
         let header = |_| malformed(0, "header");
         let mut reader = Reader::new(buffer);
         let tag = reader.u16().map_err(header)?;
@@ -41,7 +41,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The handle that answers of some commands begin with, and the parameters.
-    pub(super) fn handle(mut self) -> Result<(Handle, Parameters<'a>), Fault> {
+    pub(crate) fn handle(mut self) -> Result<(Handle, Parameters<'a>), Fault> {
         let handle = self
             .reader
             .u32()
@@ -50,7 +50,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The parameters, without the authorisation area that may follow them.
-    pub(super) fn parameters(mut self) -> Result<Parameters<'a>, Fault> {
+    pub(crate) fn parameters(mut self) -> Result<Parameters<'a>, Fault> {
         if !self.sessions {
             return Ok(Parameters {
                 start: self.reader.position(),
@@ -70,7 +70,7 @@ impl<'a> Answer<'a> {
 
 /// An answer's parameters.
 #[derive(Clone, Copy)]
-pub(super) struct Parameters<'a> {
+pub(crate) struct Parameters<'a> {
     reader: Reader<'a>,
     /// Where they begin in the answer.
     start: usize,
@@ -78,7 +78,7 @@ pub(super) struct Parameters<'a> {
 
 impl<'a> Parameters<'a> {
     /// The next parameter, a `TPM2B` of so many bytes; `what` is its name.
-    pub(super) fn sized(
+    pub(crate) fn sized(
         &mut self,
         what: &'static str,
         bytes: RangeInclusive<usize>,
@@ -91,7 +91,7 @@ impl<'a> Parameters<'a> {
     }
 
     /// The next parameter, a `TPMT_TK_CREATION`, as it is.
-    pub(super) fn ticket(&mut self) -> Result<&'a [u8], Fault> {
+    pub(crate) fn ticket(&mut self) -> Result<&'a [u8], Fault> {
         const TAG_AND_HIERARCHY: usize = 6;
         let at = self.start + self.reader.position();
         let whole = self.reader.rest();
@@ -108,7 +108,7 @@ impl<'a> Parameters<'a> {
     }
 
     /// The parameters of an answer to `TPM2_PCR_Read`: values of some of the PCRs `asked`, put into `values`.
-    pub(super) fn pcr_values(self, asked: PcrSet, values: &mut PcrValues) -> Result<(), Fault> {
+    pub(crate) fn pcr_values(self, asked: PcrSet, values: &mut PcrValues) -> Result<(), Fault> {
         let start = self.start;
         self.read_pcr_values(asked, values)
             .map_err(|fault| match fault {
