@@ -1,6 +1,6 @@
 //! Events about the TPM: what was measured, where the root key comes from, the log of all measurements.
 
-use core::fmt::{self, Write};
+use core::fmt;
 
 use super::json::Object;
 use bulkhead_tpm::{Digest, Hex, What};
@@ -46,7 +46,7 @@ pub struct LogPiece<'a> {
 }
 
 impl Measured<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.number("pcr", self.what.pcr().into())?;
         object.text("what", self.what)?;
         object.text("sha256", self.digest)
@@ -54,7 +54,7 @@ impl Measured<'_> {
 }
 
 impl RootKeyOrigin<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("origin", &self.origin)?;
         match self.seal {
             Some(seal) => object.text("seal", &format_args!("{seal:08x}"))?,
@@ -65,14 +65,14 @@ impl RootKeyOrigin<'_> {
 }
 
 impl PcrValue<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.number("pcr", self.pcr.into())?;
         object.text("sha256", self.value)
     }
 }
 
 impl LogPiece<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.number("at", self.at as u64)?;
         object.number("of", self.of as u64)?;
         object.text("bytes", &Hex(self.bytes))
