@@ -212,3 +212,4 @@ fn no_field_changes_nothing() {
     assert_eq!(HardwareKeyId::new(0), None);
 }
 
+mod machine;
