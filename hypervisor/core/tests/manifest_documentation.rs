@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use bulkhead_core::manifest::schema::{Presence, TABLES};
 use bulkhead_core::manifest::{
-    ApicVirtualization, Console, DiskMode, ErrorKind, IommuPolicy, KernelFormat, LogLevel,
-    RestartPolicy, SelfTest, SmtPolicy, Spoofing, VmConsole, parse,
+    ApicVirtualization, Console, DiskMode, EncryptionMode, ErrorKind, IommuPolicy, KernelFormat,
+    LogLevel, RestartPolicy, SelfTest, SmtPolicy, Spoofing, VmConsole, parse,
 };
 
 fn repository(path: &str) -> PathBuf {
@@ -180,6 +180,11 @@ fn every_word_is_documented_with_its_default() {
         KernelFormat::default().as_str(),
     );
     check(
+        "vm.encryption",
+        EncryptionMode::words().collect(),
+        EncryptionMode::default().as_str(),
+    );
+    check(
         "vm.restart",
         RestartPolicy::words().collect(),
         RestartPolicy::default().as_str(),
@@ -231,6 +236,18 @@ fn manifest_with(key: &str, example: &str) -> String {
             vm(None),
             required(list, Some(own))
         ),
+        ["vm", own @ ("window" | "window_samples")] => {
+            // What the one needs beside it.
+            let window = match *own {
+                "window" => "",
+                _ => "window = \"16M\"\n",
+            };
+            let mode = "encryption = \"window\"";
+            format!(
+                "version = 1\n[[vm]]\n{example}\n{window}{mode}\n{}",
+                vm(None)
+            )
+        }
         ["vm", own, ..] => format!("version = 1\n[[vm]]\n{example}\n{}", vm(Some(own))),
         _ => format!("version = 1\n[[vm]]\n{}", vm(None)),
     }

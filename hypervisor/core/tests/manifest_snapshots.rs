@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use bulkhead_core::manifest::{
     ApicVirtualization, BitRate, ByteSize, Console, DeviceName, DiskImageFault, DiskMode,
-    ErrorKind, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, MAX_BYTES, MachineFacts,
-    ManifestErrors, PayloadProblem, PayloadRole, Plan, RestartPolicy, SelfTest, Sha256Digest,
-    SmtPolicy, Spoofing, VmConsole, check_disk_image, parse, parse_bytes,
+    Encryption, ErrorKind, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, MAX_BYTES,
+    MachineFacts, ManifestErrors, PayloadProblem, PayloadRole, Plan, RestartPolicy, SelfTest,
+    Sha256Digest, SmtPolicy, Spoofing, VmConsole, check_disk_image, parse, parse_bytes,
 };
 use bulkhead_core::pci::{Address, ClassPattern, DeviceId, Groups, Inventory};
 use machine::inventory;
@@ -273,6 +273,14 @@ fn every_key_arrives_in_the_plan() {
     assert_eq!((first.console, first.autostart), (VmConsole::Virtio, false));
     assert_eq!(first.restart, RestartPolicy::Always);
     assert_eq!(first.stop_timeout, Duration::from_secs(3600));
+    assert_eq!(
+        first.encryption,
+        Encryption::Window {
+            size: ByteSize(16 << 20),
+            samples: 1000
+        }
+    );
+    assert_eq!(second.encryption, Encryption::Off);
     let [system, site] = first.disks.as_slice() else {
         panic!("{} disks", first.disks.len())
     };
@@ -404,18 +412,18 @@ fn a_plan_fits_a_machine_that_has_just_enough() {
             ram_bytes: enough.ram_bytes - 1,
             ..enough
         }),
-        [(ErrorKind::MachineMemory, 44)]
+        [(ErrorKind::MachineMemory, 47)]
     );
     // The first VM has four CPUs to itself, and the second needs one more.
     assert_eq!(
         kinds(MachineFacts { cpus: 4, ..enough }),
-        [(ErrorKind::MachineNoCpuLeft, 43)]
+        [(ErrorKind::MachineNoCpuLeft, 46)]
     );
     assert_eq!(
         kinds(MachineFacts { cpus: 3, ..enough }),
         [
             (ErrorKind::MachineCpu, 19),
-            (ErrorKind::MachineNoCpuLeft, 43)
+            (ErrorKind::MachineNoCpuLeft, 46)
         ]
     );
 }
@@ -454,7 +462,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
     );
     assert_eq!(
         (unreadable.0, unreadable.1),
-        (ErrorKind::PayloadUnreadable, 51)
+        (ErrorKind::PayloadUnreadable, 54)
     );
     assert!(unreadable.3.contains("device error"), "{}", unreadable.3);
     let wrong = told(
@@ -470,7 +478,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Kernel,
         PayloadProblem::Rejected(&"no ELF header"),
     );
-    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 48));
+    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 51));
     assert!(rejected.3.contains("no ELF header"), "{}", rejected.3);
     let disk = told(
         first,

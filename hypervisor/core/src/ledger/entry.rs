@@ -14,9 +14,9 @@ impl fmt::Display for VmId {
     }
 }
 
-/// The key a sealed frame is encrypted under; 0 is no key.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct KeyId(pub u16);
+/// The key a sealed frame is encrypted under; 0 is no key. No number is used twice within a boot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct KeyId(pub u32);
 
 bitflags! {
     /// What a holder may do with a frame through a mapping.
@@ -108,9 +108,12 @@ pub struct FrameInfo {
     pub rights: Rights,
     /// The VM it is shared with, and what that VM may do.
     pub borrower: Option<(VmId, Rights)>,
+    /// Whether the hypervisor's operator may read it while it is clear.
+    pub open: bool,
     /// The key it is sealed under.
     pub key: KeyId,
-    /// Counts its changes of owner: tells "the same frame" from "the same frame again".
+    /// Counts its changes of owner and how often it was sealed: tells "the same frame" from "the same frame again", and one
+    /// sealing from the one before.
     pub version: u32,
     /// Mappings that may still be cached, the borrower's included.
     pub maps: u32,
@@ -122,18 +125,18 @@ pub struct FrameInfo {
 #[repr(C)]
 pub struct Entry {
     version: u32,
+    /// What its state needs: the borrower of a shared frame, the key of a sealed one. No frame is both.
+    detail: u32,
     owner: OwnerTag,
-    borrower: u16,
-    key: u16,
     maps: u16,
     borrower_maps: u16,
     state: State,
-    /// The owner's rights in the low half, the borrower's in the high half.
+    /// The owner's rights in the low half, with [`Entry::OPEN`]; the borrower's in the high half.
     rights: u8,
 }
 
 const _: () = assert!(size_of::<Entry>() == 16 && align_of::<Entry>() <= 16);
-const _: () = assert!(Rights::all().bits() < 16);
+const _: () = assert!(Rights::all().bits() < Entry::OPEN);
 
 /// An owner in 16 bits: the five owners that are no VM, then the VMs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -186,12 +189,14 @@ impl VmId {
 }
 
 impl Entry {
+    /// In `rights`: the operator may read the frame while it is clear.
+    const OPEN: u8 = 1 << 3;
+
     /// A frame nobody described.
     pub const ABSENT: Self = Self {
         version: 0,
+        detail: 0,
         owner: OwnerTag::NOBODY,
-        borrower: 0,
-        key: 0,
         maps: 0,
         borrower_maps: 0,
         state: State::Absent,
@@ -203,17 +208,22 @@ impl Entry {
     pub const fn info(&self) -> FrameInfo {
         let borrower = match self.state {
             State::Shared => Some((
-                VmId(self.borrower),
+                VmId(self.detail as u16),
                 Rights::from_bits_truncate(self.rights >> 4),
             )),
             _ => None,
+        };
+        let key = match self.state {
+            State::Sealed => KeyId(self.detail),
+            _ => KeyId(0),
         };
         FrameInfo {
             owner: self.owner(),
             state: self.state,
             rights: self.rights(),
             borrower,
-            key: KeyId(self.key),
+            open: self.is_open(),
+            key,
             version: self.version,
             maps: self.maps as u32 + self.borrower_maps as u32,
         }
@@ -236,6 +246,25 @@ impl Entry {
 
     pub(super) const fn rights(&self) -> Rights {
         Rights::from_bits_truncate(self.rights & 0xf)
+    }
+
+    pub(super) const fn is_open(&self) -> bool {
+        self.rights & Self::OPEN != 0
+    }
+
+    /// Lets the operator read the frame while it is clear.
+    pub(super) const fn open(&mut self) {
+        self.rights |= Self::OPEN;
+    }
+
+    #[cfg(test)]
+    pub(super) const fn set_version(&mut self, version: u32) {
+        self.version = version;
+    }
+
+    /// Whether it can be sealed once more under a key it was sealed under before.
+    pub(super) const fn has_version_left(&self) -> bool {
+        self.version < u32::MAX
     }
 
     pub(super) const fn is_mapped(&self) -> bool {
@@ -292,8 +321,7 @@ impl Entry {
     pub(super) const fn free(&mut self) {
         self.set_owner(Owner::Nobody, Rights::empty());
         self.state = State::Dirty;
-        self.key = 0;
-        self.borrower = 0;
+        self.detail = 0;
     }
 
     const fn set_owner(&mut self, owner: Owner, rights: Rights) {
@@ -310,23 +338,24 @@ impl Entry {
     }
 
     pub(super) const fn seal(&mut self, key: KeyId) {
-        self.key = key.0;
+        self.detail = key.0;
+        self.version = self.version.wrapping_add(1);
         self.state = State::Sealed;
     }
 
     pub(super) const fn unseal(&mut self) {
-        self.key = 0;
+        self.detail = 0;
         self.state = State::Clear;
     }
 
     pub(super) const fn share(&mut self, to: VmId, rights: Rights) {
-        self.borrower = to.0;
+        self.detail = to.0 as u32;
         self.rights = (self.rights & 0xf) | (rights.bits() << 4);
         self.state = State::Shared;
     }
 
     pub(super) const fn unshare(&mut self) {
-        self.borrower = 0;
+        self.detail = 0;
         self.rights &= 0xf;
         self.state = State::Clear;
     }

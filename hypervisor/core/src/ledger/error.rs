@@ -36,6 +36,10 @@ pub enum LedgerError {
         /// What the ledger grants.
         granted: Rights,
     },
+    /// The frame is clear, and its VM's alone.
+    Private(Frame),
+    /// The frame was sealed as often as its version can count.
+    NoVersionLeft(Frame),
     /// The frame is memory, not a device.
     NotDevice(Frame),
     /// The frame is a device's that somebody has.
@@ -106,6 +110,16 @@ impl fmt::Display for LedgerError {
             } => write!(
                 f,
                 "frame {} may not be mapped {wanted:?}: the ledger grants {granted:?}",
+                frame.start()
+            ),
+            Self::Private(frame) => write!(
+                f,
+                "frame {} is in use by its VM, whose memory is encrypted: it can be seen once it is sealed",
+                frame.start()
+            ),
+            Self::NoVersionLeft(frame) => write!(
+                f,
+                "frame {} was sealed 4294967295 times; start its VM anew",
                 frame.start()
             ),
             Self::NotDevice(frame) => write!(f, "frame {} is memory, not a device", frame.start()),

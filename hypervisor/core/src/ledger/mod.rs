@@ -15,9 +15,9 @@
 //! [`MapRight`] comes back, and an unmapped right is locked in a [`crate::table::Stale`] until the flush. So
 //! `free`, which wants the count to be zero, cannot run ahead of a flush.
 //!
-//! Parts: [`entry`] the 16 bytes per frame, [`rights`] the proofs, `alloc` taking frames, `devices` what is no memory,
-//! `keys` the hardware's keys, [`memory_map`] the firmware's view, [`books`] the counters. The memory for the entries is the
-//! caller's; nothing here uses a heap.
+//! Parts: [`entry`] the 16 bytes per frame, [`rights`] the proofs, [`sealing`] the ways to and from sealed, `alloc` taking frames,
+//! `devices` what is no memory, `keys` the hardware's keys, [`memory_map`] the firmware's view, [`books`] the counters. The memory for
+//! the entries is the caller's; nothing here uses a heap.
 
 mod alloc;
 pub mod books;
@@ -27,6 +27,7 @@ mod error;
 mod keys;
 pub mod memory_map;
 pub mod rights;
+pub mod sealing;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ pub use entry::{Entry, FrameInfo, KeyId, Owner, Rights, State, VmId};
 pub use error::LedgerError;
 pub use memory_map::{MemoryKind, MemoryRange};
 pub use rights::{Holder, Holding, MapRight};
+pub use sealing::Unsealing;
 
 /// A run of consecutive frames.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -211,29 +213,6 @@ impl Ledger<'_> {
         Ok(())
     }
 
-    /// Seals a VM's frames under `key`: until unsealed nobody can map them.
-    ///
-    /// # Errors
-    /// The frames are not the VM's, still mapped, or not [`State::Clear`]; then nothing changed.
-    pub fn seal(&mut self, vm: VmId, run: FrameRun, key: KeyId) -> Result<(), LedgerError> {
-        self.check_owned(run, Owner::Vm(vm))?;
-        self.check_unmapped(run)?;
-        self.check_state(run, State::Clear)?;
-        self.update(run, |entry| entry.seal(key));
-        Ok(())
-    }
-
-    /// Makes sealed frames readable to their VM again; the caller has decrypted them.
-    ///
-    /// # Errors
-    /// The frames are not the VM's or not [`State::Sealed`]; then nothing changed.
-    pub fn unseal(&mut self, vm: VmId, run: FrameRun) -> Result<(), LedgerError> {
-        self.check_owned(run, Owner::Vm(vm))?;
-        self.check_state(run, State::Sealed)?;
-        self.update(run, Entry::unseal);
-        Ok(())
-    }
-
     /// Lets VM `to` map frames of VM `from` with at most `rights`.
     ///
     /// # Errors
@@ -264,6 +243,14 @@ impl Ledger<'_> {
         })?;
         self.update(run, Entry::unshare);
         Ok(())
+    }
+
+    /// Puts a frame's version where it would take years to come.
+    #[cfg(test)]
+    pub(crate) fn set_version(&mut self, frame: Frame, version: u32) {
+        self.update(FrameRun::new(frame, FrameCount(1)), |entry| {
+            entry.set_version(version);
+        });
     }
 
     fn entry(&self, frame: Frame) -> Option<&Entry> {

@@ -109,6 +109,9 @@ error_kinds! {
     DuplicateDevice, "duplicate-device", "a device is given away twice";
     DeviceWithoutIommu, "device-without-iommu", "a device is given away with the IOMMU off";
     SelftestNeedsIommuOff, "selftest-needs-iommu-off", "the self-test shows what happens with the IOMMU off";
+    EncryptionBesideDevice, "encryption-beside-device", "the VM's memory cannot be sealed beside a real device";
+    WindowWithoutMode, "window-without-mode", "a key of the window stands where there is no window";
+    WindowBeyondMemory, "window-beyond-memory", "the window is larger than the VM's memory";
     MachineMemory, "machine-memory", "the machine has not enough memory";
     MachineCpu, "machine-cpu", "the machine has no such CPU";
     MachineNoCpuLeft, "machine-no-cpu-left", "the machine has no CPU left for the VM";

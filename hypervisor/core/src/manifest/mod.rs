@@ -14,7 +14,7 @@
 //! | `source`, [`error`] | places in the text, and complaints about them |
 //! | `fields` | reading typed values out of TOML tables |
 //! | `text`, `amount`, `cpus` | values that take more than a line to read |
-//! | `hypervisor`, `vm`, `disk`, `nic`, [`device`] | one TOML table each into its plan |
+//! | `hypervisor`, `vm`, `disk`, `nic`, [`device`], [`encryption`] | one TOML table, or some keys of one, each into its plan |
 //! | `together` | what VMs claim from one another |
 //! | [`machine`], [`payload`] | what the machine at hand can run, and whether the payloads are those meant |
 //! | [`assign`] | which of the machine's devices each VM gets |
@@ -26,6 +26,7 @@ mod cpus;
 pub mod device;
 pub mod digest;
 mod disk;
+pub mod encryption;
 pub mod error;
 mod fields;
 mod hypervisor;
@@ -66,9 +67,9 @@ pub use nic::MAX_NICS;
 pub use path::PayloadPath;
 pub use payload::{DiskImageFault, PayloadProblem, PayloadRole, check_disk_image};
 pub use plan::{
-    ApicVirtualization, Console, DevicePlan, DiskMode, DiskPlan, HypervisorOptions, IommuPolicy,
-    KernelFormat, LogLevel, NicPlan, Payload, Plan, RestartPolicy, SelfTest, SmtPolicy, Spoofing,
-    VmConsole, VmPlan,
+    ApicVirtualization, Console, DevicePlan, DiskMode, DiskPlan, Encryption, EncryptionMode,
+    HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, NicPlan, Payload, Plan, RestartPolicy,
+    SelfTest, SmtPolicy, Spoofing, VmConsole, VmPlan,
 };
 pub use rate::BitRate;
 pub use size::ByteSize;

@@ -70,6 +70,8 @@ pub struct VmPlan {
     pub autostart: bool,
     /// What happens when it stops.
     pub restart: RestartPolicy,
+    /// How its memory is kept from everybody else.
+    pub encryption: Encryption,
     /// How long it has to switch itself off before it is stopped: whole seconds, 1 to 3600.
     pub stop_timeout: Duration,
     /// Its disks, in the order of the manifest; at most [`MAX_DISKS`](super::MAX_DISKS).
@@ -80,6 +82,34 @@ pub struct VmPlan {
     /// them named by another VM in the same way.
     pub devices: Vec<DevicePlan>,
     pub(super) spans: VmSpans,
+}
+
+/// How a VM's memory is kept from everybody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encryption {
+    /// By page tables alone.
+    Off,
+    /// All of it is sealed whenever the VM is paused.
+    AtRest,
+    /// At most a window of it is readable at any time.
+    Window {
+        /// The window: a multiple of 2 MiB, at least one, no more than the VM's memory.
+        size: ByteSize,
+        /// How often it is counted, while the VM runs, what is sealed; the counts are events.
+        samples: u32,
+    },
+}
+
+impl Encryption {
+    /// The word of the manifest for it.
+    #[must_use]
+    pub const fn mode(self) -> EncryptionMode {
+        match self {
+            Self::Off => EncryptionMode::Off,
+            Self::AtRest => EncryptionMode::AtRest,
+            Self::Window { .. } => EncryptionMode::Window,
+        }
+    }
 }
 
 /// Where the manifest says what a VM's plan holds; the start of the VM where it says nothing.
@@ -238,6 +268,19 @@ choice! {
         /// Their negative control: the same transfers without remapping, which lets them through. The policy for the IOMMU
         /// is [`IommuPolicy::Off`] beside it.
         VtdOff = "vtd-off",
+    }
+}
+
+choice! {
+    /// The word for how a VM's memory is kept from everybody else.
+    pub enum EncryptionMode {
+        /// By page tables alone.
+        #[default]
+        Off = "off",
+        /// All of it is sealed whenever the VM is paused.
+        AtRest = "at-rest",
+        /// At most a window of it is readable at any time.
+        Window = "window",
     }
 }
 

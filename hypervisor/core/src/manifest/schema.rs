@@ -108,8 +108,10 @@ table! {
     DISK_TABLES = Optional "disk",
     NIC_TABLES = Optional "nic",
     DEVICE_TABLES = Optional "device",
+    ENCRYPTION = Optional "encryption",
+    WINDOW = Optional "window",
+    WINDOW_SAMPLES = Optional "window_samples",
     ISOLATION = Reserved "isolation",
-    ENCRYPTION = Reserved "encryption",
 }
 
 table! {

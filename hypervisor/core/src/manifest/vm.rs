@@ -8,6 +8,7 @@ use super::amount;
 use super::cpus;
 use super::device;
 use super::disk;
+use super::encryption;
 use super::error::{Complaints, ErrorKind, quoted};
 use super::fields::{Field, Fields, Listing};
 use super::nic;
@@ -109,6 +110,7 @@ fn read(
     let disks = disk::read_all(fields, complaints);
     let nics = nic::read_all(fields, name.as_ref(), complaints);
     let devices = device::read_all(fields, complaints);
+    let encryption = encryption::read(fields, memory, devices.as_deref(), complaints);
 
     let (cpus, cpu_spans) = cpus?.map(|set| (set.cpus, set.spans)).unzip();
     Some(VmPlan {
@@ -124,6 +126,7 @@ fn read(
         console: console?,
         autostart: autostart?,
         restart: restart?,
+        encryption: encryption?,
         stop_timeout: Duration::from_secs(u64::from(stop_timeout_s?)),
         disks: disks?,
         nics: nics?,

@@ -235,16 +235,40 @@ fn step(random: &mut Random, ledger: &mut Ledger<'_>, model: &mut Model) {
             let sealable = model.all(wanted, |k| {
                 owned(k) && k.state == State::Clear && unmapped(k)
             });
-            assert_eq!(ledger.seal(vm, wanted, KeyId(1)).is_ok(), sealable);
+            let before = |run: FrameRun| -> Vec<u32> {
+                let frames = run.first.0..run.end().0.min(FRAMES);
+                let info = frames.filter_map(|frame| ledger.info(Frame(frame)));
+                info.map(|info| info.version).collect()
+            };
+            let versions = before(wanted);
+            let sealed = ledger.seal(vm, wanted, KeyId(1));
             if sealable {
                 model.change(wanted, |known| known.state = State::Sealed);
+                for (frame, version) in (wanted.first.0..).zip(versions) {
+                    let info = ledger.info(Frame(frame)).unwrap();
+                    assert_eq!((info.key, info.version), (KeyId(1), version + 1));
+                }
             }
+            // Kept for a while, as by who encrypts.
+            keep(model, sealed, sealable);
             let other = random.run();
-            let unsealable = model.all(other, |k| owned(k) && k.state == State::Sealed);
-            assert_eq!(ledger.unseal(vm, other).is_ok(), unsealable);
-            if unsealable {
-                model.change(other, |known| known.state = State::Clear);
+            let unsealable = model.all(other, |k| {
+                owned(k) && k.state == State::Sealed && unmapped(k)
+            });
+            let granted = ledger.grant_unseal(vm, other);
+            assert_eq!(granted.is_ok(), unsealable);
+            if let Ok((unsealing, right)) = granted {
+                if random.below(4) == 0 {
+                    // It did not verify.
+                    ledger.surrender(right);
+                } else {
+                    ledger.unseal(unsealing, right).unwrap();
+                    model.change(other, |known| known.state = State::Clear);
+                }
             }
+            let looked = random.run();
+            let visible = model.all(looked, |k| owned(k) && k.state == State::Sealed);
+            keep(model, ledger.grant_inspect(vm, looked), visible);
         }
     }
 }
