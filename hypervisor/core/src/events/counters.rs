@@ -1,6 +1,6 @@
 //! Counters as events have them. The console's [`Reply`](crate::console::Reply) shows the same to people.
 
-use core::fmt::{self, Write};
+use core::fmt;
 
 use super::json::Object;
 
@@ -164,7 +164,7 @@ pub struct MachineCounters<'a> {
 }
 
 impl MemoryUse {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.number("image_bytes", self.image_bytes)?;
         object.number("heap_bytes", self.heap_bytes)?;
         object.number("ledger_bytes", self.ledger_bytes)?;
@@ -176,7 +176,7 @@ impl MemoryUse {
 }
 
 impl Ticks {
-    fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.number("guest_ticks", self.guest)?;
         object.number("root_ticks", self.root)?;
         object.number("idle_ticks", self.idle)?;
@@ -185,7 +185,7 @@ impl Ticks {
 }
 
 impl Counters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("vm", &self.vm)?;
         object.tally("exits", self.exits)?;
         object.tally("frames", self.frames)?;
@@ -197,7 +197,7 @@ impl Counters<'_> {
 }
 
 impl VcpuCounters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("vm", &self.vm)?;
         object.number("vcpu", self.vcpu.into())?;
         object.number("cpu", self.cpu.into())?;
@@ -208,7 +208,7 @@ impl VcpuCounters<'_> {
 }
 
 impl NicCounters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("vm", &self.vm)?;
         object.number("nic", self.nic.into())?;
         object.text("segment", &self.segment)?;
@@ -221,7 +221,7 @@ impl NicCounters<'_> {
 }
 
 impl DiskCounters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("vm", &self.vm)?;
         object.number("disk", self.disk.into())?;
         object.number("reads", self.reads)?;
@@ -234,7 +234,7 @@ impl DiskCounters<'_> {
 }
 
 impl CpuCounters {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.number("cpu", self.cpu.into())?;
         object.number("guest_ticks", self.guest_ticks)?;
         object.number("root_ticks", self.root_ticks)?;
@@ -244,7 +244,7 @@ impl CpuCounters {
 }
 
 impl MachineCounters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.tally("frames", self.frames)?;
         object.tally("owners", self.owners)?;
         object.truth("balanced", self.balanced)?;
