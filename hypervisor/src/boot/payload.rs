@@ -13,7 +13,7 @@ use bulkhead_core::manifest::{
     self, KernelFormat, ManifestErrors, Payload, PayloadProblem, PayloadRole, Plan, Sha256Digest,
     VmPlan,
 };
-use bulkhead_tpm::What;
+use bulkhead_core::tpm::What;
 use core::fmt;
 use core::iter;
 use guest_loader::{GuestMemory, LoadRequest, MemoryLayout, OutOfRange, PlatformDescription};

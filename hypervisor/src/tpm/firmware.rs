@@ -4,8 +4,8 @@
     reason = "opening a protocol that the firmware goes on using; the log is told by addresses"
 )]
 
-use bulkhead_tpm::Transport;
-use bulkhead_tpm::event_log::{self, LogError};
+use bulkhead_core::tpm::Transport;
+use bulkhead_core::tpm::event_log::{self, LogError};
 use core::fmt;
 use core::slice;
 use core::time::Duration;

@@ -1,6 +1,6 @@
 //! The TPM, before the firmware is left: [`Measured`] measures what boots, [`root_key`] gets the root key, [`firmware`] is the way to the chip.
 //!
-//! What is measured where, and what a TPM's answer means, is decided in `bulkhead_tpm`.
+//! What is measured where, and what a TPM's answer means, is decided in `bulkhead_core::tpm`.
 
 mod firmware;
 pub mod root_key;
@@ -9,8 +9,8 @@ use crate::events::send;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use bulkhead_core::events::{Event, LogPiece, Measured as MeasuredEvent, PcrValue};
-use bulkhead_tpm::measurement::{Measurement, OWN_PCRS, What};
-use bulkhead_tpm::{Digest, PcrSet, Tpm};
+use bulkhead_core::tpm::measurement::{Measurement, OWN_PCRS, What};
+use bulkhead_core::tpm::{Digest, PcrSet, Tpm};
 use firmware::Firmware;
 use uefi::Status;
 use uefi::proto::tcg::EventType;

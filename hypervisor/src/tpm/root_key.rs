@@ -11,10 +11,10 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::events::{Event, RootKeyOrigin};
 use bulkhead_core::manifest::{HypervisorOptions, RootKeySource};
+use bulkhead_core::tpm::measurement::What;
+use bulkhead_core::tpm::root_key::{self, Entropy, Step};
+use bulkhead_core::tpm::{Tpm, sealed};
 use bulkhead_crypto::RootKey;
-use bulkhead_tpm::measurement::What;
-use bulkhead_tpm::root_key::{self, Entropy, Step};
-use bulkhead_tpm::{Tpm, sealed};
 use core::fmt;
 use uefi::proto::rng::Rng;
 use uefi::runtime::{self, VariableAttributes, VariableVendor};
@@ -126,7 +126,9 @@ fn make(measured: &mut Measured) -> Result<(), RootKeyError> {
 }
 
 /// The TPM, and what it was told.
-fn parts(measured: &mut Measured) -> Result<(Tpm<'_>, &[bulkhead_tpm::Measurement]), RootKeyError> {
+fn parts(
+    measured: &mut Measured,
+) -> Result<(Tpm<'_>, &[bulkhead_core::tpm::Measurement]), RootKeyError> {
     let firmware = measured.firmware.as_mut().ok_or(RootKeyError::NoTpm)?;
     Ok((Tpm::new(firmware), &measured.list))
 }

@@ -243,9 +243,10 @@ fn whole_log(events: &[Event]) -> Outcome<Vec<u8>> {
 }
 
 fn changed_manifest(context: &Context<'_>) -> Outcome {
+    // Each medium is put together when it is booted: they share the manifest's file.
     let mut manifest = tpm_manifest();
     let first = context.boot_guest(&manifest)?;
-    let made = boots(context, first.clone(), TpmState::New, "made")?;
+    let made = boots(context, first, TpmState::New, "made")?;
     manifest.hypervisor = "root_key = \"tpm\"\nlog_level = \"debug\"";
     let seal = made.text("seal").to_owned();
     let reseal = format!("reseal = \"{seal}\"");
@@ -264,13 +265,14 @@ fn changed_manifest(context: &Context<'_>) -> Outcome {
         "ephemeral",
     )?;
     // And what was sealed is still there for what it was sealed for.
+    manifest = tpm_manifest();
+    let first = context.boot_guest(&manifest)?;
     let again = boots(context, first, TpmState::Kept, "unsealed")?;
     ensure(
         again.text("fingerprint") == made.text("fingerprint"),
         || format!("another key: {}", again.0),
     )?;
     // A change that was meant: one new key, which stays although the line does.
-    manifest.hypervisor = "root_key = \"tpm\"";
     let text = manifest
         .to_string()
         .replace("root_key", &format!("{reseal}\nroot_key"));

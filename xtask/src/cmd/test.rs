@@ -20,6 +20,7 @@ const HOST_CRATES: [&str; 8] = [
     "bulkhead-host",
     "bulkhead-manifest",
     "bulkhead-selftest",
+    "bulkhead-tpm",
     "guest-loader",
     "xtask",
     "bulkhead-tests",

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::addr::Gpa;
+use crate::tpm::{Digest, What};
 use crate::vtd::fault::{Access, FaultRecord, Place};
 use crate::vtd::reason::FaultReason;
-use bulkhead_tpm::{Digest, What};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 

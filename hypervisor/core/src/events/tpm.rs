@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::json::Object;
-use bulkhead_tpm::{Digest, Hex, What};
+use crate::tpm::{Digest, Hex, What};
 
 /// Something was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
