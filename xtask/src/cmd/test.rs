@@ -14,7 +14,7 @@ use crate::ui::Step;
 use crate::{exec, tie};
 
 /// The crates whose tests run on the host.
-const HOST_CRATES: [&str; 8] = [
+const HOST_CRATES: [&str; 9] = [
     "bulkhead-core",
     "bulkhead-crypto",
     "bulkhead-host",
