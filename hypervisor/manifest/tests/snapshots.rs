@@ -422,13 +422,13 @@ fn a_plan_fits_a_machine_that_has_just_enough() {
     // The first VM has four CPUs to itself, and the second needs one more.
     assert_eq!(
         kinds(MachineFacts { cpus: 4, ..enough }),
-        [(ErrorKind::MachineNoCpuLeft, 46)]
+        [(ErrorKind::MachineNoCpuLeft, 48)]
     );
     assert_eq!(
         kinds(MachineFacts { cpus: 3, ..enough }),
         [
             (ErrorKind::MachineCpu, 19),
-            (ErrorKind::MachineNoCpuLeft, 46)
+            (ErrorKind::MachineNoCpuLeft, 48)
         ]
     );
 }
