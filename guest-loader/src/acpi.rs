@@ -45,7 +45,7 @@ pub(crate) struct RsdpAddress(pub(crate) Gpa);
 /// Writes all tables and returns the RSDP's address.
 pub(crate) fn write(
     platform: &PlatformDescription<'_>,
-    mem: &mut impl GuestMemory,
+    mem: &mut dyn GuestMemory,
 ) -> Result<RsdpAddress, LoadError> {
     let vcpus = platform.vcpu_apic_ids;
     if vcpus.is_empty() {
@@ -96,7 +96,7 @@ impl Tables {
         Ok(start)
     }
 
-    fn add(&mut self, table: &[u8], mem: &mut impl GuestMemory) -> Result<Gpa, LoadError> {
+    fn add(&mut self, table: &[u8], mem: &mut dyn GuestMemory) -> Result<Gpa, LoadError> {
         let place = self.reserve(table.len())?;
         mem.write(place, table)
             .map_err(|error: OutOfRange| LoadError::Memory(error))?;

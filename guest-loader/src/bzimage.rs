@@ -219,7 +219,7 @@ pub(crate) fn load<'i>(
     image: &'i [u8],
     payload: &mut Payload<'i, '_>,
     rsdp: RsdpAddress,
-    mem: &mut impl GuestMemory,
+    mem: &mut dyn GuestMemory,
 ) -> Result<EntryState, LoadError> {
     let kernel = BzImage::parse(image)?;
     let placed = kernel.place(payload.memory)?;

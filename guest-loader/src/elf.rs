@@ -103,7 +103,7 @@ pub(crate) fn load<'i>(
     image: &'i [u8],
     payload: &mut Payload<'i, '_>,
     rsdp: RsdpAddress,
-    mem: &mut impl GuestMemory,
+    mem: &mut dyn GuestMemory,
 ) -> Result<EntryState, LoadError> {
     let kernel = PvhKernel::parse(image)?;
     kernel.check_fits(payload.memory)?;

@@ -221,7 +221,7 @@ impl EntryState {
 }
 
 /// Writes the GDT and the identity page tables that every [`EntryState`] relies on.
-pub(crate) fn write_tables(mem: &mut impl GuestMemory) -> Result<(), OutOfRange> {
+pub(crate) fn write_tables(mem: &mut dyn GuestMemory) -> Result<(), OutOfRange> {
     let gdt: Vec<u8> = GDT
         .iter()
         .flat_map(|descriptor| descriptor.to_le_bytes())

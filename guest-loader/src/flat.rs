@@ -16,7 +16,7 @@ pub(crate) fn load<'i>(
     image: &'i [u8],
     payload: &mut Payload<'i, '_>,
     rsdp: RsdpAddress,
-    mem: &mut impl GuestMemory,
+    mem: &mut dyn GuestMemory,
 ) -> Result<EntryState, LoadError> {
     if image.is_empty() {
         return Err(FlatError::Empty.into());

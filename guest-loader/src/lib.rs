@@ -94,7 +94,7 @@ pub struct LoadRequest<'i, 'a> {
 /// guest and is not fit to run.
 pub fn load(
     request: &LoadRequest<'_, '_>,
-    mem: &mut impl GuestMemory,
+    mem: &mut dyn GuestMemory,
 ) -> Result<EntryState, LoadError> {
     let mut loading = prepare(request, mem)?;
     loop {
@@ -110,7 +110,7 @@ pub fn load(
 /// As [`load`].
 pub fn prepare<'i>(
     request: &LoadRequest<'i, '_>,
-    mem: &mut impl GuestMemory,
+    mem: &mut dyn GuestMemory,
 ) -> Result<Loading<'i>, LoadError> {
     if mem.size() != request.memory.size() {
         return Err(LoadError::MemoryMismatch {
@@ -172,7 +172,7 @@ impl<'i> Payload<'i, '_> {
     }
 
     /// Writes the command line with its terminating zero; `max` is the kernel's own limit in bytes.
-    fn write_cmdline(&self, max: u64, mem: &mut impl GuestMemory) -> Result<Gpa, LoadError> {
+    fn write_cmdline(&self, max: u64, mem: &mut dyn GuestMemory) -> Result<Gpa, LoadError> {
         let place = boot_area::CMDLINE;
         let len = self.cmdline.len() as u64;
         let max = max.min(start_info::CMDLINE_MAX);

@@ -38,7 +38,7 @@ impl<'a> Loading<'a> {
     pub fn step(
         &mut self,
         most: NonZeroUsize,
-        mem: &mut impl GuestMemory,
+        mem: &mut dyn GuestMemory,
     ) -> Result<Option<EntryState>, LoadError> {
         if let Some(image) = self.images.last_mut() {
             let (piece, rest) = image.bytes.split_at(most.get().min(image.bytes.len()));

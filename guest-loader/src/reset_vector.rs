@@ -27,7 +27,7 @@ const CODE: [u8; 9] = {
 const _: () = assert!(CODE.len() as u64 <= boot_area::RESET_VECTOR.len());
 
 /// Writes the code.
-pub(crate) fn write(mem: &mut impl GuestMemory) -> Result<(), OutOfRange> {
+pub(crate) fn write(mem: &mut dyn GuestMemory) -> Result<(), OutOfRange> {
     mem.write(boot_area::RESET_VECTOR.start, &CODE)
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn write(
     initrd: Option<GpaRange>,
     cmdline: Gpa,
     rsdp: RsdpAddress,
-    mem: &mut impl GuestMemory,
+    mem: &mut dyn GuestMemory,
 ) -> Result<(), OutOfRange> {
     mem.write(
         boot_area::START_INFO.start,

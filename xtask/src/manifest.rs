@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bulkhead_core::manifest::Plan;
+use bulkhead_manifest::Plan;
 
 use crate::cmd;
 use crate::error::Result;

@@ -224,6 +224,7 @@ fn the_architecture_lists_every_module_and_no_other() {
     let page = read(&root().join("docs/architecture.md"));
     for sources in [
         "hypervisor/core/src",
+        "hypervisor/host/src",
         "hypervisor/src",
         "guest-loader/src",
         "xtask/src",

@@ -2,13 +2,20 @@
 //!
 //! The UEFI binary (`hypervisor/src`) applies what this library decides. A subsystem has the same
 //! name on both sides. Everything here runs on the host under `cargo test`.
+//!
+//! What runs once a boot has crates of its own, which are made small where this one is made fast: what is known of the
+//! machine (`bulkhead-host`), and what a person asks of it (`bulkhead-manifest`). Both are handed on here.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 extern crate alloc;
 
-pub mod addr;
+#[cfg(test)]
+use bulkhead_host::testing;
+pub use bulkhead_host::{addr, hostacpi, order, pci};
+pub use bulkhead_manifest as manifest;
+
 pub mod apic;
 pub mod backing;
 pub mod bus;
@@ -20,21 +27,17 @@ pub mod device;
 pub mod ept;
 pub mod events;
 pub mod fault;
-pub mod hostacpi;
 pub mod hostpt;
 pub mod hypercall;
 pub mod insn;
 pub mod ledger;
 pub mod lifecycle;
-pub mod manifest;
 pub mod mce;
 pub mod mitigation;
 pub mod msr;
 pub mod mtrr;
 pub mod notice;
-pub mod order;
 pub mod passthrough;
-pub mod pci;
 pub mod placement;
 pub mod platform;
 pub mod ring;
@@ -44,8 +47,6 @@ pub mod skew;
 pub mod switch;
 pub mod symmetry;
 pub mod table;
-#[cfg(test)]
-mod testing;
 pub mod topology;
 pub mod vcpu;
 pub mod vmx;

@@ -80,7 +80,7 @@ pub fn read() -> Tables {
         Dmar::parse(&table.load(&mut mapped).unwrap_or_default())
     });
     let mcfg = facts.mcfg.and_then(|table| table.load(&mut mapped));
-    let windows = EcamWindow::parse(&mcfg.unwrap_or_default(), |bad| log::warn!("{bad}"));
+    let windows = EcamWindow::parse(&mcfg.unwrap_or_default(), &mut |bad| log::warn!("{bad}"));
     Tables {
         facts,
         dmar,

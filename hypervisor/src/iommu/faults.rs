@@ -16,7 +16,7 @@ use bulkhead_core::vtd::flood::{FloodLimits, Floods, Verdict};
 impl Iommu {
     /// Deals with the faults recorded so far, at host TSC `now`; each is handed to `each` besides. Whether a unit had more
     /// than it has room for.
-    pub fn look(&mut self, now: u64, mut each: impl FnMut(&FaultRecord)) -> bool {
+    pub fn look(&mut self, now: u64, each: &mut dyn FnMut(&FaultRecord)) -> bool {
         let Self {
             units,
             floods,

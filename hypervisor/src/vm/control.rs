@@ -133,7 +133,7 @@ impl Control {
             self.next_look = now.saturating_add(period);
             EVENTS.lock().pump();
             if let Some(mut iommu) = iommu::try_lock() {
-                iommu.look(now, |_| {});
+                iommu.look(now, &mut |_| {});
             }
             for vm in &mut self.vms {
                 vm.look(now);

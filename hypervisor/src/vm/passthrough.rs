@@ -25,13 +25,14 @@ use bulkhead_core::manifest::{Assigned, ManifestErrors, Plan};
 use bulkhead_core::mtrr::MemoryType;
 use bulkhead_core::passthrough::host::Target;
 use bulkhead_core::passthrough::reserved::{self, Overlaps};
+use bulkhead_core::passthrough::virtual_config::{NotADevice, Reach};
 use bulkhead_core::passthrough::{
-    GuestMessage, Hardware, HostVectors, PlaceError, Real, Routes, Signalling, check_apart, place,
+    GuestMessage, Hardware, HostVectors, PlaceError, Real, Routes, Signalling, VirtualConfig,
+    check_apart, place,
 };
 use bulkhead_core::pci::reset::{self, Reset, ResetRefusal};
 use bulkhead_core::pci::reset_run::Progress;
-use bulkhead_core::pci::virtual_config::{NotADevice, Reach};
-use bulkhead_core::pci::{Address, ResetRun, VirtualConfig};
+use bulkhead_core::pci::{Address, ResetRun};
 use bulkhead_core::vtd::domain::{IoDomain, IoError};
 use bulkhead_core::vtd::interrupt::message::Message;
 use bulkhead_core::vtd::interrupt::{Destination, Handles, Remapped, Trigger};

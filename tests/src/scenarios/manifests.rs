@@ -14,7 +14,7 @@ use crate::manifest::Manifest;
 use crate::outcome::Outcome;
 use crate::scenario::{Ground, Scenario};
 
-const BAD: &str = "hypervisor/core/tests/manifests/bad";
+const BAD: &str = "hypervisor/manifest/tests/manifests/bad";
 const LIMIT: u64 = 120;
 /// One of each sort, at every run: syntax, keys, values, whole files, what two VMs claim. The others with `--long`.
 const ALWAYS: [&str; 8] = [

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use bulkhead_core::manifest::{MAX_BYTES, Plan, VmPlan, parse_bytes};
+use bulkhead_manifest::{MAX_BYTES, Plan, VmPlan, parse_bytes};
 use clap::Subcommand;
 
 use crate::error::{Error, IoContext, Result};

@@ -14,9 +14,11 @@ use crate::ui::Step;
 use crate::{exec, tie};
 
 /// The crates whose tests run on the host.
-const HOST_CRATES: [&str; 6] = [
+const HOST_CRATES: [&str; 8] = [
     "bulkhead-core",
     "bulkhead-crypto",
+    "bulkhead-host",
+    "bulkhead-manifest",
     "bulkhead-selftest",
     "guest-loader",
     "xtask",

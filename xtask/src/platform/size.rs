@@ -1,6 +1,6 @@
 //! How large a machine a manifest needs, for a run that is not told.
 
-use bulkhead_core::manifest::Plan;
+use bulkhead_manifest::Plan;
 
 /// What the firmware and the hypervisor take for themselves, in MiB.
 const OWN_MIB: u64 = 512;
@@ -44,7 +44,7 @@ pub fn memory_mib(plan: &Plan, payload_bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_core::manifest::parse;
+    use bulkhead_manifest::parse;
 
     fn plan(vms: &[&str]) -> Plan {
         let mut text = "version = 1\n".to_owned();

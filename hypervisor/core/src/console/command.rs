@@ -203,10 +203,10 @@ impl Command {
             problem: Problem::Empty,
         })?;
         let verb = Verb::from_word(word.text).ok_or_else(|| {
-            let known = Verb::ALL.iter().map(|verb| verb.as_str());
+            let mut known = Verb::ALL.iter().map(|verb| verb.as_str());
             word.wrong(Problem::UnknownCommand {
                 word: excerpt(word.text),
-                nearest: nearest(word.text, known).and_then(Verb::from_word),
+                nearest: nearest(word.text, &mut known).and_then(Verb::from_word),
             })
         })?;
         let command = Self::read_arguments(verb, &mut words)?;
@@ -392,9 +392,7 @@ impl<'l> Words<'l> {
             word.wrong(Problem::UnknownWord {
                 verb,
                 word: excerpt(word.text),
-                nearest: nearest(word.text, choices.iter().map(|(choice, _)| *choice))
-                    .and_then(|near| choices.iter().find(|(choice, _)| *choice == near))
-                    .map(|(choice, _)| *choice),
+                nearest: nearest(word.text, &mut choices.iter().map(|(choice, _)| *choice)),
             })
         })
     }

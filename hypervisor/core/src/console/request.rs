@@ -41,7 +41,7 @@ impl Request {
                 vm: Some(index),
             });
         }
-        let meant = nearest(wanted.as_str(), names.iter().map(VmName::as_str));
+        let meant = nearest(wanted.as_str(), &mut names.iter().map(VmName::as_str));
         Err(Problem::UnknownVm {
             name: wanted.clone(),
             nearest: names

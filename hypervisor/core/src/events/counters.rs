@@ -1,6 +1,6 @@
 //! Counters as events have them. The console's [`Reply`](crate::console::Reply) shows the same to people.
 
-use core::fmt::{self, Write};
+use core::fmt;
 
 use super::json::Object;
 
@@ -166,7 +166,7 @@ pub struct MachineCounters<'a> {
 }
 
 impl MemoryUse {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.number("image_bytes", self.image_bytes)?;
         object.number("heap_bytes", self.heap_bytes)?;
         object.number("ledger_bytes", self.ledger_bytes)?;
@@ -178,7 +178,7 @@ impl MemoryUse {
 }
 
 impl Ticks {
-    fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.number("guest_ticks", self.guest)?;
         object.number("root_ticks", self.root)?;
         object.number("idle_ticks", self.idle)?;
@@ -187,7 +187,7 @@ impl Ticks {
 }
 
 impl Counters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("vm", &self.vm)?;
         object.tally("exits", self.exits)?;
         object.tally("frames", self.frames)?;
@@ -199,7 +199,7 @@ impl Counters<'_> {
 }
 
 impl VcpuCounters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("vm", &self.vm)?;
         object.number("vcpu", self.vcpu.into())?;
         object.number("cpu", self.cpu.into())?;
@@ -210,7 +210,7 @@ impl VcpuCounters<'_> {
 }
 
 impl NicCounters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("vm", &self.vm)?;
         object.number("nic", self.nic.into())?;
         object.text("segment", &self.segment)?;
@@ -223,7 +223,7 @@ impl NicCounters<'_> {
 }
 
 impl DiskCounters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("vm", &self.vm)?;
         object.number("disk", self.disk.into())?;
         object.number("reads", self.reads)?;
@@ -236,7 +236,7 @@ impl DiskCounters<'_> {
 }
 
 impl CpuCounters {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.number("cpu", self.cpu.into())?;
         object.number("guest_ticks", self.guest_ticks)?;
         object.number("root_ticks", self.root_ticks)?;
@@ -246,7 +246,7 @@ impl CpuCounters {
 }
 
 impl MachineCounters<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.tally("frames", self.frames)?;
         object.tally("owners", self.owners)?;
         object.truth("balanced", self.balanced)?;

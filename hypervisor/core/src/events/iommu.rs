@@ -1,6 +1,6 @@
 //! Events about devices and the units in front of them.
 
-use core::fmt::{self, Display, Write};
+use core::fmt::{self, Display};
 
 use super::json::Object;
 use crate::vtd::fault::{FaultRecord, Place};
@@ -45,7 +45,7 @@ pub struct SelfTestCase<'a> {
 }
 
 impl DmaFault<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         let Self {
             unit,
             record,
@@ -69,7 +69,7 @@ impl DmaFault<'_> {
 }
 
 impl VtdCosts<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("what", &self.what)?;
         object.number("table_frames", self.table_frames)?;
         object.number("submissions", self.submissions)?;
@@ -79,7 +79,7 @@ impl VtdCosts<'_> {
 }
 
 impl SelfTestCase<'_> {
-    pub(super) fn write(&self, object: &mut Object<'_, impl Write>) -> fmt::Result {
+    pub(super) fn write(&self, object: &mut Object<'_>) -> fmt::Result {
         object.text("case", &self.case)?;
         object.text("outcome", &self.outcome)?;
         object.text("detail", self.detail)

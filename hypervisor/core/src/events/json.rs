@@ -3,12 +3,12 @@
 use core::fmt::{self, Display, Write};
 
 /// A JSON object being written. It opens with the event's name, so that a comma precedes every further member.
-pub(super) struct Object<'w, W: Write> {
-    out: &'w mut W,
+pub(super) struct Object<'w> {
+    out: &'w mut dyn Write,
 }
 
-impl<'w, W: Write> Object<'w, W> {
-    pub(super) fn open(out: &'w mut W, event: &str) -> Result<Self, fmt::Error> {
+impl<'w> Object<'w> {
+    pub(super) fn open(out: &'w mut dyn Write, event: &str) -> Result<Self, fmt::Error> {
         write!(out, "{{\"event\":\"{event}\"")?;
         Ok(Self { out })
     }
@@ -48,9 +48,9 @@ impl<'w, W: Write> Object<'w, W> {
 }
 
 /// Escapes what passes through for the inside of a JSON string.
-struct Escaped<'w, W: Write>(&'w mut W);
+struct Escaped<'w>(&'w mut dyn Write);
 
-impl<W: Write> Write for Escaped<'_, W> {
+impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text.chars().try_for_each(|c| self.write_char(c))
     }

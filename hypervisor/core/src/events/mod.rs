@@ -262,7 +262,7 @@ impl Event<'_> {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn write_json(&self, tsc: u64, seq: u64, out: &mut impl Write) -> fmt::Result {
+    pub fn write_json(&self, tsc: u64, seq: u64, out: &mut dyn Write) -> fmt::Result {
         let mut object = Object::open(out, self.name())?;
         object.number("t", tsc)?;
         object.number("n", seq)?;

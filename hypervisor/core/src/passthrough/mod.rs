@@ -6,6 +6,7 @@
 //! | [`vectors`] | The MSI-X table that the guest sees in place of the device's. |
 //! | [`message`] | What a guest may have its device send. |
 //! | [`host`] | Which vector of which CPU stands for a device's interrupt; whose it is when one arrives. |
+//! | [`mod@virtual_config`] | The configuration space that the guest sees in place of the function's. |
 //! | [`registers`] | What is written to the real function. |
 //! | [`reserved`] | Whether a VM can have a device that the firmware reserved memory for. |
 //!
@@ -24,11 +25,13 @@ pub mod place;
 pub mod registers;
 pub mod reserved;
 pub mod vectors;
+pub mod virtual_config;
 
 pub use host::{Call, HostVectors, Routes};
 pub use message::GuestMessage;
 pub use place::{PlaceError, Places, check_apart, place};
 pub use registers::Real;
+pub use virtual_config::VirtualConfig;
 
 use crate::addr::Hpa;
 use crate::vtd::interrupt::message::Message;

@@ -8,12 +8,13 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
+use super::VirtualConfig;
+use super::virtual_config::{Mapping, Reach};
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use crate::ledger::FrameRun;
 use crate::order;
 use crate::pci::bar::{Bar, BarKind};
-use crate::pci::virtual_config::{Mapping, Reach};
-use crate::pci::{Address, Function, Inventory, VirtualConfig};
+use crate::pci::{Address, Function, Inventory};
 use crate::platform::{DEVICE_MMIO_BASE, DEVICE_MMIO_SIZE};
 
 /// Where the upper window begins and ends at multiples of this.

@@ -1,6 +1,6 @@
 //! What is written to a real function's configuration space for the VM that has it.
 //!
-//! The guest's own writes never get there: they change its [`VirtualConfig`](crate::pci::VirtualConfig), and what follows
+//! The guest's own writes never get there: they change its [`VirtualConfig`](super::VirtualConfig), and what follows
 //! from them for the hardware is one of the few things here.
 
 use super::Signalling;

@@ -267,7 +267,11 @@ fn ports_of_a_plan_share_a_segment_by_its_name() {
     assert!(Switch::new(&ports, NonZeroU64::new(HZ).unwrap()).is_ok());
 }
 
-impl Random {
+trait RandomMac {
+    fn mac(&mut self) -> Mac;
+}
+
+impl RandomMac for Random {
     fn mac(&mut self) -> Mac {
         match self.below(8) {
             0 => BROADCAST,

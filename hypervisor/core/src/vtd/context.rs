@@ -9,9 +9,9 @@ use core::fmt;
 use crate::addr::Frame;
 use crate::table::TableMemory;
 
+use super::SourceId;
 use super::capability::DomainId;
 use super::invalidate::{Batch, Request, Ticket, UnitId, UnitSet};
-use super::source::SourceId;
 
 const PRESENT: u64 = 1 << 0;
 const ADDRESS: u64 = !0xfff;

@@ -8,10 +8,10 @@ use core::fmt;
 
 use crate::addr::Gpa;
 
+use super::SourceId;
 use super::capability::FaultRecords;
 use super::reason::FaultReason;
 use super::registers::{self, FAULT_RECORD_BYTES, FaultStatus, Reg32, Reg64, UnitRegisters};
-use super::source::SourceId;
 
 /// What the device wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,9 +9,9 @@ use core::fmt;
 
 use crate::addr::{FRAME_SIZE, Gpa};
 
+use super::SourceId;
 use super::capability::DomainId;
 use super::registers::FaultStatus;
-use super::source::SourceId;
 
 /// One thing to forget.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

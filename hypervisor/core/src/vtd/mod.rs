@@ -2,7 +2,7 @@
 //!
 //! | module | what it decides |
 //! |---|---|
-//! | [`dmar`] | Which remapping units there are and which functions are behind each, from the firmware's DMAR table. |
+//! | [`dmar`] | Which remapping units there are and which functions are behind each, from the firmware's DMAR table; [`SourceId`], the names of those who send requests. |
 //! | [`capability`], [`shape`] | What is used of a unit, and which trees it walks. |
 //! | [`mod@unit`] | Bringing a unit up, in the one order that never leaves memory open. |
 //! | [`domain`], [`second_level`] | What a VM's devices reach. |
@@ -10,7 +10,6 @@
 //! | [`interrupt`] | Which interrupts a device raises. |
 //! | [`invalidate`], [`queue`], [`fallback`] | Telling units what changed, by the batch; what was taken away comes back only once they have forgotten it. |
 //! | [`fault`], [`reason`], [`flood`] | What devices were kept from, and how much of that is told. |
-//! | [`source`] | Names of those who send requests. |
 //!
 //! The shell has the registers ([`registers::UnitRegisters`]) and the memory ([`queue::QueueMemory`], [`crate::table::TableMemory`]).
 //! What drives it is the shell's `iommu`; what a VM has of a device is [`crate::passthrough`].
@@ -20,7 +19,6 @@
 
 pub mod capability;
 pub mod context;
-pub mod dmar;
 pub mod domain;
 pub mod fallback;
 pub mod fault;
@@ -33,9 +31,8 @@ pub mod reason;
 pub mod registers;
 pub mod second_level;
 pub mod shape;
-pub mod source;
 #[cfg(test)]
 mod tests;
 pub mod unit;
 
-pub use source::SourceId;
+pub use bulkhead_host::dmar::{self, SourceId};

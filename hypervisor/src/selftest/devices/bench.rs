@@ -114,7 +114,7 @@ impl DmaMemory for Shared<'_> {
     fn read(&mut self, at: u64, into: &mut [u8]) {
         let (run, offset, length) = self.find(at, into.len());
         let target = into.as_mut_ptr();
-        copy(self.memory, self.vm, run, |shown| {
+        copy(self.memory, self.vm, run, &mut |shown| {
             // SAFETY: `find` saw that the bytes lie in the run, which is shown; the device may write meanwhile: they are
             // copied, never referred to.
             unsafe { ptr::copy_nonoverlapping(shown.wrapping_add(offset), target, length) };
@@ -124,7 +124,7 @@ impl DmaMemory for Shared<'_> {
     fn write(&mut self, at: u64, bytes: &[u8]) {
         let (run, offset, length) = self.find(at, bytes.len());
         let source = bytes.as_ptr();
-        copy(self.memory, self.vm, run, |shown| {
+        copy(self.memory, self.vm, run, &mut |shown| {
             // SAFETY: as above, the other way round.
             unsafe { ptr::copy_nonoverlapping(source, shown.wrapping_add(offset), length) };
         });
@@ -147,7 +147,7 @@ impl Shared<'_> {
 }
 
 /// Shows frames of `vm` while `work` runs.
-fn copy(memory: &mut Memory, vm: VmId, run: FrameRun, work: impl FnOnce(*mut u8)) {
+fn copy(memory: &mut Memory, vm: VmId, run: FrameRun, work: &mut dyn FnMut(*mut u8)) {
     let right = memory
         .ledger
         .grant_window(vm, run, Rights::READ | Rights::WRITE);
@@ -182,7 +182,7 @@ impl<'a> Bench<'a> {
     /// The first function that is `wanted`, decoding memory and mapped. It may use the bus from here on.
     pub(super) fn device(
         &mut self,
-        wanted: impl Fn(&Function) -> bool,
+        wanted: &dyn Fn(&Function) -> bool,
         missing: &'static str,
     ) -> Result<Device, Unmet> {
         let mut functions = self.iommu.inventory().functions().iter();
@@ -300,14 +300,16 @@ impl<'a> Bench<'a> {
     /// What units recorded since the last time.
     pub(super) fn faults(&mut self) -> Seen {
         let mut records = Vec::new();
-        let lost = self.iommu.look(rdtsc(), |record| records.push(*record));
+        let lost = self
+            .iommu
+            .look(rdtsc(), &mut |record| records.push(*record));
         Seen { records, lost }
     }
 
     /// Fills a frame with words that no other frame has.
     pub(super) fn fill(&mut self, vm: VmId, frame: Frame, seed: u64) {
         let run = FrameRun::new(frame, FrameCount(1));
-        copy(self.memory, vm, run, |shown| {
+        copy(self.memory, vm, run, &mut |shown| {
             for index in 0..WORDS {
                 // SAFETY: the frame is shown, writable, and `index` within it.
                 unsafe {
@@ -323,7 +325,7 @@ impl<'a> Bench<'a> {
     /// Writes the first word of a frame.
     pub(super) fn set_word(&mut self, vm: VmId, frame: Frame, value: u64) {
         let run = FrameRun::new(frame, FrameCount(1));
-        copy(self.memory, vm, run, |shown| {
+        copy(self.memory, vm, run, &mut |shown| {
             // SAFETY: as above.
             unsafe { shown.cast::<u64>().write_volatile(value) };
         });
@@ -345,8 +347,8 @@ impl<'a> Bench<'a> {
     ) -> Result<(), Unmet> {
         let run = FrameRun::new(frame, FrameCount(1));
         let mut wrong = None;
-        copy(self.memory, vm, run, |shown| {
-            wrong = words.enumerate().find_map(|(number, index)| {
+        copy(self.memory, vm, run, &mut |shown| {
+            wrong = words.clone().enumerate().find_map(|(number, index)| {
                 // SAFETY: as above.
                 let found = unsafe { shown.cast::<u64>().wrapping_add(index).read_volatile() };
                 (found != word(seed, first + number)).then_some((index, found))

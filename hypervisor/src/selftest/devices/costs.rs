@@ -19,7 +19,7 @@ const ALL: DmaPerms = DmaPerms::all();
 /// A large run and many small ones, mapped and unmapped in a domain with a device.
 pub(super) fn measure(bench: &mut Bench<'_>) -> Verdict {
     let function = bench
-        .device(|function| function.is_assignable(), "no device")?
+        .device(&|function| function.is_assignable(), "no device")?
         .function;
     let used = bench.memory.pool.used();
     let mut domain = bench.domain(function)?;
@@ -49,14 +49,14 @@ fn contiguous(bench: &mut Bench<'_>, domain: &mut IoDomain) -> Result<PageSize, 
             bench.frames(ATTACKER, request)?
         }
     };
-    step(bench, domain, "map-1g", |bench, domain| {
+    step(bench, domain, "map-1g", &mut |bench, domain| {
         bench.map(domain, GIVEN, run, ALL)?;
         bench.iommu.flush(domain)?;
         Ok(())
     })?;
     let tables = &bench.memory.pool;
     let size = domain.translate(tables, GIVEN).map(|leaf| leaf.size);
-    step(bench, domain, "unmap-1g", |bench, domain| {
+    step(bench, domain, "unmap-1g", &mut |bench, domain| {
         bench.unmap(domain, GIVEN, run.count)
     })?;
     bench.free(ATTACKER, run)?;
@@ -68,7 +68,7 @@ fn scattered(bench: &mut Bench<'_>, domain: &mut IoDomain) -> Result<(), Unmet> 
     for _ in 0..SCATTERED {
         runs.push(bench.frames(ATTACKER, Request::anywhere(FrameCount(1)))?);
     }
-    step(bench, domain, "map-1024-scattered", |bench, domain| {
+    step(bench, domain, "map-1024-scattered", &mut |bench, domain| {
         for (run, number) in runs.iter().zip(0..) {
             let at = Gpa(GIVEN.0 + 2 * number * FRAME_SIZE);
             bench.map(domain, at, *run, ALL)?;
@@ -76,9 +76,12 @@ fn scattered(bench: &mut Bench<'_>, domain: &mut IoDomain) -> Result<(), Unmet> 
         bench.iommu.flush(domain)?;
         Ok(())
     })?;
-    step(bench, domain, "unmap-1024-scattered", |bench, domain| {
-        bench.unmap(domain, GIVEN, FrameCount(2 * SCATTERED))
-    })?;
+    step(
+        bench,
+        domain,
+        "unmap-1024-scattered",
+        &mut |bench, domain| bench.unmap(domain, GIVEN, FrameCount(2 * SCATTERED)),
+    )?;
     for run in runs {
         bench.free(ATTACKER, run)?;
     }
@@ -90,7 +93,7 @@ fn step(
     bench: &mut Bench<'_>,
     domain: &mut IoDomain,
     what: &str,
-    work: impl FnOnce(&mut Bench<'_>, &mut IoDomain) -> Result<(), Unmet>,
+    work: &mut dyn FnMut(&mut Bench<'_>, &mut IoDomain) -> Result<(), Unmet>,
 ) -> Result<(), Unmet> {
     let frames = bench.memory.pool.used().0;
     let before = bench.iommu.invalidations();

@@ -158,7 +158,7 @@ pub(super) fn unprotected(bench: &mut Bench<'_>) -> Verdict {
 impl Attacker {
     fn prepare(bench: &mut Bench<'_>) -> Result<Self, Unmet> {
         let wanted = |function: &_| has_id(function, edu::VENDOR_DEVICE);
-        let mut device = bench.device(wanted, "no edu device")?;
+        let mut device = bench.device(&wanted, "no edu device")?;
         Edu::find(&mut device.registers, &mut TscClock(bench.tsc_khz))?;
         let one = Request::anywhere(FrameCount(1));
         // Two frames in a row, of which the other VM gets the second.
@@ -375,7 +375,7 @@ impl Attacker {
             return Err(Unmet::Failed("an interrupt arrived".into()));
         }
         let faults = bench.faults();
-        self.only(&faults, |fault| {
+        self.only(&faults, &|fault| {
             fault.reason == reason && matches!(fault.place, Place::Interrupt(_))
         })
     }
@@ -446,14 +446,14 @@ impl Attacker {
         reasons: &[FaultReason],
     ) -> Verdict {
         let faults = bench.faults();
-        self.only(&faults, |fault| {
+        self.only(&faults, &|fault| {
             fault.access == access
                 && fault.place == Place::Page(Gpa(at))
                 && reasons.contains(&fault.reason)
         })
     }
 
-    fn only(&self, faults: &Seen, expected: impl Fn(&FaultRecord) -> bool) -> Verdict {
+    fn only(&self, faults: &Seen, expected: &dyn Fn(&FaultRecord) -> bool) -> Verdict {
         let source = SourceId(self.device.function.source_id());
         match faults.records.as_slice() {
             _ if faults.lost => Err(Unmet::Failed("faults that were not recorded".into())),

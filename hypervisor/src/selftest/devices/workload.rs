@@ -19,8 +19,8 @@ const SEED: u64 = 0xb01c;
 
 pub(super) fn nic(bench: &mut Bench<'_>) -> Verdict {
     let wanted = |function: &_| has_id(function, e1000e::VENDOR_DEVICE);
-    let device = bench.device(wanted, "no e1000e")?;
-    in_domain(bench, device, e1000e::MEMORY_BYTES, |access, base| {
+    let device = bench.device(&wanted, "no e1000e")?;
+    in_domain(bench, device, e1000e::MEMORY_BYTES, &mut |access, base| {
         let done = e1000e::exchange(access, base, FRAMES, SEED)?;
         Ok(format!("{done:?}"))
     })
@@ -32,8 +32,8 @@ fn nvme_class() -> Class {
 }
 
 pub(super) fn disk(bench: &mut Bench<'_>) -> Verdict {
-    let device = bench.device(|function| function.class == nvme_class(), "no NVMe disk")?;
-    in_domain(bench, device, nvme::MEMORY_BYTES, |access, base| {
+    let device = bench.device(&|function| function.class == nvme_class(), "no NVMe disk")?;
+    in_domain(bench, device, nvme::MEMORY_BYTES, &mut |access, base| {
         let done = nvme::exchange(access, base, BLOCKS, SEED)?;
         Ok(format!("{done:?}"))
     })
@@ -44,7 +44,7 @@ fn in_domain(
     bench: &mut Bench<'_>,
     mut device: Device,
     bytes: u64,
-    work: impl FnOnce(&mut Access<'_>, u64) -> Result<String, Unmet>,
+    work: &mut dyn FnMut(&mut Access<'_>, u64) -> Result<String, Unmet>,
 ) -> Verdict {
     let run = bench.frames(ATTACKER, Request::anywhere(FrameCount::covering(bytes)))?;
     let mut domain = bench.domain(device.function)?;

@@ -237,7 +237,7 @@ fn pattern(text: &str) -> Result<Regex> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_core::manifest;
+    use bulkhead_manifest as manifest;
 
     #[test]
     fn every_machine_has_a_manifest_that_is_in_order_with_the_measuring_vm_in_front() {

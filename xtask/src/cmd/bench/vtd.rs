@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn the_manifest_is_in_order() {
-        let plan = bulkhead_core::manifest::parse("bench.toml", MANIFEST).unwrap();
+        let plan = bulkhead_manifest::parse("bench.toml", MANIFEST).unwrap();
         assert_eq!(plan.hypervisor.selftest.as_str(), "vtd");
     }
 

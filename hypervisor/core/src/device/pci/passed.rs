@@ -8,10 +8,9 @@ use alloc::vec::Vec;
 use super::Outcome;
 use crate::addr::{Gpa, Hpa};
 use crate::passthrough::vectors::{CONTROL, ENTRY_BYTES, MASKED, VectorTable};
-use crate::passthrough::{GuestMessage, Hardware, Signalling};
-use crate::pci::VirtualConfig;
+use crate::passthrough::virtual_config::{Effect, Mapping, Reach};
+use crate::passthrough::{GuestMessage, Hardware, Signalling, VirtualConfig};
 use crate::pci::register::Command;
-use crate::pci::virtual_config::{Effect, Mapping, Reach};
 
 /// A real function as its VM has it.
 pub struct Passed {

@@ -4,8 +4,8 @@ use super::rig::{CPUS, RAM_END, Rig, VM};
 use crate::addr::Gpa;
 use crate::device::pci::Outcome;
 use crate::passthrough::{GuestMessage, Signalling};
-use crate::pci::tests::fake::{Fake, Space};
-use crate::pci::tests::machines::q35;
+use crate::pci::testing::fake::{Fake, Space};
+use crate::pci::testing::machines::q35;
 use crate::platform::{DEVICE_MMIO_BASE, DEVICE_MMIO_SIZE};
 
 const NVME: &str = "00:04.0";

@@ -1,12 +1,12 @@
 //! Guests and devices that mean harm: whatever they do stays in their VM.
 
+use super::super::VirtualConfig;
 use super::rig::{LIMIT, RAM_END, Rig};
 use crate::addr::{FRAME_SIZE, Gpa};
 use crate::passthrough::place::place;
-use crate::pci::VirtualConfig;
-use crate::pci::tests::fake::{Fake, Space};
-use crate::pci::tests::inventory_of;
-use crate::pci::tests::machines::{hostile, q35};
+use crate::pci::testing::fake::{Fake, Space};
+use crate::pci::testing::inventory_of;
+use crate::pci::testing::machines::{hostile, q35};
 use crate::platform::{DEVICE_MMIO_BASE, DEVICE_MMIO_SIZE, ECAM_BASE};
 use crate::testing::Random;
 

@@ -4,3 +4,4 @@ mod guest;
 mod hostile;
 mod parts;
 mod rig;
+mod virtual_config;

@@ -1,5 +1,6 @@
 //! The parts by themselves.
 
+use super::super::VirtualConfig;
 use super::super::host::{FIRST, HostVectors, LAST, NoVector, Routes, Target};
 use super::super::place::{PlaceError, check_apart, place};
 use super::super::{Call, GuestMessage, reserved};
@@ -7,9 +8,8 @@ use crate::addr::{Frame, FrameCount, Gpa, Hpa};
 use crate::bus::{Signal, Signals};
 use crate::device::pci::Bus;
 use crate::ledger::{FrameRun, VmId};
-use crate::pci::VirtualConfig;
-use crate::pci::tests::fake::{Fake, Space};
-use crate::pci::tests::{at, inventory_of};
+use crate::pci::testing::fake::{Fake, Space};
+use crate::pci::testing::{at, inventory_of};
 use crate::platform::DEVICE_MMIO_BASE;
 
 fn message(vcpu: u64) -> GuestMessage {

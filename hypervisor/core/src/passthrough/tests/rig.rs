@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use super::super::VirtualConfig;
 use super::super::host::{FIRST, LAST, Target};
 use super::super::place::{Places, place};
 use super::super::vectors::{CONTROL, ENTRY_BYTES};
@@ -11,9 +12,9 @@ use crate::addr::{Frame, Gpa, Hpa};
 use crate::device::pci::{Bus, Outcome, Passed};
 use crate::device::virtio::testing::Machine;
 use crate::ledger::VmId;
-use crate::pci::tests::fake::Fake;
-use crate::pci::tests::{at, inventory_of};
-use crate::pci::{Function, VirtualConfig};
+use crate::pci::Function;
+use crate::pci::testing::fake::Fake;
+use crate::pci::testing::{at, inventory_of};
 use crate::platform::ECAM_BASE;
 use crate::table::TableMemory;
 use crate::vtd::SourceId;

@@ -123,7 +123,7 @@ fn read(features: (u32, u32), leaf: &[[u32; 4]]) -> Registers {
         0x8000_0008 => answer([0x3034, 0, 0, 0]),
         _ => panic!("leaf {asked:#x} tells nothing of TME-MK"),
     };
-    Registers::read(&mut host, |msr| u64::from(msr))
+    Registers::read(&mut host, u64::from)
 }
 
 #[test]
@@ -211,4 +211,3 @@ fn no_field_changes_nothing() {
     assert_eq!(KeyField::NONE.tag(HardwareKeyId::new(1).unwrap()), None);
     assert_eq!(HardwareKeyId::new(0), None);
 }
-

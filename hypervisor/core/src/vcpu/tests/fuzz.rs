@@ -13,8 +13,14 @@ use crate::vmx::field::{self, Natural};
 
 const EXITS: u32 = 1_000_000;
 
-impl Random {
+trait Telling {
     /// Numbers around which decisions turn, and any others.
+    fn wild(&mut self) -> u64;
+    /// The same of guest physical addresses.
+    fn address(&mut self) -> u64;
+}
+
+impl Telling for Random {
     fn wild(&mut self) -> u64 {
         match self.below(6) {
             0 => self.below(0x100),

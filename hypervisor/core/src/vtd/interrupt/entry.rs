@@ -4,8 +4,8 @@
 
 use crate::addr::Hpa;
 
+use super::super::SourceId;
 use super::super::capability::InterruptMode;
-use super::super::source::SourceId;
 
 const PRESENT: u64 = 1 << 0;
 const LEVEL: u64 = 1 << 4;

@@ -7,9 +7,9 @@ use core::fmt;
 use crate::addr::{FRAME_SIZE, Frame, FrameCount};
 use crate::table::TableMemory;
 
+use super::super::SourceId;
 use super::super::capability::InterruptMode;
 use super::super::invalidate::{Batch, Request, Ticket, UnitId, UnitSet};
-use super::super::source::SourceId;
 use super::super::unit::InterruptPointer;
 use super::entry::{Posted, Remapped, Words};
 

@@ -2,10 +2,10 @@ use crate::addr::Frame;
 use crate::ledger::VmId;
 use crate::table::TableMemory;
 use crate::table::fake::FakeMemory;
+use crate::vtd::SourceId;
 use crate::vtd::context::*;
 use crate::vtd::domain::IoDomain;
 use crate::vtd::invalidate::UnitId;
-use crate::vtd::source::SourceId;
 
 use super::fake::{CAPABILITY, EXTENDED, FakeUnit};
 

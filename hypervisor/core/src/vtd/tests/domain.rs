@@ -2,11 +2,11 @@ use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use crate::ledger::*;
 use crate::table::fake::FakeMemory;
 use crate::table::{Format, PageSize, TableError};
+use crate::vtd::SourceId;
 use crate::vtd::capability::{Depths, TreeShape};
 use crate::vtd::context::ContextTables;
 use crate::vtd::domain::*;
 use crate::vtd::second_level::{DmaAttr, DmaPerms, SecondLevel};
-use crate::vtd::source::SourceId;
 
 use super::fake::{CAPABILITY, EXTENDED, FakeRing, FakeUnit};
 

@@ -1,10 +1,10 @@
 use crate::addr::Gpa;
 use crate::pci::Address;
+use crate::vtd::SourceId;
 use crate::vtd::capability::FaultRecords;
 use crate::vtd::fault::*;
 use crate::vtd::flood::{FloodLimits, Floods, Verdict};
 use crate::vtd::reason::FaultReason;
-use crate::vtd::source::SourceId;
 
 use super::fake::{CAPABILITY, EXTENDED, FakeUnit};
 

@@ -1,10 +1,10 @@
 use crate::addr::{Frame, FrameCount, Hpa};
 use crate::table::TableMemory;
 use crate::table::fake::FakeMemory;
+use crate::vtd::SourceId;
 use crate::vtd::capability::InterruptMode;
 use crate::vtd::interrupt::*;
 use crate::vtd::invalidate::UnitId;
-use crate::vtd::source::SourceId;
 
 use super::fake::{CAPABILITY, EXTENDED, FakeUnit};
 

@@ -1,8 +1,8 @@
 use crate::addr::Gpa;
+use crate::vtd::SourceId;
 use crate::vtd::capability::DomainId;
 use crate::vtd::invalidate::*;
 use crate::vtd::queue::{Descriptor, SLOTS};
-use crate::vtd::source::SourceId;
 use crate::vtd::unit::UnitError;
 
 use super::fake::{CAPABILITY, EXTENDED, Event, FakeUnit, STATUS};

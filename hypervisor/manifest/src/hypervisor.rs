@@ -1,0 +1,51 @@
+//! The `[hypervisor]` table.
+
+use super::error::{Complaints, ErrorKind};
+use super::fields::{Field, Fields};
+use super::plan::{HypervisorOptions, IommuPolicy, SelfTest};
+use super::schema;
+
+pub(super) fn read(
+    field: &Field<'_, '_>,
+    complaints: &mut Complaints,
+) -> Option<HypervisorOptions> {
+    let fields = field.table(&schema::HYPERVISOR, "the table [hypervisor]", complaints)?;
+    // Each is read before any is looked at, so that one bad value does not hide the next.
+    let console = fields.choice_or_default(&schema::CONSOLE, complaints);
+    let log_level = fields.choice_or_default(&schema::LOG_LEVEL, complaints);
+    let iommu = fields.choice_or_default(&schema::IOMMU, complaints);
+    let apicv = fields.choice_or_default(&schema::APICV, complaints);
+    let smt = fields.choice_or_default(&schema::SMT, complaints);
+    let selftest = fields.choice_or_default(&schema::SELFTEST, complaints);
+    if let (Some(iommu), Some(selftest)) = (iommu, selftest) {
+        check_control(iommu, selftest, &fields, complaints);
+    }
+    Some(HypervisorOptions {
+        console: console?,
+        log_level: log_level?,
+        iommu: iommu?,
+        apicv: apicv?,
+        smt: smt?,
+        selftest: selftest?,
+    })
+}
+
+/// Complains about a negative control that would not be one.
+fn check_control(
+    iommu: IommuPolicy,
+    selftest: SelfTest,
+    fields: &Fields<'_, '_>,
+    complaints: &mut Complaints,
+) {
+    if selftest != SelfTest::VtdOff || iommu == IommuPolicy::Off {
+        return;
+    }
+    let span = fields
+        .optional(&schema::SELFTEST)
+        .map_or(fields.span, |field| field.span);
+    complaints
+        .add(ErrorKind::SelftestNeedsIommuOff, span)
+        .found(format_args!("\"{selftest}\", with `iommu = \"{iommu}\"`"))
+        .expected("`iommu = \"off\"` in the same table")
+        .help("write it, or `selftest = \"vtd\"` for the tests with remapping");
+}
