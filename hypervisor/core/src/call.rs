@@ -20,6 +20,10 @@ bitflags! {
         const FAIL = 1 << 2;
         /// Forget the translations of all VMs' views.
         const FORGET_VIEWS = 1 << 3;
+        /// Write the caches back to memory and empty them.
+        const EMPTY_CACHES = 1 << 4;
+        /// Program a key of TME-MK, as the first CPU of a package.
+        const PROGRAM_KEY = 1 << 5;
     }
 }
 
