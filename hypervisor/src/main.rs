@@ -16,6 +16,7 @@ mod memory;
 mod panic;
 mod pci;
 mod pcpu;
+mod secmem;
 mod selftest;
 mod vm;
 mod vmx;

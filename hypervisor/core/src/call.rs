@@ -20,6 +20,10 @@ bitflags! {
         const LEAVE = 1 << 1;
         /// Break an invariant, as a self-test.
         const FAIL = 1 << 2;
+        /// Write the caches back to memory and empty them.
+        const EMPTY_CACHES = 1 << 4;
+        /// Program a key of TME-MK, as the first CPU of a package.
+        const PROGRAM_KEY = 1 << 5;
     }
 }
 

@@ -11,6 +11,7 @@ use crate::memory::{self, Memory, Surroundings, frames_of, heap};
 use crate::pci::Functions;
 use crate::pcpu::start::Seed;
 use crate::pcpu::{self, Pcpu, checks};
+use crate::secmem::tmemk;
 use crate::selftest::devices::{self, DeviceTests};
 use crate::vm::control::Control;
 use crate::vm::{self, Machine, Vm, VmError, network, passthrough, scheduler, shared};
@@ -26,6 +27,7 @@ use bulkhead_core::manifest::{Assigned, MachineFacts, SelfTest, SmtPolicy};
 use bulkhead_core::order;
 use bulkhead_core::pci::EcamWindow;
 use bulkhead_core::placement::Placement;
+use bulkhead_core::secmem::tmemk::{KeyIds, Unusable};
 use bulkhead_core::switch::PortConfig;
 use bulkhead_core::symmetry::VmxReport;
 use bulkhead_core::table::PageSize;
@@ -195,7 +197,17 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
     let memory_end = memory.ledger.frames().bytes().map_or(Hpa(u64::MAX), Hpa);
     let page = start_page.map(|page| page.first.start());
     let gathered = cpus::gather(seeds, vmx, &facts, page, memory_end)?;
-    let features = Features::negotiate(&gathered.common.vmx, wishes)?;
+    let keys = gathered
+        .tmemk
+        .and_then(|registers| KeyIds::find(&registers, memory_end, &facts.mtrrs))
+        .and_then(|keys| match facts.leaves_cpus {
+            true => Err(Unusable::CpuAsleep),
+            false => Ok(keys),
+        });
+    let mut features = Features::negotiate(&gathered.common.vmx, wishes)?;
+    if let Ok(keys) = &keys {
+        features.ept = features.ept.with_keys(keys.field());
+    }
     // SAFETY: the frame was taken for this CPU's VMXON and is zeroed.
     #[allow(unsafe_code, reason = "gives a frame to VMXON")]
     unsafe { operation::turn_on(&features, vmxon) }?;
@@ -214,6 +226,7 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
     });
     own.go_online();
     cpus::admit(&gathered);
+    tmemk::install(keys, gathered.layout);
     if selftest == SelfTest::PanicOtherCpu {
         crate::selftest::fail_elsewhere();
         return Err(

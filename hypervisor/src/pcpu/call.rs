@@ -8,6 +8,7 @@
 use super::Pcpu;
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::lapic;
+use crate::secmem::tmemk;
 use crate::vm;
 use crate::vmx::operation;
 use bulkhead_core::call::{Patience, Requests, Step};
@@ -61,6 +62,25 @@ pub fn elsewhere(requests: Requests) -> Result<(), NoAnswer> {
         ask(cpu, requests);
     }
     others(own).try_for_each(|cpu| wait(own, cpu, requests))
+}
+
+/// Has CPU number `index` do `requests`, whichever that is, and waits until it did.
+///
+/// # Errors
+/// It did not in time, or runs no VMs.
+pub fn on(index: usize, requests: Requests) -> Result<(), NoAnswer> {
+    let own = super::this();
+    if index == own.index {
+        carry_out(requests);
+        return Ok(());
+    }
+    let silent = NoAnswer {
+        cpu: index,
+        requests,
+    };
+    let cpu = others(own).find(|cpu| cpu.index == index).ok_or(silent)?;
+    ask(cpu, requests);
+    wait(own, cpu, requests)
 }
 
 /// Has CPU number `index`, which is another one, do `requests`. False where it runs no VMs.
@@ -129,5 +149,11 @@ fn carry_out(requests: Requests) {
     if requests.contains(Requests::FORGET_HOST) {
         // The hypervisor maps nothing global, so reloading CR3 forgets all of it.
         tlb::flush_all();
+    }
+    if requests.contains(Requests::EMPTY_CACHES) {
+        cpu::empty_caches();
+    }
+    if requests.contains(Requests::PROGRAM_KEY) {
+        tmemk::program_here();
     }
 }
