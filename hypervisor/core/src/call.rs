@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use bitflags::bitflags;
 
+use crate::flags;
+
 bitflags! {
     /// What a CPU can be asked to do.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +31,7 @@ bitflags! {
 
 impl fmt::Display for Requests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        bitflags::parser::to_writer(self, f)
+        flags::write(self, f)
     }
 }
 

@@ -27,6 +27,7 @@ pub mod device;
 pub mod ept;
 pub mod events;
 pub mod fault;
+mod flags;
 pub mod hostpt;
 pub mod hypercall;
 pub mod insn;
