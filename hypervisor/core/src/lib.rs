@@ -18,6 +18,7 @@ pub use bulkhead_manifest as manifest;
 pub use bulkhead_tpm as tpm;
 
 pub mod apic;
+pub mod backing;
 pub mod bus;
 pub mod call;
 pub mod console;
@@ -27,6 +28,7 @@ pub mod device;
 pub mod ept;
 pub mod events;
 pub mod fault;
+mod flags;
 pub mod hostpt;
 pub mod hypercall;
 pub mod insn;

@@ -427,7 +427,7 @@ fn a_plan_fits_a_machine_that_has_just_enough() {
     assert_eq!(
         kinds(MachineFacts { cpus: 3, ..enough }),
         [
-            (ErrorKind::MachineCpu, 19),
+            (ErrorKind::MachineCpu, 21),
             (ErrorKind::MachineNoCpuLeft, 48)
         ]
     );
