@@ -6,10 +6,12 @@
 //! there and what should. Whether *this machine* can run the plan is [`Plan::fit`]. The same code runs at boot and in
 //! `cargo xtask manifest check`; `docs/manifest.md` describes the format to its users.
 //!
+//! A crate of its own, to be made small, not fast; which is why the ways into it are never inlined.
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`plan`] | the result: [`Plan`], [`VmPlan`], [`HypervisorOptions`] and their enumerations |
-//! | [`name`], [`path`], [`size`], [`rate`], [`mac`], [`digest`] | one checked value type each |
+//! | [`name`], [`path`], [`size`], [`rate`], [`mac`], [`digest`], [`seal`] | one checked value type each |
 //! | [`schema`] | every key there is, and those reserved for later |
 //! | `source`, [`error`] | places in the text, and complaints about them |
 //! | `fields` | reading typed values out of TOML tables |
@@ -45,6 +47,7 @@ pub mod plan;
 mod quantity;
 pub mod rate;
 pub mod schema;
+pub mod seal;
 pub mod size;
 mod source;
 pub mod suggest;
@@ -73,9 +76,10 @@ pub use payload::{DiskImageFault, PayloadProblem, PayloadRole, check_disk_image}
 pub use plan::{
     ApicVirtualization, Console, DevicePlan, DiskMode, DiskPlan, Encryption, EncryptionMode,
     HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, NicPlan, Payload, Plan, RestartPolicy,
-    SelfTest, SmtPolicy, Spoofing, VmConsole, VmPlan,
+    RootKeySource, SelfTest, SmtPolicy, Spoofing, VmConsole, VmPlan,
 };
 pub use rate::BitRate;
+pub use seal::SealId;
 pub use size::ByteSize;
 pub use vm::MAX_VCPUS;
 
@@ -94,6 +98,7 @@ pub const MAX_VMS: usize = 64;
 ///
 /// # Errors
 /// Those of [`parse`], and bytes that are not UTF-8 without a byte order mark.
+#[inline(never)]
 pub fn parse_bytes(file_name: &str, bytes: &[u8]) -> Result<Plan, ManifestErrors> {
     if bytes.len() > MAX_BYTES {
         return Err(too_large(file_name, bytes));

@@ -69,6 +69,12 @@ pub fn write_back(start: *const u8, bytes: usize) {
     unsafe { asm!("mfence", options(nostack, preserves_flags)) };
 }
 
+/// WBINVD: writes this CPU's caches, and those it shares, back to memory and empties them. Never run on hardware.
+pub fn empty_caches() {
+    // SAFETY: at ring 0; it changes no memory that anybody sees.
+    unsafe { asm!("wbinvd", options(nostack, preserves_flags)) };
+}
+
 /// VERW of a writable data segment, which on processors with the microcode for it empties the buffers between core and
 /// caches. Only the form with a memory operand does (Intel, "Microarchitectural Data Sampling").
 pub fn clear_buffers() {

@@ -17,6 +17,7 @@ use bulkhead_core::events::Event;
 use bulkhead_core::hostpt::Window;
 use bulkhead_core::manifest::SmtPolicy;
 use bulkhead_core::placement::{Demand, Placement, PlacementError};
+use bulkhead_core::secmem::tmemk::{Registers, Unusable};
 use bulkhead_core::symmetry::{Asymmetry, Common, CpuReport, VmxReport};
 use bulkhead_core::topology::IdLayout;
 use bulkhead_core::vmx::capability::Wishes;
@@ -29,6 +30,8 @@ pub struct Gathered {
     pub xsave_bytes: usize,
     /// How their identifiers are made up.
     pub layout: IdLayout,
+    /// The memory encryption of all of them.
+    pub tmemk: Result<Registers, Unusable>,
     /// The further ones.
     waiting: Vec<&'static Pcpu>,
 }
@@ -82,6 +85,7 @@ pub fn gather(
     let own = Arrival::of_this_cpu(vmx);
     let mut layout = own.layout;
     let mut xsave_bytes = own.xsave_bytes;
+    let mut tmemk = Ok(own.tmemk);
     let mut reports: Vec<(u32, CpuReport)> = Vec::from([(0, own.report)]);
     let mut waiting = Vec::new();
     if page.is_none() && !seeds.is_empty() {
@@ -120,6 +124,11 @@ pub fn gather(
         }
         layout = layout.coarser(arrival.layout);
         xsave_bytes = xsave_bytes.max(arrival.xsave_bytes);
+        if arrival.tmemk != own.tmemk {
+            tmemk = Err(Unusable::Differs {
+                cpu: cpu.index as u32,
+            });
+        }
         reports.push((cpu.index as u32, arrival.report));
         waiting.push(cpu);
     }
@@ -131,6 +140,7 @@ pub fn gather(
         common,
         xsave_bytes,
         layout,
+        tmemk,
         waiting,
     })
 }

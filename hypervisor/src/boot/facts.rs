@@ -32,6 +32,8 @@ pub struct Facts {
     pub tsc_khz: u32,
     /// The local APIC identifiers of the CPUs, the one that runs this first.
     pub cpus: Vec<u32>,
+    /// Whether there are more CPUs than are used.
+    pub leaves_cpus: bool,
     /// Width of a physical address in bits.
     pub physical_bits: u32,
     /// Memory types.
@@ -40,8 +42,6 @@ pub struct Facts {
     pub power: PowerOff,
     /// The time by the firmware's clock: seconds since 1970, and the TSC then.
     pub epoch: (u64, u64),
-    /// Whether it has a TPM 2.0.
-    pub has_tpm: bool,
 }
 
 impl Facts {
@@ -55,14 +55,15 @@ impl Facts {
         // with VT-x has MTRRs.
         let mtrrs = Mtrrs::read(physical_bits, |msr| unsafe { cpu::rdmsr(msr) })
             .map_err(FactsError::Mtrr)?;
+        let (cpus, leaves_cpus) = processors(acpi);
         Ok(Self {
             tsc_khz: tsc_khz()?,
-            cpus: processors(acpi),
+            cpus,
+            leaves_cpus,
             physical_bits,
             mtrrs,
             power: PowerOff::from_acpi(acpi),
             epoch: (unix_seconds(), rdtsc()),
-            has_tpm: acpi.tpm2.is_some(),
         })
     }
 
@@ -153,12 +154,19 @@ pub fn screen() -> Option<Screen> {
 ///
 /// Some emulators and early steppings report a frequency in leaf 0x15 that the counter does not have.
 /// The machine's CPUs by the MADT, or by the firmware's own list where there are no tables.
-fn processors(acpi: &HostAcpi) -> Vec<u32> {
+/// Whether there are more than are used comes with them.
+fn processors(acpi: &HostAcpi) -> (Vec<u32>, bool) {
     let own = own_apic_id();
     let mut cpus = Vec::from([own]);
+    let mut leaves_some = false;
     let mut add = |id: u32| {
-        if cpus.len() < MAX_CPUS && !cpus.contains(&id) {
+        if cpus.contains(&id) {
+            return;
+        }
+        if cpus.len() < MAX_CPUS {
             cpus.push(id);
+        } else {
+            leaves_some = true;
         }
     };
     if let Some(madt) = &acpi.madt {
@@ -170,7 +178,7 @@ fn processors(acpi: &HostAcpi) -> Vec<u32> {
             add(id);
         }
     }
-    cpus
+    (cpus, leaves_some)
 }
 
 /// This CPU's x2APIC identifier (Intel SDM vol. 2A, "CPUID—CPU Identification", leaf 0BH; leaf 1 before it).

@@ -11,7 +11,9 @@ use crate::memory::{self, Memory, Surroundings, frames_of, heap};
 use crate::pci::Functions;
 use crate::pcpu::start::Seed;
 use crate::pcpu::{self, Pcpu, checks};
+use crate::secmem::{self, sealed, tmemk};
 use crate::selftest::devices::{self, DeviceTests};
+use crate::tpm::root_key::RootKeyError;
 use crate::vm::control::Control;
 use crate::vm::{self, Machine, Vm, VmError, network, passthrough, scheduler, shared};
 use crate::vmx::operation::{self, Features, Unfit};
@@ -26,11 +28,13 @@ use bulkhead_core::manifest::{Assigned, MachineFacts, SelfTest, SmtPolicy};
 use bulkhead_core::order;
 use bulkhead_core::pci::EcamWindow;
 use bulkhead_core::placement::Placement;
+use bulkhead_core::secmem::tmemk::{KeyIds, Unusable};
 use bulkhead_core::switch::PortConfig;
 use bulkhead_core::symmetry::VmxReport;
 use bulkhead_core::table::PageSize;
 use bulkhead_core::vmx::capability::Wishes;
 use bulkhead_core::vtd::dmar::Dmar;
+use bulkhead_crypto::RootKey;
 use core::arch::asm;
 use core::convert::Infallible;
 use core::mem;
@@ -41,6 +45,8 @@ use x86_64::instructions::interrupts;
 pub struct Handover {
     /// The plan and its files.
     pub loaded: Loaded,
+    /// What the keys of VMs come from, or why there is nothing.
+    pub root_key: Result<Box<RootKey>, RootKeyError>,
     /// What was wished for when features were negotiated.
     pub wishes: Wishes,
     /// What the first CPU's VT-x offers, or why it cannot run VMs: then the devices are shown, and nothing else.
@@ -58,6 +64,7 @@ pub struct Handover {
 /// The second half's state, found by [`on_own_stack`] on the new stack.
 struct Owned {
     loaded: Loaded,
+    root_key: Result<Box<RootKey>, RootKeyError>,
     wishes: Wishes,
     vmx: Result<VmxReport, Unfit>,
     facts: Facts,
@@ -77,6 +84,7 @@ struct Owned {
 pub fn leave_firmware(handover: Handover) -> ! {
     let Handover {
         loaded,
+        root_key,
         wishes,
         vmx,
         facts,
@@ -127,6 +135,7 @@ pub fn leave_firmware(handover: Handover) -> ! {
     });
     let owned = Box::into_raw(Box::new(Owned {
         loaded,
+        root_key,
         wishes,
         vmx,
         facts,
@@ -160,6 +169,7 @@ extern "sysv64" fn on_own_stack(owned: *mut Owned) -> ! {
 fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
     let Owned {
         loaded,
+        root_key,
         wishes,
         vmx,
         facts,
@@ -195,7 +205,17 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
     let memory_end = memory.ledger.frames().bytes().map_or(Hpa(u64::MAX), Hpa);
     let page = start_page.map(|page| page.first.start());
     let gathered = cpus::gather(seeds, vmx, &facts, page, memory_end)?;
-    let features = Features::negotiate(&gathered.common.vmx, wishes)?;
+    let keys = gathered
+        .tmemk
+        .and_then(|registers| KeyIds::find(&registers, memory_end, &facts.mtrrs))
+        .and_then(|keys| match facts.leaves_cpus {
+            true => Err(Unusable::CpuAsleep),
+            false => Ok(keys),
+        });
+    let mut features = Features::negotiate(&gathered.common.vmx, wishes)?;
+    if let Ok(keys) = &keys {
+        features.ept = features.ept.with_keys(keys.field());
+    }
     // SAFETY: the frame was taken for this CPU's VMXON and is zeroed.
     #[allow(unsafe_code, reason = "gives a frame to VMXON")]
     unsafe { operation::turn_on(&features, vmxon) }?;
@@ -212,11 +232,12 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
         bitmaps,
         epoch: facts.epoch,
     });
-    if crate::secmem::sealed::encrypted_bytes(&loaded.plan) > 0 {
-        crate::secmem::keys::install(crate::secmem::keys::ephemeral_root()?);
+    if sealed::encrypted_bytes(&loaded.plan) > 0 {
+        secmem::keys::install(root_key?);
     }
     own.go_online();
     cpus::admit(&gathered);
+    tmemk::install(keys, gathered.layout);
     if selftest == SelfTest::PanicOtherCpu {
         crate::selftest::fail_elsewhere();
         return Err(

@@ -8,6 +8,7 @@
 use super::Pcpu;
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::lapic;
+use crate::secmem::tmemk;
 use crate::vm;
 use crate::vmx::{instruction, operation};
 use bulkhead_core::call::{Patience, Requests, Step};
@@ -63,11 +64,12 @@ pub fn elsewhere(requests: Requests) -> Result<(), NoAnswer> {
     others(own).try_for_each(|cpu| wait(own, cpu, requests))
 }
 
-/// Has the CPUs with these numbers do `requests`, the caller's too if it is one of them, and waits until all did.
+/// Has the CPUs with these numbers do `requests`, the caller's too if it is one of them, and waits until all did. Those that run no
+/// VMs are left out.
 ///
 /// # Errors
 /// The first that did not in time.
-pub fn on(cpus: &[usize], requests: Requests) -> Result<(), NoAnswer> {
+pub fn among(cpus: &[usize], requests: Requests) -> Result<(), NoAnswer> {
     let own = super::this();
     let mut chosen = others(own).filter(|cpu| cpus.contains(&cpu.index));
     for cpu in chosen.clone() {
@@ -77,6 +79,25 @@ pub fn on(cpus: &[usize], requests: Requests) -> Result<(), NoAnswer> {
         carry_out(requests);
     }
     chosen.try_for_each(|cpu| wait(own, cpu, requests))
+}
+
+/// Has CPU number `index` do `requests`, whichever that is, and waits until it did.
+///
+/// # Errors
+/// It did not in time, or runs no VMs.
+pub fn on(index: usize, requests: Requests) -> Result<(), NoAnswer> {
+    let own = super::this();
+    if index == own.index {
+        carry_out(requests);
+        return Ok(());
+    }
+    let silent = NoAnswer {
+        cpu: index,
+        requests,
+    };
+    let cpu = others(own).find(|cpu| cpu.index == index).ok_or(silent)?;
+    ask(cpu, requests);
+    wait(own, cpu, requests)
 }
 
 /// Has CPU number `index`, which is another one, do `requests`. False where it runs no VMs.
@@ -148,5 +169,11 @@ fn carry_out(requests: Requests) {
     }
     if requests.contains(Requests::FORGET_VIEWS) {
         instruction::forget_views();
+    }
+    if requests.contains(Requests::EMPTY_CACHES) {
+        cpu::empty_caches();
+    }
+    if requests.contains(Requests::PROGRAM_KEY) {
+        tmemk::program_here();
     }
 }

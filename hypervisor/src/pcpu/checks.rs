@@ -9,7 +9,7 @@ use crate::arch::exception::Context;
 use crate::arch::machine_check;
 use crate::panic::{self, Cause};
 use crate::vm::shared::{self, Ending};
-use crate::vm::ticks;
+use crate::vm::{machine, ticks};
 use crate::{events, memory};
 use bulkhead_core::addr::{Frame, FrameCount, Hpa};
 use bulkhead_core::events::Event;
@@ -204,7 +204,9 @@ fn settle(own: &Pcpu, who: Interrupted, status: McgStatus) -> Judgement {
 
 /// The frame at `address` lost what it held. No lock is held by the CPU's loop.
 fn stop_owner(address: Hpa) {
-    let frame = Frame::containing(address);
+    // A bank's address has the key id on top where there is one.
+    let keys = machine().features.ept.keys();
+    let (frame, _) = keys.split(Frame::containing(address));
     let mut memory = memory::lock();
     let owner = memory.ledger.info(frame).map(|info| info.owner);
     match Consequence::of(owner) {

@@ -8,9 +8,11 @@ use crate::arch::cpu::{self, rdtsc, rdtsc_in_order};
 use crate::arch::descriptor::{self, StackTops};
 use crate::arch::{lapic, startup};
 use crate::boot::gate::{self, Unsuitable};
+use crate::secmem::tmemk;
 use crate::vm::{self, scheduler};
 use crate::vmx::operation::{self, Unfit};
 use bulkhead_core::addr::Hpa;
+use bulkhead_core::secmem::tmemk::Registers;
 use bulkhead_core::skew::Skew;
 use bulkhead_core::symmetry::{CpuReport, VmxReport};
 use bulkhead_core::topology::IdLayout;
@@ -74,6 +76,8 @@ pub struct Arrival {
     pub xsave_bytes: usize,
     /// Its microcode's revision.
     pub microcode: u32,
+    /// Its memory encryption.
+    pub tmemk: Registers,
 }
 
 impl Arrival {
@@ -86,6 +90,7 @@ impl Arrival {
             layout: IdLayout::read(&mut host),
             xsave_bytes: cpu::cpuid(0xd, 0).ecx as usize,
             microcode: cpu::microcode_revision(),
+            tmemk: tmemk::registers(),
         }
     }
 }

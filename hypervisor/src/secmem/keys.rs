@@ -73,18 +73,6 @@ pub fn install(key: Box<RootKey>) {
     });
 }
 
-/// A root key of this boot's alone.
-///
-/// # Errors
-/// [`KeyError::WithoutEntropy`].
-pub fn ephemeral_root() -> Result<Box<RootKey>, KeyError> {
-    let mut bytes = [0; 32];
-    if !random::fill(&mut bytes) {
-        return Err(KeyError::WithoutEntropy);
-    }
-    Ok(RootKey::take(&mut bytes))
-}
-
 /// How pages are sealed, once a root key is there.
 #[must_use]
 pub fn implementation() -> Option<Implementation> {

@@ -26,7 +26,7 @@ pub struct FrameSealer<'a> {
 
 impl Invalidate for FrameSealer<'_> {
     fn invalidate(&mut self, _root: Frame) {
-        if let Err(silent) = call::on(self.cpus, Requests::FORGET_VIEWS) {
+        if let Err(silent) = call::among(self.cpus, Requests::FORGET_VIEWS) {
             panic!("{silent}: its guest may still reach what is to be sealed");
         }
     }

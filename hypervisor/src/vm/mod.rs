@@ -140,6 +140,7 @@ pub struct Machine {
 
 impl Machine {
     /// What CPUID says here, less the features that some CPU lacks.
+    #[inline(never)]
     #[must_use]
     pub fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
         let here = cpu::cpuid_for_core(leaf, subleaf);

@@ -7,6 +7,8 @@ use core::fmt;
 
 use bitflags::bitflags;
 
+use crate::flags;
+use crate::secmem::tmemk::KeyField;
 use crate::table::PageSize;
 
 use super::EptPerms;
@@ -66,7 +68,10 @@ impl EptFeatures {
 
 /// The negotiated capabilities: everything required is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct EptCaps(EptFeatures);
+pub struct EptCaps {
+    features: EptFeatures,
+    keys: KeyField,
+}
 
 /// A required capability is missing; the field says which ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,7 +83,7 @@ pub struct EptCapError {
 impl fmt::Display for EptCapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "this processor's EPT/VPID lacks ")?;
-        bitflags::parser::to_writer(&self.missing, &mut *f)?;
+        flags::write(&self.missing, f)?;
         write!(f, " (IA32_VMX_EPT_VPID_CAP); Bulkhead cannot run VMs on it")
     }
 }
@@ -94,27 +99,42 @@ impl EptCaps {
         let features = EptFeatures::from_bits_truncate(raw);
         let missing = EptFeatures::REQUIRED.difference(features);
         if missing.is_empty() {
-            Ok(Self(features))
+            Ok(Self {
+                features,
+                keys: KeyField::NONE,
+            })
         } else {
             Err(EptCapError { missing })
         }
     }
 
+    /// The same where addresses have `keys` on top.
+    #[must_use]
+    pub const fn with_keys(self, keys: KeyField) -> Self {
+        Self { keys, ..self }
+    }
+
     /// All that is there.
     #[must_use]
     pub const fn features(self) -> EptFeatures {
-        self.0
+        self.features
+    }
+
+    /// Which bits of an entry's address are a hardware key's.
+    #[must_use]
+    pub const fn keys(self) -> KeyField {
+        self.keys
     }
 
     /// The largest page.
     #[must_use]
     pub const fn largest_page(self) -> PageSize {
         if self
-            .0
+            .features
             .contains(EptFeatures::PAGE_1G.union(EptFeatures::PAGE_2M))
         {
             PageSize::Size1G
-        } else if self.0.contains(EptFeatures::PAGE_2M) {
+        } else if self.features.contains(EptFeatures::PAGE_2M) {
             PageSize::Size2M
         } else {
             PageSize::Size4K
@@ -124,7 +144,7 @@ impl EptCaps {
     /// Whether entries have accessed and dirty flags.
     #[must_use]
     pub const fn has_accessed_dirty(self) -> bool {
-        self.0.contains(EptFeatures::ACCESSED_DIRTY)
+        self.features.contains(EptFeatures::ACCESSED_DIRTY)
     }
 
     /// Whether an entry can have these permissions without being misconfigured (Intel SDM vol. 3C,
@@ -134,7 +154,7 @@ impl EptCaps {
         if perms.contains(EptPerms::READ) {
             return true;
         }
-        let execute_only = self.0.contains(EptFeatures::EXECUTE_ONLY);
+        let execute_only = self.features.contains(EptFeatures::EXECUTE_ONLY);
         !perms.is_empty() && !perms.contains(EptPerms::WRITE) && execute_only
     }
 }

@@ -1,7 +1,8 @@
 //! Extended page tables: what a VM's guest physical addresses mean.
 //!
 //! [`Ept`] is one view's tree. It maps only what a [`MapRight`] of its VM covers, and gives rights back
-//! only through a [`Stale`]. Neighbours: [`crate::ledger`] makes the rights, [`crate::table`] does the
+//! only through a [`Stale`]. Where the right says a hardware key, the entry has it above the frame's number
+//! ([`crate::secmem::tmemk`]); what comes out again has none. Neighbours: [`crate::ledger`] makes the rights, [`crate::table`] does the
 //! tree work, [`crate::mtrr`] knows the memory types, `vmx` decodes the exits that EPT causes.
 //! See Intel SDM vol. 3C, "The Extended Page Table Mechanism (EPT)".
 
@@ -126,7 +127,7 @@ impl Ept {
         let FrameRun { first, count } = right.run();
         let mapped = self.check(&right, attr.perms).and_then(|()| {
             self.table
-                .map(memory, gpa, first, count, attr)
+                .map(memory, gpa, right.tag().on(first), count, attr)
                 .map_err(EptError::from)
         });
         match mapped {
@@ -190,12 +191,13 @@ impl Ept {
         let Some(stale) = self.table.unmap_run(memory, gpa, count)? else {
             return Ok(None);
         };
-        let holding = &mut self.holding;
+        let (holding, keys) = (&mut self.holding, self.caps.keys());
         Ok(Some(stale.map(|run| {
             let rights = run.attr.perms.rights();
+            let (frame, tag) = keys.split(run.frame);
             (
                 run.input,
-                holding.withdraw(FrameRun::new(run.frame, run.count), rights),
+                holding.withdraw(FrameRun::new(frame, run.count), rights, tag),
             )
         })))
     }
@@ -213,6 +215,7 @@ impl Ept {
     ) -> Result<Stale<EptFormat, ()>, EptError> {
         self.check(evidence, perms)?;
         let FrameRun { first, count } = evidence.run();
+        let first = evidence.tag().on(first);
         let start = gpa.0 / FRAME_SIZE;
         for leaf in self.table.leaves(memory, gpa, count)? {
             let page = leaf.input.0 / FRAME_SIZE;
@@ -228,7 +231,9 @@ impl Ept {
 
     /// The page that holds `gpa`, or `None` where nothing is mapped.
     pub fn translate(&self, memory: &impl TableMemory, gpa: Gpa) -> Option<Leaf<Gpa, EptAttr>> {
-        self.table.translate(memory, gpa)
+        let leaf = self.table.translate(memory, gpa)?;
+        let (frame, _) = self.caps.keys().split(leaf.frame);
+        Some(Leaf { frame, ..leaf })
     }
 
     /// Whether the page that holds `gpa` was accessed since the last time this was asked and the view was flushed; false where the

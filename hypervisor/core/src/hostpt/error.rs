@@ -29,6 +29,8 @@ pub enum HostError {
         /// What the right allows.
         allowed: Rights,
     },
+    /// The frames are under a VM's hardware key: they are shown in windows only.
+    UnderKey(Hva),
     /// A stack needs a page besides its guard.
     StackTooSmall(Hva),
     /// A window is empty or crosses a 2 MiB border.
@@ -57,6 +59,7 @@ impl fmt::Display for HostError {
                     "hypervisor tables: {wanted:?} asked for, the ledger allows {allowed:?}"
                 )
             }
+            Self::UnderKey(at) => write!(f, "frames for {at} are under a hardware key"),
             Self::StackTooSmall(at) => write!(f, "stack at {at} has no page above its guard"),
             Self::BadWindow(at) => write!(f, "window at {at} is empty or crosses a 2 MiB border"),
             Self::WindowBusy(at) => write!(f, "window at {at} is open already; close it first"),

@@ -15,6 +15,7 @@ mod window;
 
 use crate::addr::{FrameCount, Hpa, Hva};
 use crate::ledger::{FrameRun, Holder, Holding, MapRight};
+use crate::secmem::tmemk::KeyTag;
 use crate::table::{Flushed, Invalidate, Leaf, PageSize, Stale, Table, TableMemory};
 
 pub use entry::{Access, Cache, HOST_PAT, HostAttr, HostFormat};
@@ -103,8 +104,12 @@ impl HostTables {
         attr: HostAttr,
     ) -> Result<(), Rejected> {
         let FrameRun { first, count } = right.run();
-        let mapped = check(&right, attr)
-            .and_then(|()| Ok(self.table.map(memory, at, first, count, attr)?));
+        let mapped = check(&right, attr).and_then(|()| {
+            if right.tag().is_key() {
+                return Err(HostError::UnderKey(at));
+            }
+            Ok(self.table.map(memory, at, first, count, attr)?)
+        });
         match mapped {
             Ok(()) => {
                 self.holding.deposit(right);
@@ -133,7 +138,7 @@ impl HostTables {
             let rights = run.attr.access.rights();
             (
                 run.input,
-                holding.withdraw(FrameRun::new(run.frame, run.count), rights),
+                holding.withdraw(FrameRun::new(run.frame, run.count), rights, KeyTag::NONE),
             )
         })))
     }

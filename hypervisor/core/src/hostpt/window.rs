@@ -58,7 +58,7 @@ impl Window {
         self.slots
     }
 
-    /// Shows the frames of `right` as data (read-only where the right is) and says where.
+    /// Shows the frames of `right` as data (read-only where the right is), under the key that they are under, and says where.
     ///
     /// # Errors
     /// The right comes back with the reason: the window is open, too small, or the right is not the
@@ -90,9 +90,10 @@ impl Window {
         if let Err(error) = check(&right, attr) {
             return Err(Rejected { error, right });
         }
-        let first = right.run().first;
+        let (first, tag) = (right.run().first, right.tag());
         for slot in 0..wanted.0 {
-            let entry = HostFormat::leaf(Frame(first.0 + slot), PageSize::Size4K, attr);
+            let frame = tag.on(Frame(first.0 + slot));
+            let entry = HostFormat::leaf(frame, PageSize::Size4K, attr);
             memory.write(self.table, self.first_slot + slot as usize, entry);
         }
         self.open = Some(right);

@@ -54,9 +54,10 @@ impl Ledger<'_> {
     /// [`super::State::Dirty`] and can't be mapped before [`Ledger::scrub`].
     ///
     /// # Errors
-    /// [`LedgerError::OutOfFrames`] where no such run is available; nothing was taken.
+    /// [`LedgerError::OutOfFrames`] where no such run is available, [`LedgerError::UnderKey`] where the owner's frames are under a key;
+    /// nothing was taken.
     pub fn alloc_run(&mut self, owner: Owner, request: Request) -> Result<FrameRun, LedgerError> {
-        check_owner(owner)?;
+        self.check_owner(owner)?;
         let ordinary = request.from >= FIRST_ORDINARY;
         let from = if ordinary {
             request.from.0.max(self.hint)
@@ -80,14 +81,14 @@ impl Ledger<'_> {
     /// 2 MiB, then what is left), handing each piece to `sink`. Like `alloc_run`, it may give dirty frames.
     ///
     /// # Errors
-    /// [`LedgerError::OutOfFrames`] before anything was taken.
+    /// [`LedgerError::OutOfFrames`] or [`LedgerError::UnderKey`], before anything was taken.
     pub fn alloc_frames(
         &mut self,
         owner: Owner,
         count: FrameCount,
         mut sink: impl FnMut(FrameRun),
     ) -> Result<(), LedgerError> {
-        check_owner(owner)?;
+        self.check_owner(owner)?;
         if self.available_to_vms() < count {
             return Err(self.out(count));
         }
@@ -158,6 +159,7 @@ impl Ledger<'_> {
 
     fn take(&mut self, run: FrameRun, owner: Owner) {
         self.update(run, |entry| entry.take(owner));
+        self.keys.taken(owner, run.count);
         if run.contains(Frame(self.hint)) {
             self.hint = run.end().0;
         }
@@ -180,12 +182,12 @@ impl Ledger<'_> {
             available: self.books.available(),
         }
     }
-}
 
-fn check_owner(owner: Owner) -> Result<(), LedgerError> {
-    match owner {
-        Owner::Vm(vm) if vm > VmId::MAX => Err(LedgerError::BadVm(vm)),
-        Owner::Hypervisor | Owner::Payload | Owner::Vm(_) => Ok(()),
-        Owner::Nobody | Owner::Firmware | Owner::Mmio => Err(LedgerError::BadOwner(owner)),
+    fn check_owner(&self, owner: Owner) -> Result<(), LedgerError> {
+        match owner {
+            Owner::Vm(vm) if vm > VmId::MAX => Err(LedgerError::BadVm(vm)),
+            Owner::Hypervisor | Owner::Payload | Owner::Vm(_) => self.keys.check_none(owner),
+            Owner::Nobody | Owner::Firmware | Owner::Mmio => Err(LedgerError::BadOwner(owner)),
+        }
     }
 }

@@ -330,6 +330,13 @@ impl Entry {
         self.version = self.version.wrapping_add(1);
     }
 
+    /// What the frame holds is lost.
+    pub(super) const fn forget(&mut self) {
+        if matches!(self.state, State::Clear) {
+            self.state = State::Dirty;
+        }
+    }
+
     pub(super) const fn seal(&mut self, key: KeyId) {
         self.detail = key.0;
         self.version = self.version.wrapping_add(1);

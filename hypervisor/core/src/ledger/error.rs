@@ -59,8 +59,14 @@ pub enum LedgerError {
     },
     /// Frames cannot be allocated to this owner.
     BadOwner(Owner),
-    /// A VM number above [`VmId::MAX`].
+    /// A VM number above [`VmId::MAX`], or above what the operation knows.
     BadVm(VmId),
+    /// The VM's frames are under a hardware key, which has to be erased first.
+    UnderKey(VmId),
+    /// A hardware key is for all frames of a VM, and these are not all, or are under one already.
+    NotAllFrames(VmId),
+    /// The frame is under another hardware key than those before it.
+    OtherKey(Frame),
 }
 
 impl fmt::Display for LedgerError {
@@ -136,6 +142,13 @@ impl fmt::Display for LedgerError {
             ),
             Self::BadOwner(owner) => write!(f, "frames cannot be allocated to {owner:?}"),
             Self::BadVm(vm) => write!(f, "{vm} is beyond the highest number {}", VmId::MAX.0),
+            Self::UnderKey(vm) => write!(f, "the frames of {vm} are under a hardware key"),
+            Self::NotAllFrames(vm) => {
+                write!(f, "a hardware key is for all frames of {vm}, and once")
+            }
+            Self::OtherKey(frame) => {
+                write!(f, "frame {} is under another hardware key", frame.start())
+            }
         }
     }
 }

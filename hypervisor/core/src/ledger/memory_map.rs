@@ -99,6 +99,7 @@ impl<'a> Ledger<'a> {
             entries,
             books,
             claims: super::devices::Claims::NONE,
+            keys: super::keys::Keys::NONE,
             hint: FIRST_ORDINARY.0,
         };
         let first = FrameRun::new(Frame(0), FrameCount(1));

@@ -15,15 +15,16 @@
 //! [`MapRight`] comes back, and an unmapped right is locked in a [`crate::table::Stale`] until the flush. So
 //! `free`, which wants the count to be zero, cannot run ahead of a flush.
 //!
-//! Parts: [`entry`] the 16 bytes per frame, [`rights`] the proofs, [`sealing`] the ways to and from sealed, `alloc` taking frames, `devices` what is no memory,
-//! [`memory_map`] the firmware's view, [`books`] the counters. The memory for the entries is the
-//! caller's; nothing here uses a heap.
+//! Parts: [`entry`] the 16 bytes per frame, [`rights`] the proofs, [`sealing`] the ways to and from sealed, `alloc` taking frames,
+//! `devices` what is no memory, `keys` the hardware's keys, [`memory_map`] the firmware's view, [`books`] the counters. The memory for
+//! the entries is the caller's; nothing here uses a heap.
 
 mod alloc;
 pub mod books;
 mod devices;
 pub mod entry;
 mod error;
+mod keys;
 pub mod memory_map;
 pub mod rights;
 pub mod sealing;
@@ -62,6 +63,12 @@ impl FrameRun {
         Frame(self.first.0.saturating_add(self.count.0))
     }
 
+    /// Whether some frame is one of both.
+    #[must_use]
+    pub const fn overlaps(self, other: Self) -> bool {
+        self.first.0 < other.end().0 && other.first.0 < self.end().0
+    }
+
     /// Whether `frame` is one of the run.
     #[must_use]
     pub const fn contains(self, frame: Frame) -> bool {
@@ -86,6 +93,8 @@ pub struct Ledger<'a> {
     books: Books,
     /// Who has what is no memory.
     claims: devices::Claims,
+    /// Under which key each VM's frames are.
+    keys: keys::Keys,
     /// No frame from 1 MiB up to this one is available.
     hint: u64,
 }
@@ -194,14 +203,16 @@ impl Ledger<'_> {
     /// Gives `run` back: its frames belong to nobody and are dirty.
     ///
     /// # Errors
-    /// [`LedgerError::NotOwner`] or [`LedgerError::StillMapped`]; then nothing changed.
+    /// [`LedgerError::NotOwner`], [`LedgerError::StillMapped`] or [`LedgerError::UnderKey`]; then nothing changed.
     pub fn free(&mut self, owner: Owner, run: FrameRun) -> Result<(), LedgerError> {
         if matches!(owner, Owner::Nobody | Owner::Firmware | Owner::Mmio) {
             return Err(LedgerError::NotOwner(run.first));
         }
         self.check_owned(run, owner)?;
         self.check_unmapped(run)?;
+        self.keys.check_none(owner)?;
         self.update(run, Entry::free);
+        self.keys.freed(owner, run.count);
         if run.end() > alloc::FIRST_ORDINARY {
             self.hint = self.hint.min(run.first.max(alloc::FIRST_ORDINARY).0);
         }

@@ -6,6 +6,7 @@
 //! [`Ledger::surrender`].
 
 use crate::addr::{Frame, FrameCount};
+use crate::secmem::tmemk::KeyTag;
 
 use super::entry::{Entry, Owner, Rights, State, VmId};
 use super::{FrameRun, Ledger, LedgerError};
@@ -26,6 +27,7 @@ pub struct MapRight {
     holder: Holder,
     run: FrameRun,
     rights: Rights,
+    tag: KeyTag,
 }
 
 impl MapRight {
@@ -47,6 +49,12 @@ impl MapRight {
         self.rights
     }
 
+    /// The hardware key that the frames have to be mapped under: goes onto their numbers in an entry.
+    #[must_use]
+    pub const fn tag(&self) -> KeyTag {
+        self.tag
+    }
+
     /// The right to the first `count` frames and the right to the rest.
     ///
     /// # Errors
@@ -55,28 +63,16 @@ impl MapRight {
         if count.0 == 0 || count.0 >= self.run.count.0 {
             return Err(self);
         }
-        let Self {
-            holder,
-            run,
-            rights,
-        } = self;
+        let run = self.run;
         let rest = FrameRun::new(
             Frame(run.first.0 + count.0),
             FrameCount(run.count.0 - count.0),
         );
         let first = Self {
-            holder,
             run: FrameRun::new(run.first, count),
-            rights,
+            ..self
         };
-        Ok((
-            first,
-            Self {
-                holder,
-                run: rest,
-                rights,
-            },
-        ))
+        Ok((first, Self { run: rest, ..self }))
     }
 }
 
@@ -124,11 +120,11 @@ impl Holding {
         self.frames += right.run.count.0;
     }
 
-    /// The right to what was just taken out of the table, with the rights it was mapped with.
+    /// The right to what was just taken out of the table, with the rights and the key it was mapped with.
     ///
     /// # Panics
     /// Where more comes out than was put in: the table and the ledger have parted.
-    pub(crate) fn withdraw(&mut self, run: FrameRun, rights: Rights) -> MapRight {
+    pub(crate) fn withdraw(&mut self, run: FrameRun, rights: Rights, tag: KeyTag) -> MapRight {
         let Some(left) = self.frames.checked_sub(run.count.0) else {
             panic!("{:?} unmapped more frames than it had mapped", self.holder);
         };
@@ -137,6 +133,7 @@ impl Holding {
             holder: self.holder,
             run,
             rights,
+            tag,
         }
     }
 }
@@ -218,7 +215,9 @@ impl Ledger<'_> {
         run: FrameRun,
         rights: Rights,
     ) -> Result<MapRight, LedgerError> {
+        let mut tag = KeyTag::NONE;
         if let (Some(known), _) = self.known(run) {
+            tag = self.tag(known)?;
             let counted = self.count_maps(known, holder, Entry::add_map);
             if counted < known.count.0 {
                 if counted > 0 {
@@ -235,6 +234,7 @@ impl Ledger<'_> {
             holder,
             run,
             rights,
+            tag,
         })
     }
 

@@ -81,10 +81,12 @@ impl Ledger<'_> {
     /// memory is not encrypted.
     ///
     /// # Errors
-    /// The frames are not the VM's; [`LedgerError::Private`] where one is clear and the VM's alone.
+    /// The frames are not the VM's; [`LedgerError::StillMapped`] where one is being sealed or unsealed; [`LedgerError::Private`] where one is clear and the VM's alone.
     pub fn grant_inspect(&mut self, vm: VmId, run: FrameRun) -> Result<MapRight, LedgerError> {
         self.check_owned(run, Owner::Vm(vm))?;
         self.each(run, |frame, entry| match entry.state() {
+            // Under a right that is out it may be half encrypted.
+            State::Sealed if entry.is_mapped() => Err(LedgerError::StillMapped(frame)),
             State::Sealed => Ok(()),
             State::Clear | State::Shared if entry.is_open() => Ok(()),
             _ => Err(LedgerError::Private(frame)),

@@ -16,6 +16,7 @@ use core::fmt;
 
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use crate::ledger::{FrameRun, Holder, Holding, MapRight, Rights, VmId};
+use crate::secmem::tmemk::KeyTag;
 use crate::table::{Flushed, Invalidate, Leaf, Stale, Table, TableError, TableMemory};
 
 use super::capability::{CapabilityError, Depths, DomainId, TreeShape};
@@ -142,6 +143,8 @@ pub enum IoError {
     NoPermission,
     /// The range includes addresses that mean interrupts.
     InterruptRange(Gpa),
+    /// The frames are under a hardware key, which devices do not know.
+    UnderKey(Gpa),
 }
 
 impl fmt::Display for IoError {
@@ -154,6 +157,7 @@ impl fmt::Display for IoError {
                 f,
                 "I/O domain: {wanted:?} asked for, the ledger allows {allowed:?}"
             ),
+            Self::UnderKey(at) => write!(f, "I/O domain: memory at {at} is under a hardware key"),
             Self::NoPermission => write!(f, "I/O domain: a mapping without any permission"),
             Self::InterruptRange(at) => {
                 write!(
@@ -302,8 +306,8 @@ impl IoDomain {
         let mut place = None;
         let mut wrap = |run: crate::table::Run<Gpa, DmaAttr>| {
             place = Some((run.input, run.count));
-            let right =
-                holding.withdraw(FrameRun::new(run.frame, run.count), run.attr.perms.rights());
+            let frames = FrameRun::new(run.frame, run.count);
+            let right = holding.withdraw(frames, run.attr.perms.rights(), KeyTag::NONE);
             (run.input, right)
         };
         let stale = match &mut self.tree {
@@ -402,6 +406,9 @@ impl IoDomain {
         }
         if perms.is_empty() {
             return Err(IoError::NoPermission);
+        }
+        if right.tag().is_key() {
+            return Err(IoError::UnderKey(gpa));
         }
         let (wanted, allowed) = (perms.rights(), right.rights());
         if !allowed.contains(wanted) {

@@ -267,7 +267,9 @@ fn step(random: &mut Random, ledger: &mut Ledger<'_>, model: &mut Model) {
                 }
             }
             let looked = random.run();
-            let visible = model.all(looked, |k| owned(k) && k.state == State::Sealed);
+            let visible = model.all(looked, |k| {
+                owned(k) && k.state == State::Sealed && unmapped(k)
+            });
             keep(model, ledger.grant_inspect(vm, looked), visible);
         }
     }

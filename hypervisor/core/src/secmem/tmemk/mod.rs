@@ -241,8 +241,8 @@ pub enum Unusable {
         /// Its number.
         cpu: u32,
     },
-    /// No CPU of some package runs, so its memory controller cannot be given a key.
-    PackageAsleep,
+    /// Not every CPU runs: its package's memory controller may be out of reach, and its caches are.
+    CpuAsleep,
 }
 
 impl fmt::Display for Unusable {
@@ -260,7 +260,7 @@ impl fmt::Display for Unusable {
             Self::MemoryBeyond(end) => return write!(f, "memory up to {end} has key id bits set"),
             Self::Mtrrs => "memory types depend on the key id",
             Self::Differs { cpu } => return write!(f, "CPU {cpu} is set up differently"),
-            Self::PackageAsleep => "a package has no CPU that runs",
+            Self::CpuAsleep => "not every CPU runs",
         })
     }
 }

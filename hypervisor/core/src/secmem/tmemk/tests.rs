@@ -211,3 +211,5 @@ fn no_field_changes_nothing() {
     assert_eq!(KeyField::NONE.tag(HardwareKeyId::new(1).unwrap()), None);
     assert_eq!(HardwareKeyId::new(0), None);
 }
+
+mod machine;
