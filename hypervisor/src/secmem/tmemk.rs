@@ -6,8 +6,7 @@
 
 use crate::arch::{cpu, random};
 use crate::memory;
-use crate::pcpu::{self, call};
-use alloc::vec::Vec;
+use crate::pcpu::{self, Pcpu, call};
 use bulkhead_core::call::Requests;
 use bulkhead_core::ledger::{FrameRun, VmId};
 use bulkhead_core::secmem::tmemk::{
@@ -31,8 +30,8 @@ struct Keys {
     packages: Packages,
 }
 
-/// Of each package, the number of a CPU that runs.
-struct Packages(Vec<usize>);
+/// All CPUs, whose identifiers tell their packages.
+struct Packages(IdLayout);
 
 /// What the CPU that runs this says of TME-MK.
 #[must_use]
@@ -44,15 +43,14 @@ pub fn registers() -> Registers {
 /// Makes `keys` what VMs get theirs from, now that all CPUs that will run do, and says whether there are any. `layout` tells
 /// packages apart.
 pub fn install(keys: Result<KeyIds, Unusable>, layout: IdLayout) {
-    match keys.and_then(|keys| Ok((keys, Packages::of(layout)?))) {
+    let all_run = pcpu::all().iter().all(Pcpu::is_online);
+    match keys {
         Err(why) => log::info!("TME-MK: {why}"),
-        Ok((keys, packages)) => {
-            log::info!(
-                "TME-MK: {} keys, {} packages; never run on hardware",
-                keys.count(),
-                packages.packages()
-            );
+        Ok(_) if !all_run => log::info!("TME-MK: {}", Unusable::CpuAsleep),
+        Ok(keys) => {
+            log::info!("TME-MK: {} keys; never run on hardware", keys.count());
             let keys = HardwareKeys::new(keys);
+            let packages = Packages(layout);
             KEYS.call_once(|| Mutex::new(Keys { keys, packages }));
         }
     }
@@ -101,32 +99,20 @@ pub fn program_here() {
     }
 }
 
-impl Packages {
-    /// The packages of all CPUs, if they all run.
-    fn of(layout: IdLayout) -> Result<Self, Unusable> {
-        let mut seen = Vec::new();
-        let mut first = Vec::new();
-        for cpu in pcpu::all() {
-            if !cpu.is_online() {
-                return Err(Unusable::CpuAsleep);
-            }
-            let package = layout.locate(cpu.apic_id).package;
-            if !seen.contains(&package) {
-                seen.push(package);
-                first.push(cpu.index);
-            }
-        }
-        Ok(Self(first))
-    }
-}
-
 impl Engines for Packages {
-    fn packages(&self) -> usize {
-        self.0.len()
+    fn cpus(&self) -> usize {
+        pcpu::all().len()
     }
 
-    fn program(&mut self, package: usize, program: &KeyProgram) -> Result<(), ProgramError> {
-        let cpu = self.0.get(package).copied().unwrap_or_default();
+    fn leads(&self, cpu: usize) -> bool {
+        let package = |cpu: &Pcpu| self.0.locate(cpu.apic_id).package;
+        let Some((own, before)) = pcpu::all().get(..=cpu).and_then(|cpus| cpus.split_last()) else {
+            return false;
+        };
+        before.iter().all(|other| package(other) != package(own))
+    }
+
+    fn program(&mut self, cpu: usize, program: &KeyProgram) -> Result<(), ProgramError> {
         ANSWER.store(NO_ANSWER, Ordering::SeqCst);
         PROGRAM.store(ptr::from_ref(program).cast_mut(), Ordering::SeqCst);
         if let Err(silent) = call::on(cpu, Requests::PROGRAM_KEY) {
@@ -142,8 +128,9 @@ impl Engines for Packages {
         }
     }
 
-    fn entropy(&mut self, bytes: &mut [u8]) -> bool {
-        random::fill(bytes)
+    fn entropy(&mut self) -> Option<u64> {
+        let mut bytes = [0; 8];
+        random::fill(&mut bytes).then(|| u64::from_ne_bytes(bytes))
     }
 }
 

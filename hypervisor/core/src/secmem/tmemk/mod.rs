@@ -255,11 +255,11 @@ impl fmt::Display for Unusable {
             Self::NoKeyIdBits => "given no key ids by the firmware",
             Self::TakenByTdx => "all key ids are for TDX",
             Self::NoAesXts256 => "AES-XTS-256 not allowed by the firmware",
-            Self::Nonsense(raw) => return write!(f, "IA32_TME_ACTIVATE = {raw:#x} cannot be"),
-            Self::Width(bits) => return write!(f, "no room in addresses of {bits} bits"),
-            Self::MemoryBeyond(end) => return write!(f, "memory up to {end} has key id bits set"),
+            Self::Nonsense(_) => "IA32_TME_ACTIVATE makes no sense",
+            Self::Width(_) => "no room in the width of addresses",
+            Self::MemoryBeyond(_) => "memory reaches into the key ids",
             Self::Mtrrs => "memory types depend on the key id",
-            Self::Differs { cpu } => return write!(f, "CPU {cpu} is set up differently"),
+            Self::Differs { .. } => "set up differently on some CPU",
             Self::CpuAsleep => "not every CPU runs",
         })
     }

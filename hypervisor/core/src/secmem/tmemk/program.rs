@@ -7,8 +7,8 @@ use zeroize::Zeroize;
 
 use super::HardwareKeyId;
 
-/// Bytes of an AES-256 key.
-const KEY_BYTES: usize = 32;
+/// Words of an AES-256 key.
+const KEY_WORDS: usize = 4;
 
 /// MKTME_KEY_PROGRAM_STRUCT: what becomes of one key. Zeroized when it is dropped; it should lie where it will not be moved.
 #[repr(C, align(256))]
@@ -17,15 +17,15 @@ pub struct KeyProgram {
     /// KEYID_CTRL, which is not aligned.
     control: [u8; 4],
     ignored: [u8; 58],
-    data: KeyBytes,
-    tweak: KeyBytes,
+    data: KeyHalf,
+    tweak: KeyHalf,
 }
 
 /// A key, and the rest of the field, which older processors want to be zero.
 #[repr(C)]
-struct KeyBytes {
-    key: [u8; KEY_BYTES],
-    reserved: [u8; 32],
+struct KeyHalf {
+    key: [u64; KEY_WORDS],
+    reserved: [u64; 4],
 }
 
 const _: () = assert!(
@@ -34,7 +34,7 @@ const _: () = assert!(
         && offset_of!(KeyProgram, ignored) == 6
         && offset_of!(KeyProgram, data) == 64
         && offset_of!(KeyProgram, tweak) == 128
-        && size_of::<KeyBytes>() == 64
+        && size_of::<KeyHalf>() == 64
         && size_of::<KeyProgram>() == 256
         && align_of::<KeyProgram>() == 256
 );
@@ -56,9 +56,9 @@ impl KeyProgram {
     /// Does nothing yet: key id 0 cannot be programmed.
     #[must_use]
     pub const fn new() -> Self {
-        const NO_KEY: KeyBytes = KeyBytes {
-            key: [0; KEY_BYTES],
-            reserved: [0; 32],
+        const NO_KEY: KeyHalf = KeyHalf {
+            key: [0; KEY_WORDS],
+            reserved: [0; 4],
         };
         Self {
             key_id: 0,
@@ -74,10 +74,16 @@ impl KeyProgram {
     pub(super) fn make_key(
         &mut self,
         id: HardwareKeyId,
-        mut entropy: impl FnMut(&mut [u8]) -> bool,
+        mut entropy: impl FnMut() -> Option<u64>,
     ) -> bool {
         self.set(id, Command::SetKeyRandom);
-        entropy(&mut self.data.key) && entropy(&mut self.tweak.key)
+        for word in self.data.key.iter_mut().chain(&mut self.tweak.key) {
+            let Some(random) = entropy() else {
+                return false;
+            };
+            *word = random;
+        }
+        true
     }
 
     /// Has the key of `id` forgotten.

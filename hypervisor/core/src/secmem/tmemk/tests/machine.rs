@@ -85,11 +85,17 @@ impl Machine {
 }
 
 impl Engines for Machine {
-    fn packages(&self) -> usize {
-        PACKAGES
+    fn cpus(&self) -> usize {
+        2 * PACKAGES
     }
 
-    fn program(&mut self, package: usize, program: &KeyProgram) -> Result<(), ProgramError> {
+    fn leads(&self, cpu: usize) -> bool {
+        cpu % 2 == 0
+    }
+
+    fn program(&mut self, cpu: usize, program: &KeyProgram) -> Result<(), ProgramError> {
+        assert!(self.leads(cpu));
+        let package = cpu / 2;
         if let Some(answer) = self.answers[package].pop() {
             ProgramError::check(answer)?;
         }
@@ -114,9 +120,8 @@ impl Engines for Machine {
         }
     }
 
-    fn entropy(&mut self, bytes: &mut [u8]) -> bool {
-        bytes.fill(0xa5);
-        true
+    fn entropy(&mut self) -> Option<u64> {
+        Some(self.random)
     }
 }
 
