@@ -19,6 +19,8 @@ pub const HOSTILE: &str = "hostile.elf";
 pub const SMP: &str = "smp.elf";
 /// The guest that counts, idles, or checks itself.
 pub const BURN: &str = "burn.elf";
+/// The guest that looks at all of its memory, and leaves a secret there.
+pub const MEMORY: &str = "memory.elf";
 /// The guest that fails in every way.
 pub const FAULT: &str = "fault.elf";
 /// The guest that drives virtio devices.

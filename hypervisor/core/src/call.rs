@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use bitflags::bitflags;
 
+use crate::flags;
+
 bitflags! {
     /// What a CPU can be asked to do.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +20,8 @@ bitflags! {
         const LEAVE = 1 << 1;
         /// Break an invariant, as a self-test.
         const FAIL = 1 << 2;
+        /// Forget the translations of all VMs' views.
+        const FORGET_VIEWS = 1 << 3;
         /// Write the caches back to memory and empty them.
         const EMPTY_CACHES = 1 << 4;
         /// Program a key of TME-MK, as the first CPU of a package.
@@ -27,7 +31,7 @@ bitflags! {
 
 impl fmt::Display for Requests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        bitflags::parser::to_writer(self, f)
+        flags::write(self, f)
     }
 }
 

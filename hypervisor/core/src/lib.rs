@@ -17,6 +17,7 @@ pub use bulkhead_host::{addr, hostacpi, order, pci};
 pub use bulkhead_manifest as manifest;
 
 pub mod apic;
+pub mod backing;
 pub mod bus;
 pub mod call;
 pub mod console;
@@ -26,6 +27,7 @@ pub mod device;
 pub mod ept;
 pub mod events;
 pub mod fault;
+mod flags;
 pub mod hostpt;
 pub mod hypercall;
 pub mod insn;

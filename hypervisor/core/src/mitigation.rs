@@ -15,6 +15,7 @@ use core::fmt;
 use bitflags::bitflags;
 
 use crate::cpuid::CpuidResult;
+use crate::flags;
 
 /// IA32_SPEC_CTRL.
 pub const IA32_SPEC_CTRL: u32 = 0x48;
@@ -203,14 +204,14 @@ impl fmt::Display for SwitchPlan {
         if self.actions.is_empty() {
             f.write_str("nothing")?;
         }
-        bitflags::parser::to_writer(&self.actions, &mut *f)?;
+        flags::write(&self.actions, f)?;
         if !self.spec_ctrl.is_empty() {
             f.write_str("; always: ")?;
-            bitflags::parser::to_writer(&self.spec_ctrl, &mut *f)?;
+            flags::write(&self.spec_ctrl, f)?;
         }
         if !self.gaps.is_empty() {
             f.write_str("; no means against leaks of ")?;
-            bitflags::parser::to_writer(&self.gaps, &mut *f)?;
+            flags::write(&self.gaps, f)?;
             f.write_str(" (look for newer microcode)")?;
         }
         Ok(())

@@ -328,18 +328,21 @@ impl Mtrrs {
     }
 }
 
-fn read_fixed(
-    rdmsr: &mut impl FnMut(u32) -> u64,
-) -> Result<[[u8; 8]; FIXED_MSRS.len()], MtrrError> {
+fn read_fixed(rdmsr: &mut dyn FnMut(u32) -> u64) -> Result<[[u8; 8]; FIXED_MSRS.len()], MtrrError> {
     let mut fixed = [[0; 8]; FIXED_MSRS.len()];
     for (types, msr) in fixed.iter_mut().zip(FIXED_MSRS) {
         let value = rdmsr(msr);
-        *types = value.to_le_bytes();
-        if types.iter().any(|raw| MemoryType::from_raw(*raw).is_none()) {
-            return Err(MtrrError::FixedType { msr, value });
-        }
+        *types = fixed_types(value).ok_or(MtrrError::FixedType { msr, value })?;
     }
     Ok(fixed)
+}
+
+/// The eight types of a register, each of them one that there is.
+#[inline(never)]
+fn fixed_types(value: u64) -> Option<[u8; 8]> {
+    let types = value.to_le_bytes();
+    let exist = types.iter().all(|raw| MemoryType::from_raw(*raw).is_some());
+    exist.then_some(types)
 }
 
 fn decode_variable(

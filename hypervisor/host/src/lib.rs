@@ -1,7 +1,8 @@
 //! The machine underneath: what its firmware and its buses say of it, read from bytes that nobody vouches for.
 //!
 //! This decides and has no effects, like `bulkhead-core`, which hands on these modules under the same names. It runs once a
-//! boot, or once a VM's start, and is a crate of its own to be made small, not fast.
+//! boot, or once a VM's start, and is a crate of its own to be made small, not fast. The ways into it are never inlined: where the shell has them, they would
+//! be made fast.
 //!
 //! | module | what it holds |
 //! |---|---|

@@ -24,6 +24,7 @@ impl Plan {
     /// # Errors
     /// A complaint for each device that is not there, of which there are several, which another name means too, which
     /// no VM can have, or which reaches a device that is not its VM's.
+    #[inline(never)]
     pub fn assign(
         &self,
         inventory: &Inventory,

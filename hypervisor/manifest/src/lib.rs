@@ -6,6 +6,8 @@
 //! there and what should. Whether *this machine* can run the plan is [`Plan::fit`]. The same code runs at boot and in
 //! `cargo xtask manifest check`; `docs/manifest.md` describes the format to its users.
 //!
+//! A crate of its own, to be made small, not fast; which is why the ways into it are never inlined.
+//!
 //! | module | what it holds |
 //! |---|---|
 //! | [`plan`] | the result: [`Plan`], [`VmPlan`], [`HypervisorOptions`] and their enumerations |
@@ -94,6 +96,7 @@ pub const MAX_VMS: usize = 64;
 ///
 /// # Errors
 /// Those of [`parse`], and bytes that are not UTF-8 without a byte order mark.
+#[inline(never)]
 pub fn parse_bytes(file_name: &str, bytes: &[u8]) -> Result<Plan, ManifestErrors> {
     if bytes.len() > MAX_BYTES {
         return Err(too_large(file_name, bytes));

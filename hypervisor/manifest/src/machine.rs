@@ -22,6 +22,7 @@ impl Plan {
     /// A complaint for each VM that no memory is left for when those before it have theirs, for each CPU that is not
     /// there, and for each VM that no CPU is left for. A VM that does not start by itself counts like any other, so that
     /// it can be started at any time.
+    #[inline(never)]
     pub fn fit(&self, machine: &MachineFacts) -> Result<(), ManifestErrors> {
         let mut complaints = Complaints::default();
         let mut left = machine.ram_bytes;

@@ -38,6 +38,7 @@ pub enum PayloadProblem<'a> {
 impl Plan {
     /// The complaint about `problem` with a payload of `vm`, which is one of this plan's.
     #[must_use]
+    #[inline(never)]
     pub fn payload_error(
         &self,
         vm: &VmPlan,

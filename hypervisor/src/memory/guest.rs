@@ -2,18 +2,16 @@
 #![allow(unsafe_code, reason = "copies through the window")]
 
 use super::{MemoryError, window};
-use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
-use bulkhead_core::ept::Ept;
-use bulkhead_core::ledger::{FrameRun, Rights, SCRUB_FRAMES, VmId};
+use crate::vm::memory::SharedMemory;
+use bulkhead_core::addr::{FRAME_SIZE, Gpa};
+use bulkhead_core::ledger::{FrameRun, Rights, VmId};
 use core::ptr;
 
 /// The memory of one VM, to copy from and to.
 #[derive(Clone, Copy)]
 pub struct GuestSpace<'a> {
-    /// Whose memory it is.
-    pub vm: VmId,
-    /// The view in force.
-    pub ept: &'a Ept,
+    /// Its frames and its view.
+    pub memory: &'a SharedMemory,
     /// Bytes of RAM the VM has.
     pub size: u64,
 }
@@ -81,24 +79,15 @@ impl GuestSpace<'_> {
         while done < length {
             let at = gpa.checked_add(done as u64).ok_or(NotMemory(gpa))?;
             let refused = NotMemory(at);
-            let mut memory = super::lock();
-            let leaf = self.ept.translate(&memory.pool, at).ok_or(refused)?;
-            let into_page = at.0 - leaf.input.0;
             let offset = at.page_offset() as usize;
-            let page_left = leaf.size.frames().0 * FRAME_SIZE - into_page;
-            let bytes = (length - done)
-                .min(page_left as usize)
-                .min((SCRUB_FRAMES * FRAME_SIZE) as usize - offset);
-            let run = FrameRun::new(
-                Frame(leaf.frame.0 + into_page / FRAME_SIZE),
-                FrameCount::covering((offset + bytes) as u64),
-            );
-            let right = memory
-                .ledger
-                .grant_window(self.vm, run, rights)
-                .map_err(|_| refused)?;
-            // Other CPUs may use the ledger while this one copies.
-            drop(memory);
+            let right = self
+                .memory
+                .lock()
+                .right_to_ram(at, length - done, rights)
+                .ok_or(refused)?;
+            // Other CPUs may use the VM's memory while this one copies.
+            let shows = (right.run().count.0 * FRAME_SIZE) as usize - offset;
+            let bytes = shows.min(length - done);
             let (shown, right) = window::show(right, |window, _| {
                 copy(window.wrapping_add(offset), done, bytes)
             });

@@ -81,6 +81,8 @@ static HEAPS: Heaps = Heaps {
 
 // SAFETY: the heaps are allocators of their own, and an allocation goes back to the one whose block it lies in.
 unsafe impl GlobalAlloc for Heaps {
+    // Never inlined, nor the other: there are hundreds of places that allocate, and more that free.
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if self.scratch_on.load(Ordering::Relaxed) {
             // SAFETY: the caller's promise about `layout` is passed on.
@@ -95,6 +97,7 @@ unsafe impl GlobalAlloc for Heaps {
         unsafe { self.first.heap.alloc(layout) }
     }
 
+    #[inline(never)]
     unsafe fn dealloc(&self, allocation: *mut u8, layout: Layout) {
         let blocks = [&self.planned, &self.scratch];
         let block = blocks.into_iter().find(|block| block.holds(allocation));

@@ -64,6 +64,8 @@ pub struct Memory {
     pub ledger_run: FrameRun,
     /// Whether the framebuffer is mapped.
     pub shows_screen: bool,
+    /// Frames that VMs will take when they are started.
+    promised: FrameCount,
 }
 
 /// Why the hypervisor cannot set up its own memory.
@@ -206,6 +208,7 @@ impl Memory {
             sections,
             ledger_run: reserved.ledger_run,
             shows_screen,
+            promised: FrameCount(0),
         };
         Ok((memory, windows))
     }
@@ -228,18 +231,44 @@ impl Memory {
         })
     }
 
-    /// Zeroes what is dirty of `run`, through this CPU's window.
+    /// Promises `count` frames to a VM, for each of its lives: no VM is refused its memory because of another one.
+    ///
+    /// # Errors
+    /// With what was promised before it is more than there is.
+    pub fn promise(&mut self, count: FrameCount) -> Result<(), LedgerError> {
+        let available = self.ledger.available_to_vms().0;
+        let available = available.saturating_sub(self.promised.0);
+        if count.0 > available {
+            return Err(LedgerError::OutOfFrames {
+                wanted: count,
+                available: FrameCount(available),
+            });
+        }
+        self.promised.0 += count.0;
+        Ok(())
+    }
+
+    /// A VM took the `count` frames that were promised to it, and keeps them.
+    pub fn redeem(&mut self, count: FrameCount) {
+        self.promised.0 -= count.0;
+    }
+
+    /// Zeroes what is dirty of `run`, through this CPU's window, and says how many frames that were.
     ///
     /// # Errors
     /// The run leaves the ledger.
-    pub fn scrub(&mut self, run: FrameRun) -> Result<(), LedgerError> {
+    pub fn scrub(&mut self, run: FrameRun) -> Result<FrameCount, LedgerError> {
         self.ledger.scrub(run, &mut window::Scrubber)
     }
 
     /// How many of the frames in `runs`, which are `vm`'s, are in each state, by name, those there are any of.
-    pub fn frames_by_state(&self, vm: VmId, runs: &[FrameRun]) -> Vec<(&'static str, u64)> {
+    pub fn frames_by_state(
+        &self,
+        vm: VmId,
+        runs: impl Iterator<Item = FrameRun>,
+    ) -> Vec<(&'static str, u64)> {
         let mut counts = [0; State::COUNT];
-        for (run, owner, state) in runs.iter().flat_map(|run| self.ledger.runs(*run)) {
+        for (run, owner, state) in runs.flat_map(|run| self.ledger.runs(run)) {
             if owner == Owner::Vm(vm)
                 && let Some(count) = counts.get_mut(state as usize)
             {

@@ -1,4 +1,4 @@
-//! Making CPUs forget translations of the hypervisor's own.
+//! Making CPUs forget translations: the hypervisor's own, and those of VMs' views.
 #![allow(unsafe_code, reason = "INVLPG and MOV to CR3")]
 
 use crate::pcpu::call;
@@ -23,5 +23,16 @@ impl Invalidate for HostTlb {
 impl InvalidatePage for HostTlb {
     fn invalidate_page(&mut self, at: Hva) {
         tlb::flush(VirtAddr::new_truncate(at.0));
+    }
+}
+
+/// The TLB entries and paging-structure caches of VMs' views, on all CPUs.
+pub struct ViewTlb;
+
+impl Invalidate for ViewTlb {
+    fn invalidate(&mut self, _root: Frame) {
+        if let Err(silent) = call::everywhere(Requests::FORGET_VIEWS) {
+            panic!("{silent}: its guests may still reach what is no longer theirs");
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::arch::cpu::{self, rdtsc};
 use crate::arch::lapic;
 use crate::secmem::tmemk;
 use crate::vm;
-use crate::vmx::operation;
+use crate::vmx::{instruction, operation};
 use bulkhead_core::call::{Patience, Requests, Step};
 use core::fmt;
 use core::hint::spin_loop;
@@ -149,6 +149,9 @@ fn carry_out(requests: Requests) {
     if requests.contains(Requests::FORGET_HOST) {
         // The hypervisor maps nothing global, so reloading CR3 forgets all of it.
         tlb::flush_all();
+    }
+    if requests.contains(Requests::FORGET_VIEWS) {
+        instruction::forget_views();
     }
     if requests.contains(Requests::EMPTY_CACHES) {
         cpu::empty_caches();

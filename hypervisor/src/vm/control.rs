@@ -4,6 +4,7 @@
 //! `Lifecycle`; this module carries it out. What an operator types is `command`'s, what the numbers are `report`'s.
 
 use super::command::Asked;
+use super::destroy::{Destroy, Freed};
 use super::load::Load;
 use super::report::{MachineNumbers, VmNumbers};
 use super::shared::{Ending, VmBus, Wanted};
@@ -65,9 +66,9 @@ pub(super) struct Controlled {
     out: bool,
     /// Host TSC at which they were back, until the VM is reported on.
     back: Option<u64>,
-    /// It is to be loaded once it was reported on.
+    /// It is to be loaded once what there is to do is done.
     to_load: bool,
-    /// Its memory holds what a run left.
+    /// It was loaded before: memory that it keeps holds what a run left.
     used: bool,
     /// Host TSC from which to which it ran last.
     ran: (u64, Option<u64>),
@@ -91,9 +92,11 @@ struct Owed {
 /// What is being done with a VM, a piece at a time.
 enum Work {
     None,
-    /// Counting the machine's frames, now that the VM holds nothing but its memory.
+    /// Giving its memory back.
+    Destroy(Destroy),
+    /// Counting the machine's frames, now that the VM holds none, or those only that it keeps.
     Count,
-    /// Clearing its memory and loading its guest.
+    /// Giving it memory and loading its guest.
     Load(Load),
 }
 
@@ -294,7 +297,7 @@ impl Controlled {
         let vm = self.vm.plan.name.as_str();
         match action {
             Action::Nothing => {}
-            Action::LoadAndRun if matches!(self.work, Work::Count) => self.to_load = true,
+            Action::LoadAndRun if !matches!(self.work, Work::None) => self.to_load = true,
             Action::LoadAndRun => self.begin_load(),
             Action::Park => {
                 // Where it is still to be unparked, its pause goes on.
@@ -357,6 +360,12 @@ impl Controlled {
     fn work(&mut self, now: u64) -> bool {
         match &mut self.work {
             Work::None => return false,
+            Work::Destroy(destroy) => {
+                let freed = destroy.step(&mut self.vm.shared.memory.lock());
+                if let Some(freed) = freed {
+                    self.destroyed(freed);
+                }
+            }
             Work::Count => {
                 let balanced = self.audit.step(&memory::lock().ledger, AUDIT_FRAMES);
                 if let Some(balanced) = balanced {
@@ -370,6 +379,30 @@ impl Controlled {
             },
         }
         !matches!(self.work, Work::None)
+    }
+
+    /// Nothing of it runs, or will without being loaded: gives its memory back, unless it keeps that. Frames that a machine
+    /// check hit may be bad: nobody touches them before somebody starts the VM, and nobody else gets them.
+    fn release(&mut self) {
+        if self.vm.keeps_memory() || self.last == Some(End::Hardware) {
+            self.count();
+        } else {
+            self.work = Work::Destroy(Destroy::begin());
+        }
+    }
+
+    fn destroyed(&mut self, Freed { frames, scrubbed }: Freed) {
+        events::send(&Event::VmDestroyed {
+            vm: self.vm.plan.name.as_str(),
+            freed: frames,
+            scrubbed,
+        });
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.audit = Audit::default();
+        self.work = Work::Count;
     }
 
     fn counted(&mut self, balanced: bool) {
@@ -406,11 +439,11 @@ impl Controlled {
 
     /// The guest cannot be loaded.
     fn fail(&mut self, error: &VmError) {
-        self.work = Work::None;
         let vm = self.vm.plan.name.as_str();
         log::error!("VM \"{vm}\" cannot be started: {error}");
         events::send(&Event::VmStop { vm, reason: error });
         self.life.failed();
+        self.release();
     }
 
     /// All vCPUs came back, and what the guest wrote was taken.
@@ -424,9 +457,8 @@ impl Controlled {
         drop(vcpus);
         self.owed = Owed::default();
         self.report(ending);
-        self.work = Work::Count;
-        self.audit = Audit::default();
         self.last = Some(ending.end);
+        self.release();
         let action = self.life.ended(ending.end, uptime(now));
         if let State::BackOff { until } = self.life.state() {
             let delay = until.saturating_sub(uptime(now));

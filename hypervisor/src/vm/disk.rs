@@ -1,55 +1,36 @@
-//! What a VM's disk is stored in: the image, which the firmware read into memory, and frames of the VM's for changed blocks.
+//! What a VM's disk is stored in: the image, which the firmware read into memory, and pages of the VM's memory for changed
+//! blocks.
 //!
-//! Which block is where, [`bulkhead_core::cow`] knows. The image is mapped for reading; the frames show in this CPU's window
-//! while a block is copied, as the VM's memory does.
+//! Which block is where, [`bulkhead_core::cow`] knows. The image is mapped for reading; the pages show in this CPU's window
+//! while a block is copied, as the VM's RAM does.
 #![allow(unsafe_code, reason = "copies through the window")]
 
+use super::memory::SharedMemory;
 use crate::memory::{self, window};
-use alloc::vec::Vec;
-use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount};
+use bulkhead_core::addr::FRAME_SIZE;
 use bulkhead_core::cow::{BLOCK_BYTES, Storage};
-use bulkhead_core::ledger::{FrameRun, Rights, VmId};
+use bulkhead_core::ledger::Rights;
 use core::ptr;
 
 const _: () = assert!(BLOCK_BYTES as u64 == FRAME_SIZE);
 
-/// A disk's image and the frames for its changed blocks.
+/// A disk's image and its place in the VM's memory.
 pub struct Stored {
     image: &'static [u8],
-    vm: VmId,
-    overlay: Vec<Piece>,
-}
-
-/// A run of an overlay's frames.
-struct Piece {
-    /// The overlay block that its first frame is.
-    block: u64,
-    run: FrameRun,
+    memory: &'static SharedMemory,
+    /// Which of the VM's disks it is.
+    disk: usize,
 }
 
 impl Stored {
-    /// `image`, and the frames of `overlay`, which are the VM's and clear.
+    /// `image`, and the overlay of disk number `disk` in `memory`.
     #[must_use]
-    pub fn new(image: &'static [u8], vm: VmId, overlay: &[FrameRun]) -> Self {
-        let mut block = 0;
-        let overlay = overlay
-            .iter()
-            .map(|run| {
-                let piece = Piece { block, run: *run };
-                block += run.count.0;
-                piece
-            })
-            .collect();
-        Self { image, vm, overlay }
-    }
-
-    /// The frame that overlay block `block` is.
-    fn frame(&self, block: u32) -> Option<Frame> {
-        let block = u64::from(block);
-        let after = self.overlay.partition_point(|piece| piece.block <= block);
-        let piece = self.overlay.get(after.checked_sub(1)?)?;
-        let frame = Frame(piece.run.first.0 + (block - piece.block));
-        piece.run.contains(frame).then_some(frame)
+    pub const fn new(image: &'static [u8], memory: &'static SharedMemory, disk: usize) -> Self {
+        Self {
+            image,
+            memory,
+            disk,
+        }
     }
 
     /// Shows the part of overlay block `block` that begins at `offset` and has `bytes` bytes; false where there is none.
@@ -64,13 +45,14 @@ impl Stored {
         let within = offset
             .checked_add(bytes)
             .is_some_and(|end| end <= BLOCK_BYTES);
-        let Some(frame) = self.frame(block).filter(|_| within) else {
+        if !within {
             return false;
-        };
-        let run = FrameRun::new(frame, FrameCount(1));
-        let Ok(right) = memory::lock().ledger.grant_window(self.vm, run, rights) else {
-            return false;
-        };
+        }
+        let right = self
+            .memory
+            .lock()
+            .right_to_overlay(self.disk, block, rights);
+        let Some(right) = right else { return false };
         let (shown, right) = window::show(right, |window, _| copy(window.wrapping_add(offset)));
         memory::lock().ledger.surrender(right);
         shown.is_ok()

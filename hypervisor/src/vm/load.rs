@@ -1,14 +1,15 @@
-//! From a stopped VM to one that can run: its real devices are reset, its memory is cleared and its guest loaded, a piece at
+//! From a stopped VM to one that can run: its real devices are reset, it gets its memory and its guest is loaded, a piece at
 //! a time.
 //!
 //! The boot CPU does it while other VMs' vCPUs have their turns there, so no piece is larger than [`SCRUB_FRAMES`];
 //! what [`guest_loader::prepare`] looks at in an image is bounded there.
 
+use super::populate::Populate;
 use super::{Vm, VmError};
 use crate::memory::guest::GuestSpace;
 use alloc::boxed::Box;
-use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount};
-use bulkhead_core::ledger::{FrameRun, SCRUB_FRAMES};
+use bulkhead_core::addr::{FRAME_SIZE, FrameCount};
+use bulkhead_core::ledger::SCRUB_FRAMES;
 use core::num::NonZeroUsize;
 use guest_loader::{EntryState, Loading};
 
@@ -19,11 +20,13 @@ const COPY_BYTES: NonZeroUsize = NonZeroUsize::new((SCRUB_FRAMES * FRAME_SIZE) a
 pub enum Load {
     /// Its real devices are reset, if it has any.
     Reset {
-        /// Its memory holds what a run left.
+        /// It ran before.
         used: bool,
     },
-    /// Zeroing frames: the index of the run, and the frame in it.
-    Clear(usize, Frame),
+    /// It gets its memory.
+    Populate(Populate),
+    /// The memory that it kept is zeroed: from this page on.
+    Clear(u64),
     /// Its memory is all zero.
     Prepare,
     /// All is written but the rest of its images.
@@ -31,7 +34,7 @@ pub enum Load {
 }
 
 impl Load {
-    /// Begins with a VM whose memory holds what a run left if it was `used`.
+    /// Begins with a VM that ran before if it was `used`.
     #[must_use]
     pub const fn begin(used: bool) -> Self {
         Self::Reset { used }
@@ -45,13 +48,22 @@ impl Load {
         match self {
             Self::Reset { used } => {
                 if vm.reset_devices()? {
-                    *self = match vm.frames.first() {
-                        Some(run) if *used => Self::Clear(0, run.first),
-                        _ => Self::Prepare,
+                    *self = match (vm.shared.memory.lock().is_there(), *used) {
+                        (false, _) => Self::Populate(Populate::begin()),
+                        (true, true) => Self::Clear(0),
+                        (true, false) => Self::Prepare,
                     };
                 }
             }
-            Self::Clear(index, from) => *self = clear(vm, *index, *from),
+            Self::Populate(populate) => {
+                if populate.step(&mut vm.shared.memory.lock())? {
+                    *self = Self::Prepare;
+                }
+            }
+            Self::Clear(page) => match clear(vm, *page) {
+                Some(next) => *page = next,
+                None => *self = Self::Prepare,
+            },
             Self::Prepare => *self = Self::Copy(Box::new(vm.prepare()?)),
             Self::Copy(loading) => {
                 let entry = loading
@@ -67,21 +79,12 @@ impl Load {
     }
 }
 
-/// Zeroes a piece of the VM's memory, from the frame `from` of the run `index` on.
-fn clear(vm: &Vm, index: usize, from: Frame) -> Load {
-    let Some(run) = vm.frames.get(index) else {
-        return Load::Prepare;
-    };
-    let count = FrameCount((run.end().0 - from.0).min(SCRUB_FRAMES));
-    let piece = FrameRun::new(from, count);
+/// Zeroes a piece of the VM's memory, from `page` on; the page to go on with.
+fn clear(vm: &Vm, page: u64) -> Option<u64> {
+    let own = vm.shared.memory.lock();
+    let piece = own.backing.piece(page, FrameCount(SCRUB_FRAMES))?;
     if let Err(error) = GuestSpace::clear(vm.shared.id, piece) {
         panic!("VM \"{}\" cannot be cleared: {error}", vm.plan.name);
     }
-    if piece.end() < run.end() {
-        return Load::Clear(index, piece.end());
-    }
-    match vm.frames.get(index + 1) {
-        Some(next) => Load::Clear(index + 1, next.first),
-        None => Load::Prepare,
-    }
+    Some(page + piece.count.0)
 }

@@ -1,16 +1,19 @@
 //! VMs: frames and a view from the ledger, a guest from the loader, vCPUs on their CPUs, and a life from start to end.
 //!
-//! [`Vm`] is what its owner, [`control`], keeps of a VM: plan, files, frames, life. [`shared::VmShared`] is what every CPU
-//! knows of it. [`run::Running`] is a vCPU, which belongs to the CPU that [`scheduler`] runs it on.
+//! [`Vm`] is what its owner, [`control`], keeps of a VM: plan, files, devices. [`shared::VmShared`] is what every CPU
+//! knows of it, its [`memory`] too. [`run::Running`] is a vCPU, which belongs to the CPU that [`scheduler`] runs it on.
 
 pub mod command;
 pub mod control;
+pub mod destroy;
 pub mod disk;
 pub mod host;
 pub mod load;
+pub mod memory;
 pub mod models;
 pub mod network;
 pub mod passthrough;
+pub mod populate;
 pub mod report;
 pub mod run;
 pub mod scheduler;
@@ -21,22 +24,22 @@ use crate::arch::cpu;
 use crate::boot::payload::{self, VmFiles};
 use crate::events;
 use crate::iommu;
-use crate::memory::{self, Memory};
+use crate::memory::Memory;
 use crate::pcpu;
 use crate::vmx::operation::Features;
 use crate::vmx::vmcs::Bitmaps;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use bulkhead_core::addr::{Frame, FrameCount, Gpa, Hpa};
+use bulkhead_core::addr::{Frame, FrameCount, Hpa};
 use bulkhead_core::apic::LocalApic;
 use bulkhead_core::bus::Signal;
 use bulkhead_core::cow::CowError;
 use bulkhead_core::cpuid::{CpuidConfig, CpuidResult, CpuidTable, Crystal, VmxInstructions};
 use bulkhead_core::device::pci::TooManyDevices;
-use bulkhead_core::ept::{Ept, EptError, EptPerms};
+use bulkhead_core::ept::EptError;
 use bulkhead_core::events::Event;
 use bulkhead_core::insn::Gprs;
-use bulkhead_core::ledger::{FrameRun, LedgerError, Owner, Rights, VmId};
+use bulkhead_core::ledger::{LedgerError, VmId};
 use bulkhead_core::manifest::VmPlan;
 use bulkhead_core::msr::{self, MsrState, X2apicAssist};
 use bulkhead_core::mtrr::Mtrrs;
@@ -53,11 +56,14 @@ use guest_loader::{
     EntryState, LayoutError, LoadError, Loading, MemoryLayout, PlatformDescription,
 };
 use host::Host;
+use memory::VmMemory;
 use network::Unsent;
 use passthrough::{Given, Passthrough, PassthroughError, Receiver};
+use populate::Populate;
 use run::{Left, Running};
 use shared::VmShared;
 use spin::Once;
+use spin::mutex::Mutex;
 use switched::Switched;
 
 /// Why a VM cannot be started.
@@ -129,6 +135,7 @@ pub struct Machine {
 
 impl Machine {
     /// What CPUID says here, less the features that some CPU lacks.
+    #[inline(never)]
     #[must_use]
     pub fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidResult {
         let here = cpu::cpuid_for_core(leaf, subleaf);
@@ -227,8 +234,6 @@ pub struct Vm {
     pub shared: &'static VmShared,
     /// What the manifest says of it.
     pub plan: VmPlan,
-    /// Its RAM, and what its disks' changed blocks lie in.
-    pub frames: Vec<FrameRun>,
     files: VmFiles,
     layout: MemoryLayout,
     /// Its real devices, where it has any.
@@ -238,7 +243,8 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// Takes the VM's frames, scrubs them, builds its `base` view and gives it the real `functions`.
+    /// A VM that can be started, with the real `functions`. It takes its memory when it is started, and gives it back when
+    /// its run has ended; one with real devices takes it now and keeps it, because its I/O domain maps it.
     ///
     /// # Errors
     /// The machine has not what the VM needs.
@@ -250,47 +256,18 @@ impl Vm {
         functions: &[Address],
     ) -> Result<Self, VmError> {
         let layout = MemoryLayout::new(plan.memory.bytes()).map_err(VmError::Layout)?;
-        let iommu = match functions {
+        let mut own = VmMemory::new(id, layout, &plan)?;
+        let given = match functions {
             [] => None,
-            _ => Some(iommu::lock().ok_or(PassthroughError::NoIommu)?),
+            _ => Some(give_devices(&mut own, placement, functions)?),
         };
-        let mut memory = memory::lock();
-        let mut frames = Vec::new();
-        memory
-            .ledger
-            .alloc_frames(
-                Owner::Vm(id),
-                FrameCount::covering(plan.memory.bytes()),
-                |run| frames.push(run),
-            )
-            .map_err(VmError::Ledger)?;
-        for run in &frames {
-            memory.scrub(*run).map_err(VmError::Ledger)?;
-        }
-        let pieces = pieces(&layout, &frames)?;
-        let mut ept = build_view(id, &pieces, &mut memory, machine())?;
-        let given = match iommu {
-            None => None,
-            Some(mut iommu) => {
-                let to = Receiver {
-                    id,
-                    layout: &layout,
-                    placement,
-                    pieces: &pieces,
-                };
-                let given = passthrough::give(&to, functions, &mut iommu, &mut memory, &mut ept)?;
-                Some(given)
-            }
-        };
+        let own = &*Box::leak(Box::new(Mutex::new(own)));
         let mut vmcs = Vec::with_capacity(placement.len());
         for _ in placement {
-            let frame = memory.pool.alloc().ok_or(VmError::OutOfPool)?;
-            vmcs.push(frame.start());
+            let frame = crate::memory::lock().pool.alloc();
+            vmcs.push(frame.ok_or(VmError::OutOfPool)?.start());
         }
-        let overlays = models::take_overlays(&plan, id, &mut memory)?;
-        drop(memory);
-        frames.extend(overlays.iter().flatten());
-        let mut devices = models::build(&plan, &files, id, &overlays)?;
+        let mut devices = models::build(&plan, &files, id, own)?;
         let mut passthrough = None;
         if let Some(Given {
             owned,
@@ -306,7 +283,7 @@ impl Vm {
             id,
             plan.name.clone(),
             plan.memory.bytes(),
-            ept,
+            own,
             devices,
             placement,
             share,
@@ -315,12 +292,17 @@ impl Vm {
             // A VM stays when its run has ended: it can be started again.
             shared: Box::leak(Box::new(shared)),
             plan,
-            frames,
             files,
             layout,
             passthrough,
             vmcs,
         })
+    }
+
+    /// Whether it has the same memory in all its lives.
+    #[must_use]
+    pub const fn keeps_memory(&self) -> bool {
+        self.passthrough.is_some()
     }
 
     /// Resets its real devices, or goes on with that; true when that is done, or it has none.
@@ -470,64 +452,23 @@ impl Vm {
     }
 }
 
-/// A run of the VM's frames and where it has it.
-pub struct Piece {
-    /// Where.
-    pub gpa: Gpa,
-    /// The frames.
-    pub run: FrameRun,
-}
-
-/// Where the frames are: in their order where the layout has RAM.
-fn pieces(layout: &MemoryLayout, frames: &[FrameRun]) -> Result<Vec<Piece>, VmError> {
-    let mut pieces = Vec::with_capacity(frames.len() + 1);
-    let mut runs = frames.iter().copied();
-    let mut left = runs.next();
-    for range in layout.ram_ranges() {
-        let mut gpa = range.start;
-        while gpa < range.end {
-            let Some(run) = left else {
-                return Err(VmError::Ledger(LedgerError::OutOfFrames {
-                    wanted: FrameCount(1),
-                    available: FrameCount(0),
-                }));
-            };
-            let room = FrameCount::covering(range.end.0 - gpa.0);
-            let count = FrameCount(run.count.0.min(room.0));
-            pieces.push(Piece {
-                gpa,
-                run: FrameRun::new(run.first, count),
-            });
-            gpa = Gpa(gpa.0 + count.0 * 4096);
-            left = if count == run.count {
-                runs.next()
-            } else {
-                Some(FrameRun::new(
-                    Frame(run.first.0 + count.0),
-                    FrameCount(run.count.0 - count.0),
-                ))
-            };
-        }
-    }
-    Ok(pieces)
-}
-
-/// Maps the pieces, readable, writable and executable.
-fn build_view(
-    id: VmId,
-    pieces: &[Piece],
-    memory: &mut Memory,
-    machine: &Machine,
-) -> Result<Ept, VmError> {
-    let Memory { ledger, pool, .. } = memory;
-    let mut ept = Ept::new(id, machine.features.ept, pool).map_err(VmError::Ept)?;
-    for Piece { gpa, run } in pieces {
-        let right = ledger
-            .grant(id, *run, Rights::READ | Rights::WRITE | Rights::EXECUTE)
-            .map_err(VmError::Ledger)?;
-        let perms = EptPerms::READ | EptPerms::WRITE | EptPerms::EXECUTE;
-        ept.map_memory(pool, *gpa, right, perms, &machine.mtrrs)
-            .map_err(|rejected| VmError::Ept(rejected.error))?;
-    }
-    Ok(ept)
+/// Takes the memory of a VM with real devices and gives it the `functions`.
+fn give_devices(
+    own: &mut VmMemory,
+    placement: &[usize],
+    functions: &[Address],
+) -> Result<Given, VmError> {
+    let mut iommu = iommu::lock().ok_or(PassthroughError::NoIommu)?;
+    Populate::all(own)?;
+    let pieces: Vec<_> = own.pieces().collect();
+    let to = Receiver {
+        id: own.vm,
+        layout: &own.layout,
+        placement,
+        pieces: &pieces,
+    };
+    let mut memory = crate::memory::lock();
+    memory.redeem(own.backing.taken());
+    let given = passthrough::give(&to, functions, &mut iommu, &mut memory, &mut own.view)?;
+    Ok(given)
 }

@@ -1,17 +1,16 @@
 //! A VM's virtio devices: made once, with all the memory that they will ever have, and started anew with the VM.
 
 use super::disk::Stored;
+use super::memory::SharedMemory;
 use super::{Vm, VmError};
 use crate::arch::{cpu, random};
 use crate::boot::payload::{Loaded, VmFiles};
 use crate::console::terminal::TYPED_AHEAD;
-use crate::memory::Memory;
 use crate::vm::run::Running;
 use crate::vm::shared::VmShared;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec::Vec;
-use bulkhead_core::addr::FrameCount;
 use bulkhead_core::cow::{BLOCK_BYTES, BlockMap, CowDisk};
 use bulkhead_core::device::board::{Devices, Setup, Start};
 use bulkhead_core::device::virtio::Model;
@@ -19,7 +18,7 @@ use bulkhead_core::device::virtio::blk::{Block, BlockCounters, Disk};
 use bulkhead_core::device::virtio::net::Nic;
 use bulkhead_core::device::virtio::rng::Rng;
 use bulkhead_core::events::DiskCounters;
-use bulkhead_core::ledger::{FrameRun, Owner, VmId};
+use bulkhead_core::ledger::VmId;
 use bulkhead_core::manifest::{DiskMode, DiskPlan, VmConsole, VmPlan};
 use core::mem::size_of;
 
@@ -31,13 +30,14 @@ pub fn build(
     plan: &VmPlan,
     files: &VmFiles,
     id: VmId,
-    overlays: &[Vec<FrameRun>],
+    memory: &'static SharedMemory,
 ) -> Result<Devices, VmError> {
     let mut models = Vec::with_capacity(2 + plan.disks.len() + plan.nics.len());
     models.push(Model::Entropy(Rng::new(Box::new(random::fill))));
-    let disks = plan.disks.iter().zip(&files.disks).zip(overlays);
-    for (index, ((disk, image), overlay)) in disks.enumerate() {
-        let disk = build_disk(disk, Stored::new(image, id, overlay), image.len() as u64)?;
+    let disks = plan.disks.iter().zip(&files.disks);
+    for (index, (disk, image)) in disks.enumerate() {
+        let stored = Stored::new(image, memory, index);
+        let disk = build_disk(disk, stored, image.len() as u64)?;
         let serial = format!("bulkhead-{}-{index}", id.0);
         models.push(Model::Block(Box::new(Block::new(disk, &serial))));
     }
@@ -82,33 +82,6 @@ pub fn start_state(watchdog_fired: bool) -> Start {
         tsc_khz: machine.tsc_khz,
         watchdog_fired,
     }
-}
-
-/// Takes the frames of a VM's overlays, zeroed, disk by disk.
-///
-/// # Errors
-/// The machine has not so many.
-pub fn take_overlays(
-    plan: &VmPlan,
-    id: VmId,
-    memory: &mut Memory,
-) -> Result<Vec<Vec<FrameRun>>, VmError> {
-    let mut overlays = Vec::with_capacity(plan.disks.len());
-    for disk in &plan.disks {
-        let mut runs = Vec::new();
-        let count = FrameCount::covering(disk.overlay.bytes());
-        if count.0 != 0 {
-            memory
-                .ledger
-                .alloc_frames(Owner::Vm(id), count, |run| runs.push(run))
-                .map_err(VmError::Ledger)?;
-        }
-        for run in &runs {
-            memory.scrub(*run).map_err(VmError::Ledger)?;
-        }
-        overlays.push(runs);
-    }
-    Ok(overlays)
 }
 
 /// What a VM's disks did since it started, in their order.

@@ -6,8 +6,9 @@
 //! is decided is `bulkhead_core::passthrough`'s. Never run on hardware: no machine at hand has both VT-x and VT-d.
 #![allow(unsafe_code, reason = "registers of devices lie at physical addresses")]
 
+use super::memory::Piece;
 use super::shared::{self, VmBus};
-use super::{Piece, machine, uptime};
+use super::{machine, uptime};
 use crate::arch::cpu::rdtsc;
 use crate::iommu::tables::IoTables;
 use crate::iommu::{self, Iommu, IommuError};

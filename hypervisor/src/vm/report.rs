@@ -9,6 +9,7 @@ use crate::events;
 use crate::memory::{self, heap};
 use crate::pcpu::{self, Pcpu};
 use alloc::vec::Vec;
+use bulkhead_core::addr::FrameCount;
 use bulkhead_core::events::{
     Counters as CounterEvent, CpuCounters, Event, MachineCounters, Ticks, VcpuCounters,
 };
@@ -38,7 +39,7 @@ impl<'a> VmNumbers<'a> {
         Self {
             exits: sum.exits().collect(),
             sum,
-            frames: memory::lock().frames_by_state(vm.shared.id, &vm.frames),
+            frames: vm.shared.memory.lock().frames_by_state(),
             vm,
         }
     }
@@ -100,6 +101,7 @@ pub struct MachineNumbers {
     owners: Tally,
     balanced: bool,
     heap: (u64, u64),
+    pool: FrameCount,
     mitigations: Tally,
     /// Each of its CPUs.
     pub cpus: Vec<CpuCounters>,
@@ -111,7 +113,10 @@ impl MachineNumbers {
     pub fn gather(balanced: bool) -> Self {
         // Before anything here takes a part of it.
         let heap = heap::usage();
-        let books = *memory::lock().ledger.books();
+        let (books, pool) = {
+            let memory = memory::lock();
+            (*memory.ledger.books(), memory.pool.used())
+        };
         let now = rdtsc();
         let mitigations = pcpu::switch_counters().entries();
         Self {
@@ -119,6 +124,7 @@ impl MachineNumbers {
             owners: by_owner(&books),
             balanced,
             heap,
+            pool,
             mitigations: mitigations
                 .into_iter()
                 .filter(|(_, count)| *count > 0)
@@ -140,6 +146,7 @@ impl MachineNumbers {
             balanced: self.balanced,
             heap_used_bytes,
             heap_free_bytes,
+            pool_frames: self.pool.0,
             mitigations: &self.mitigations,
         }
     }

@@ -12,7 +12,7 @@ use bulkhead_core::addr::{Gpa, Gva};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
 use bulkhead_core::console::ExitTrace;
 use bulkhead_core::device::board::{Devices, Start};
-use bulkhead_core::ept::Ept;
+use bulkhead_core::ept::Eptp;
 use bulkhead_core::ledger::VmId;
 use bulkhead_core::lifecycle::End;
 use bulkhead_core::manifest::VmName;
@@ -22,8 +22,10 @@ use bulkhead_core::vcpu::counters::Counters;
 use bulkhead_core::vcpu::mail::Mailbox;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use core::time::Duration;
-use spin::{Mutex, MutexGuard, Once};
+use spin::mutex::Mutex;
+use spin::{MutexGuard, Once};
 
+use super::memory::{Serving, SharedMemory, VmMemory};
 use super::run::Running;
 use super::ticks;
 
@@ -86,8 +88,10 @@ pub struct VmShared {
     pub name: VmName,
     /// Bytes of RAM.
     pub size: u64,
-    /// Its `base` view.
-    pub ept: Ept,
+    /// Its frames and its `base` view.
+    pub memory: &'static Mutex<VmMemory, Serving>,
+    /// What its VMCSs point to the view with.
+    pub eptp: Eptp,
     /// Its devices.
     pub devices: Mutex<Devices>,
     /// Its vCPUs.
@@ -120,7 +124,7 @@ impl VmShared {
         id: VmId,
         name: VmName,
         size: u64,
-        ept: Ept,
+        memory: &'static SharedMemory,
         devices: Devices,
         placement: &[usize],
         share: Share,
@@ -129,7 +133,8 @@ impl VmShared {
             id,
             name,
             size,
-            ept,
+            memory,
+            eptp: memory.lock().eptp(),
             devices: Mutex::new(devices),
             vcpus: placement
                 .iter()
@@ -255,8 +260,7 @@ impl VmShared {
     #[must_use]
     pub const fn space(&self) -> GuestSpace<'_> {
         GuestSpace {
-            vm: self.id,
-            ept: &self.ept,
+            memory: self.memory,
             size: self.size,
         }
     }

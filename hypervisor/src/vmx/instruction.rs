@@ -158,6 +158,16 @@ pub fn invvpid_all() -> Result<(), VmxFailed> {
     check("INVVPID", carry, zero)
 }
 
+/// Has this CPU forget what guests' physical addresses mean, and what it knows of linear ones by that, of all VMs.
+///
+/// # Panics
+/// The processor lacks what the feature gate requires.
+pub fn forget_views() {
+    if let Err(failed) = invept_all() {
+        panic!("{failed}, which this processor has");
+    }
+}
+
 /// Has this CPU forget whatever it knows of guests' addresses, physical and linear, of all VMs.
 ///
 /// # Panics

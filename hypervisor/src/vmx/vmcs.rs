@@ -78,7 +78,7 @@ pub fn fill(running: &Running, entry: &EntryState) -> Result<(), VmxFailed> {
         bitmaps: machine.bitmaps,
         apic_page: Hpa(core::ptr::from_ref(vcpu.apic.page()) as u64),
         posted,
-        eptp: owner.vm.ept.eptp(),
+        eptp: owner.vm.eptp,
         vpid: vm::vpid(owner.vm.id, owner.me),
         host: host_tables,
         exit_stack: own.exit_stack,
@@ -92,7 +92,7 @@ pub fn fill(running: &Running, entry: &EntryState) -> Result<(), VmxFailed> {
     unsafe { instruction::vmclear(*vmcs) }?;
     // SAFETY: as above.
     unsafe { instruction::vmptrld(*vmcs) }?;
-    // The tag was another run's of this vCPU, whose memory has been emptied since.
+    // The tag was another run's of this vCPU, whose memory was given back since.
     instruction::forget_guests();
     let mut vmcs = Current;
     controls(&mut vmcs, &setup);

@@ -356,7 +356,13 @@ fn restarts(context: &Context<'_>) -> Outcome {
         after.0.get("balanced").and_then(Value::as_bool) == Some(true),
         || "the books do not balance".to_owned(),
     )?;
-    for key in ["frames", "owners", "heap_used_bytes", "heap_free_bytes"] {
+    for key in [
+        "frames",
+        "owners",
+        "heap_used_bytes",
+        "heap_free_bytes",
+        "pool_frames",
+    ] {
         machine.ensure(before.0.get(key) == after.0.get(key), || {
             format!(
                 "{key} went from {:?} to {:?}",

@@ -7,6 +7,7 @@ mod faults;
 mod guests;
 mod hostile;
 mod interface;
+mod life;
 mod linux;
 mod manifests;
 mod media;
@@ -37,6 +38,7 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     scenarios.extend(media::scenarios());
     scenarios.extend(interface::scenarios());
     scenarios.extend(guests::scenarios());
+    scenarios.extend(life::scenarios());
     scenarios.extend(hostile::scenarios());
     scenarios.extend(payloads::scenarios());
     scenarios.extend(selftest::scenarios());

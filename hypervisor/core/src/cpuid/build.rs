@@ -12,6 +12,7 @@ use super::{
 
 impl CpuidTable {
     /// Runs the policy over the host's CPUID, which `host` executes for a leaf and subleaf.
+    #[inline(never)]
     #[must_use]
     pub fn build(host: &mut dyn FnMut(u32, u32) -> CpuidResult, config: &CpuidConfig) -> Self {
         let host_max = host(0, 0).eax;

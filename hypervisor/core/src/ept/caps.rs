@@ -7,6 +7,7 @@ use core::fmt;
 
 use bitflags::bitflags;
 
+use crate::flags;
 use crate::secmem::tmemk::KeyField;
 use crate::table::PageSize;
 
@@ -82,7 +83,7 @@ pub struct EptCapError {
 impl fmt::Display for EptCapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "this processor's EPT/VPID lacks ")?;
-        bitflags::parser::to_writer(&self.missing, &mut *f)?;
+        flags::write(&self.missing, f)?;
         write!(f, " (IA32_VMX_EPT_VPID_CAP); Bulkhead cannot run VMs on it")
     }
 }

@@ -159,6 +159,8 @@ pub struct MachineCounters<'a> {
     pub heap_used_bytes: u64,
     /// The hypervisor's heap, free.
     pub heap_free_bytes: u64,
+    /// Frames of the pool in use, for page tables and VMX structures.
+    pub pool_frames: u64,
     /// What was done against leaks at switches between VMs, by kind.
     pub mitigations: &'a [(&'a str, u64)],
 }
@@ -250,6 +252,7 @@ impl MachineCounters<'_> {
         object.truth("balanced", self.balanced)?;
         object.number("heap_used_bytes", self.heap_used_bytes)?;
         object.number("heap_free_bytes", self.heap_free_bytes)?;
+        object.number("pool_frames", self.pool_frames)?;
         object.tally("mitigations", self.mitigations)
     }
 }

@@ -14,6 +14,7 @@ mod tests;
 use core::fmt::{self, Display, Write};
 use core::time::Duration;
 
+use crate::addr::FrameCount;
 use crate::vtd::SourceId;
 
 pub use counters::{
@@ -60,6 +61,15 @@ pub enum Event<'a> {
         vm: &'a str,
         /// Why.
         reason: &'a dyn Display,
+    },
+    /// What a stopped VM had of the machine's memory was given back.
+    VmDestroyed {
+        /// Its name.
+        vm: &'a str,
+        /// Frames that belong to nobody now.
+        freed: FrameCount,
+        /// Frames of those that were zeroed.
+        scrubbed: FrameCount,
     },
     /// A VM that stopped is about to begin anew.
     VmRestart {
@@ -180,13 +190,14 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// The names of all events.
-    pub const NAMES: [&'static str; 28] = [
+    pub const NAMES: [&'static str; 29] = [
         "boot",
         "plan",
         "memory",
         "cpu-online",
         "vm-start",
         "vm-stop",
+        "vm-destroyed",
         "vm-restart",
         "vm-back-off",
         "vm-pause",
@@ -221,6 +232,7 @@ impl Event<'_> {
             Self::CpuOnline { .. } => "cpu-online",
             Self::VmStart { .. } => "vm-start",
             Self::VmStop { .. } => "vm-stop",
+            Self::VmDestroyed { .. } => "vm-destroyed",
             Self::VmRestart { .. } => "vm-restart",
             Self::VmBackOff { .. } => "vm-back-off",
             Self::VmPause { .. } => "vm-pause",
@@ -271,6 +283,15 @@ impl Event<'_> {
             Self::VmStop { vm, reason } => {
                 object.text("vm", vm)?;
                 object.text("reason", reason)?;
+            }
+            Self::VmDestroyed {
+                vm,
+                freed,
+                scrubbed,
+            } => {
+                object.text("vm", vm)?;
+                object.number("freed", freed.0)?;
+                object.number("scrubbed", scrubbed.0)?;
             }
             Self::VmRestart { vm, reason, count } => {
                 object.text("vm", vm)?;

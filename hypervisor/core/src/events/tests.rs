@@ -38,6 +38,11 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
             vm: "demo",
             reason: &"power-off",
         },
+        Event::VmDestroyed {
+            vm: "demo",
+            freed: FrameCount(65536),
+            scrubbed: FrameCount(65536),
+        },
         Event::VmRestart {
             vm: "demo",
             reason: &"reboot",

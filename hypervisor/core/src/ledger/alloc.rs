@@ -89,7 +89,7 @@ impl Ledger<'_> {
         mut sink: impl FnMut(FrameRun),
     ) -> Result<(), LedgerError> {
         self.check_owner(owner)?;
-        if self.available_above(FIRST_ORDINARY) < count.0 {
+        if self.available_to_vms() < count {
             return Err(self.out(count));
         }
         let mut left = count.0;
@@ -165,13 +165,15 @@ impl Ledger<'_> {
         }
     }
 
-    fn available_above(&self, first: Frame) -> u64 {
+    /// How many frames [`Ledger::alloc_frames`] could give now: all that are available but those below 1 MiB.
+    #[must_use]
+    pub fn available_to_vms(&self) -> FrameCount {
         let low = self
             .entries
             .iter()
-            .take(first.0 as usize)
+            .take(FIRST_ORDINARY.0 as usize)
             .filter(|entry| entry.is_available());
-        self.books.available().0 - low.count() as u64
+        FrameCount(self.books.available().0 - low.count() as u64)
     }
 
     fn out(&self, wanted: FrameCount) -> LedgerError {

@@ -133,8 +133,8 @@ impl Ledger<'_> {
         })
     }
 
-    /// Zeroes the dirty frames of `run` and records that: freed ones become [`State::Free`], owned
-    /// ones [`State::Clear`]. Frames in other states are left alone.
+    /// Zeroes the dirty frames of `run`, records that and says how many there were: freed ones become
+    /// [`State::Free`], owned ones [`State::Clear`]. Frames in other states are left alone.
     ///
     /// # Errors
     /// [`LedgerError::BeyondEnd`] where the run leaves the ledger; then nothing was scrubbed.
@@ -142,8 +142,13 @@ impl Ledger<'_> {
     ///
     /// # Panics
     /// Where `scrubber` returns another right than it was given.
-    pub fn scrub(&mut self, run: FrameRun, scrubber: &mut impl Scrub) -> Result<(), LedgerError> {
+    pub fn scrub(
+        &mut self,
+        run: FrameRun,
+        scrubber: &mut impl Scrub,
+    ) -> Result<FrameCount, LedgerError> {
         self.check(run, |_| Ok(()))?;
+        let mut scrubbed = 0;
         let mut next = run.first;
         while next < run.end() {
             let first = next;
@@ -164,8 +169,9 @@ impl Ledger<'_> {
             );
             self.surrender(right);
             self.update(dirty, Entry::scrubbed);
+            scrubbed += count.0;
         }
-        Ok(())
+        Ok(FrameCount(scrubbed))
     }
 
     /// Makes frames that nobody owns the hypervisor's, with whatever they hold: its own image and the

@@ -171,8 +171,11 @@ fn scrubbing_skips_frames_that_are_in_use() {
     let mut ledger = usable(&mut entries);
     ledger.claim_hypervisor(run(300, 4)).unwrap();
     let mut scrubbed = Scrubbed::default();
-    ledger.scrub(run(298, 10), &mut scrubbed).unwrap();
+    let count = ledger.scrub(run(298, 10), &mut scrubbed).unwrap();
     assert_eq!(scrubbed.0, [run(298, 2), run(304, 4)]);
+    assert_eq!(count, FrameCount(6));
+    let again = ledger.scrub(run(298, 10), &mut scrubbed).unwrap();
+    assert_eq!(again, FrameCount(0));
 }
 
 #[test]
@@ -520,11 +523,13 @@ fn low_memory_goes_only_to_those_who_ask() {
             ..
         }
     ));
+    assert_eq!(ledger.available_to_vms(), FrameCount(44));
     let mut got = 0;
     ledger
         .alloc_frames(Owner::Vm(VM), FrameCount(44), |run| got += run.count.0)
         .unwrap();
     assert_eq!(got, 44);
+    assert_eq!(ledger.available_to_vms(), FrameCount(0));
 }
 
 #[test]

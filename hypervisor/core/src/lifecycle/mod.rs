@@ -101,7 +101,7 @@ impl fmt::Display for End {
 pub enum Action {
     /// Nothing.
     Nothing,
-    /// Empty the VM's memory, load the guest and run it; then call [`Lifecycle::started`] or [`Lifecycle::failed`].
+    /// Give the VM empty memory, load the guest and run it; then call [`Lifecycle::started`] or [`Lifecycle::failed`].
     LoadAndRun,
     /// Let no vCPU run.
     Park,

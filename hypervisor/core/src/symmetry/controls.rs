@@ -2,8 +2,7 @@
 
 use core::fmt;
 
-use bitflags::parser::to_writer;
-
+use crate::flags;
 use crate::vmx::capability::CapabilityMsrs;
 use crate::vmx::controls::{Entry, Exit, Pin, Primary, Secondary};
 
@@ -135,11 +134,11 @@ pub enum ControlBits {
 impl fmt::Display for ControlBits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pin(bits) => to_writer(bits, &mut *f)?,
-            Self::Primary(bits) => to_writer(bits, &mut *f)?,
-            Self::Secondary(bits) => to_writer(bits, &mut *f)?,
-            Self::Exit(bits) => to_writer(bits, &mut *f)?,
-            Self::Entry(bits) => to_writer(bits, &mut *f)?,
+            Self::Pin(bits) => flags::write(bits, f)?,
+            Self::Primary(bits) => flags::write(bits, f)?,
+            Self::Secondary(bits) => flags::write(bits, f)?,
+            Self::Exit(bits) => flags::write(bits, f)?,
+            Self::Entry(bits) => flags::write(bits, f)?,
         }
         f.write_str(match self {
             Self::Pin(_) => " (pin-based VMX controls)",

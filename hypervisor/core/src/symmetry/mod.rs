@@ -17,6 +17,7 @@ use core::fmt;
 use crate::addr::Hpa;
 use crate::cpuid::CpuidResult;
 use crate::ept::EptFeatures;
+use crate::flags;
 use crate::vmx::capability::CapabilityMsrs;
 
 pub use controls::{ControlBits, VmxDifference};
@@ -133,7 +134,7 @@ impl fmt::Display for Feature {
             Self::Cpuid(bits) => bits.fmt(f),
             Self::Control(bits) => bits.fmt(f),
             Self::Ept(features) => {
-                bitflags::parser::to_writer(features, &mut *f)?;
+                flags::write(features, f)?;
                 f.write_str(" (EPT)")
             }
         }

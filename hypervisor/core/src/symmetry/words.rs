@@ -3,13 +3,13 @@
 use core::fmt;
 
 use bitflags::Flags;
-use bitflags::parser::WriteHex;
 
 use crate::cpuid::features::{
     Extended1Ecx, Extended1Edx, Leaf1Ecx, Leaf1Edx, Leaf7Ebx, Leaf7Ecx, Leaf7Edx, Leaf7Sub1Eax,
     XsaveEax,
 };
 use crate::cpuid::{CpuidResult, Xcr0};
+use crate::flags;
 
 /// A register of CPUID's answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -299,16 +299,13 @@ impl fmt::Display for FeatureBits {
     }
 }
 
-fn named<F: Flags<Bits: WriteHex> + Flags<Bits = u32>>(
-    bits: u32,
-    f: &mut fmt::Formatter<'_>,
-) -> fmt::Result {
-    bitflags::parser::to_writer(&F::from_bits_retain(bits), f)
+fn named<F: Flags<Bits = u32>>(bits: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    flags::write(&F::from_bits_retain(bits), f)
 }
 
 fn xcr0(bits: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str("XCR0 ")?;
-    bitflags::parser::to_writer(&Xcr0::from_bits_retain(bits.into()), f)
+    flags::write(&Xcr0::from_bits_retain(bits.into()), f)
 }
 
 fn raw(bits: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -169,6 +169,7 @@ impl Dmar {
     /// # Errors
     /// [`DmarError`] where the table is damaged, or what safety needs cannot be read or contradicts itself. Anything
     /// less is a warning in the result.
+    #[inline(never)]
     pub fn parse(bytes: &[u8]) -> Result<Self, DmarError> {
         let mut dmar = Self::header(bytes)?;
         let mut offset = FIRST_ENTRY;

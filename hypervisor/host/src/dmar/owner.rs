@@ -52,6 +52,7 @@ impl Dmar {
     ///
     /// A virtual function is behind the unit of its physical function, whose id is the one to ask with.
     #[must_use]
+    #[inline(never)]
     pub fn unit_of(&self, segment: u16, source: SourceId, bridges: &Bridges) -> Option<&Unit> {
         let here = || {
             self.units

@@ -209,6 +209,7 @@ impl HostAcpi {
     ///
     /// # Errors
     /// [`AcpiError`] where there is no root table. Anything less is a warning in the result.
+    #[inline(never)]
     pub fn read(memory: &mut dyn HostPhys, rsdp: Hpa) -> Result<Self, AcpiError> {
         let mut facts = Self::default();
         let tables = facts.root(memory, rsdp)?;

@@ -27,6 +27,7 @@ pub struct TableRef {
 
 impl TableRef {
     /// Its bytes, or `None` where it is too long to load.
+    #[inline(never)]
     pub fn load(self, memory: &mut dyn HostPhys) -> Option<Vec<u8>> {
         let length = usize::try_from(self.length)
             .ok()

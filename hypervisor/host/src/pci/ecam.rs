@@ -51,6 +51,7 @@ impl EcamWindow {
     /// The windows in the bytes of an MCFG table; what makes no sense is handed to `skipped`. Of windows with a bus in
     /// common the first is kept.
     #[must_use]
+    #[inline(never)]
     pub fn parse(mcfg: &[u8], skipped: &mut dyn FnMut(BadWindow)) -> Vec<Self> {
         let mut windows: Vec<Self> = Vec::new();
         let entries = mcfg.get(FIRST_ENTRY..).unwrap_or_default();

@@ -35,6 +35,7 @@ pub struct HostBridge {
 }
 
 /// Finds all functions below `bridges`. Base addresses are sized, so that for a moment a device does not decode.
+#[inline(never)]
 pub fn enumerate(access: &mut dyn ConfigAccess, bridges: &[HostBridge]) -> Inventory {
     let mut walk = Walk {
         access,

@@ -48,6 +48,7 @@ pub struct Groups(Vec<Vec<Address>>);
 impl Groups {
     /// The groups of `inventory`.
     #[must_use]
+    #[inline(never)]
     pub fn new(inventory: &Inventory) -> Self {
         let functions = inventory.functions();
         let mut sets = DisjointSets::new(functions.len());
@@ -199,6 +200,7 @@ pub struct AcsSetting {
 
 /// What the groups count on: all that keeps functions apart is on, all that lets them through is off.
 #[must_use]
+#[inline(never)]
 pub fn acs_settings(inventory: &Inventory) -> Vec<AcsSetting> {
     let setting = |function: &Function| {
         let (at, has) = function.acs()?;

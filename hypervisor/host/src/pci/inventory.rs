@@ -191,6 +191,7 @@ impl Inventory {
     /// above it, that bridge in both ways that it has of putting its name to them (PCI Express to PCI/PCI-X Bridge
     /// Specification, "Requester ID and Tag assignment").
     #[must_use]
+    #[inline(never)]
     pub fn requesters(&self, function: &Function) -> Vec<Address> {
         let mut requesters = vec![function.address];
         for bridge in self.ancestors(function) {

@@ -46,6 +46,7 @@ pub const TRANSACTIONS_PENDING: u16 = 1 << 5;
 
 /// What to do so that no function masters the bus, leaves first.
 #[must_use]
+#[inline(never)]
 pub fn quiesce(inventory: &Inventory) -> Vec<Step> {
     let mut order: Vec<&Function> = inventory.functions().iter().collect();
     sort_by_key(&mut order, |function| {

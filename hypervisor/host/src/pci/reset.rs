@@ -79,6 +79,7 @@ impl core::error::Error for ResetRefusal {}
 ///
 /// # Errors
 /// [`ResetRefusal`] where it cannot be without resetting what is not its group's.
+#[inline(never)]
 pub fn choose(
     inventory: &Inventory,
     groups: &Groups,

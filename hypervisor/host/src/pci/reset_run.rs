@@ -77,6 +77,7 @@ pub struct ResetRun {
 impl ResetRun {
     /// Begins to reset functions, each as was chosen for it, at `now` in milliseconds: they are silent when this returns.
     #[must_use]
+    #[inline(never)]
     pub fn begin(
         inventory: &Inventory,
         resets: &[(Address, Reset)],
@@ -117,6 +118,7 @@ impl ResetRun {
     }
 
     /// Goes on at `now`.
+    #[inline(never)]
     pub fn step(&mut self, config: &mut dyn ConfigAccess, now: u64) -> Progress {
         loop {
             let next = match self.stage {

@@ -163,6 +163,7 @@ fn the_machines_statistics_say_whether_the_books_balance() {
         balanced: true,
         heap_used_bytes: 300,
         heap_free_bytes: 700,
+        pool_frames: 80,
         mitigations: &[("ibpb", 2), ("verw", 4)],
     };
     let cpus = [CpuCounters {

@@ -1,0 +1,157 @@
+//! A VM's memory: its frames, the view that shows them to the guest, and the one way to a page that is to be copied.
+//!
+//! Frames and view last for one life of the VM: [`populate`](super::populate) makes them, [`destroy`](super::destroy) gives
+//! them back. The view's root stays, because the VMCSs name it. Which page lies in which frame is
+//! [`bulkhead_core::backing`]'s; copying is [`crate::memory::guest`]'s and [`disk`](super::disk)'s.
+
+use super::{VmError, machine};
+use crate::memory::{self, Memory};
+use crate::pcpu::{self, call};
+use alloc::vec::Vec;
+use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
+use bulkhead_core::backing::Backing;
+use bulkhead_core::ept::{Ept, Eptp};
+use bulkhead_core::ledger::{FrameRun, MapRight, Rights, SCRUB_FRAMES, VmId};
+use bulkhead_core::manifest::VmPlan;
+use core::hint::spin_loop;
+use guest_loader::MemoryLayout;
+use spin::RelaxStrategy;
+use spin::mutex::Mutex;
+
+/// How a CPU waits for a VM's memory: it does what other CPUs ask of it, because whoever has the memory may wait for just
+/// that, to know that no CPU reaches what was unmapped.
+pub struct Serving;
+
+impl RelaxStrategy for Serving {
+    fn relax() {
+        call::serve(pcpu::this());
+        spin_loop();
+    }
+}
+
+/// A VM's memory, as all CPUs reach it.
+pub type SharedMemory = Mutex<VmMemory, Serving>;
+
+/// The memory of one VM.
+pub struct VmMemory {
+    pub(super) vm: VmId,
+    pub(super) layout: MemoryLayout,
+    pub(super) view: Ept,
+    pub(super) backing: Backing,
+}
+
+/// A run of the VM's frames and where it has it.
+pub struct Piece {
+    /// Where.
+    pub gpa: Gpa,
+    /// The frames.
+    pub run: FrameRun,
+}
+
+impl VmMemory {
+    /// The memory of a VM that does not live yet: an empty view, no frames, and the promise that there will be enough.
+    ///
+    /// # Errors
+    /// The machine has less memory than was promised to VMs, this one included.
+    pub fn new(vm: VmId, layout: MemoryLayout, plan: &VmPlan) -> Result<Self, VmError> {
+        let overlays = plan.disks.iter();
+        let backing = Backing::new(
+            FrameCount::covering(plan.memory.bytes()),
+            overlays.map(|disk| FrameCount::covering(disk.overlay.bytes())),
+        );
+        let mut memory = memory::lock();
+        memory.promise(backing.wanted()).map_err(VmError::Ledger)?;
+        let view = Ept::new(vm, machine().features.ept, &mut memory.pool).map_err(VmError::Ept)?;
+        Ok(Self {
+            vm,
+            layout,
+            view,
+            backing,
+        })
+    }
+
+    /// Whether it has all its frames.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.backing.taken() == self.backing.wanted()
+    }
+
+    /// What its VMCSs point to its view with, in every life.
+    #[must_use]
+    pub const fn eptp(&self) -> Eptp {
+        self.view.eptp()
+    }
+
+    /// How many of its frames are in each state, by name, those there are any of.
+    #[must_use]
+    pub fn frames_by_state(&self) -> Vec<(&'static str, u64)> {
+        memory::lock().frames_by_state(self.vm, self.backing.runs())
+    }
+
+    /// The hypervisor's right to copy from or to the RAM at `gpa`: to the frames of `bytes` bytes, or of as many of them
+    /// as can be had at once. `None` where there is no RAM.
+    pub fn right_to_ram(&mut self, gpa: Gpa, bytes: usize, rights: Rights) -> Option<MapRight> {
+        let mut memory = memory::lock();
+        let run = self.page_for_copy(&memory, gpa)?;
+        let wanted = FrameCount::covering(gpa.page_offset().saturating_add(bytes as u64));
+        let count = wanted.min(run.count).min(FrameCount(SCRUB_FRAMES));
+        let run = FrameRun::new(run.first, count);
+        memory.ledger.grant_window(self.vm, run, rights).ok()
+    }
+
+    /// The hypervisor's right to copy from or to block `block` of disk `disk`'s overlay, or `None` where there is none.
+    pub fn right_to_overlay(
+        &mut self,
+        disk: usize,
+        block: u32,
+        rights: Rights,
+    ) -> Option<MapRight> {
+        let page = self.backing.overlay_page(disk, block)?;
+        let run = self.backing.piece(page, FrameCount(1))?;
+        let mut memory = memory::lock();
+        memory.ledger.grant_window(self.vm, run, rights).ok()
+    }
+
+    /// The frame that shows at `gpa` in the view, and those that follow in the same page of the view.
+    fn page_for_copy(&self, memory: &Memory, gpa: Gpa) -> Option<FrameRun> {
+        let leaf = self.view.translate(&memory.pool, gpa)?;
+        let into_page = (gpa.0 - leaf.input.0) / FRAME_SIZE;
+        Some(FrameRun::new(
+            Frame(leaf.frame.0 + into_page),
+            FrameCount(leaf.size.frames().0 - into_page),
+        ))
+    }
+
+    /// Where the guest has page `page` and those that follow it in memory, `most` of them; `None` where that is no RAM.
+    pub(super) fn piece(&self, page: u64, most: FrameCount) -> Option<Piece> {
+        let mut first = 0;
+        for range in self.layout.ram_ranges() {
+            let end = first + range.len() / FRAME_SIZE;
+            if page < end {
+                let room = FrameCount(end - page);
+                return Some(Piece {
+                    gpa: Gpa(range.start.0 + (page - first) * FRAME_SIZE),
+                    run: self.backing.piece(page, most.min(room))?,
+                });
+            }
+            first = end;
+        }
+        None
+    }
+
+    /// All RAM, piece by piece.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Piece> {
+        let mut page = 0;
+        core::iter::from_fn(move || {
+            let piece = self.piece(page, self.backing.ram())?;
+            page += piece.run.count.0;
+            Some(piece)
+        })
+    }
+
+    /// The first address above all RAM.
+    pub(super) fn ram_end(&self) -> Gpa {
+        let ends = self.layout.ram_ranges().map(|range| range.end);
+        ends.max().unwrap_or_default()
+    }
+}
