@@ -4,21 +4,23 @@
 //! them. Anything unexpected leaves it unused. What is allowed, and in which order, is `bulkhead_core::secmem::tmemk`'s.
 #![allow(unsafe_code, reason = "MSRs and PCONFIG")]
 
-use crate::arch::{cpu, random};
+use crate::arch::cpu;
 use crate::memory;
 use crate::pcpu::{self, Pcpu, call};
 use bulkhead_core::call::Requests;
-use bulkhead_core::ledger::{FrameRun, VmId};
+use bulkhead_core::ledger::{FrameRun, LedgerError, VmId};
 use bulkhead_core::secmem::tmemk::{
-    Engines, HardwareKey, HardwareKeys, KeyIds, KeyProgram, ProgramError, Registers, Unusable,
+    Engines, HardwareKey, HardwareKeys, KeyIds, KeyProgram, KeyTag, ProgramError, Registers,
+    Unusable,
 };
 use bulkhead_core::topology::IdLayout;
 use core::arch::asm;
+use core::fmt::Display;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use spin::{Mutex, Once};
+use spin::Mutex;
 
-static KEYS: Once<Mutex<Keys>> = Once::new();
+static KEYS: Mutex<Option<Keys>> = Mutex::new(None);
 
 /// What the CPU that is asked to is to give to PCONFIG, and what PCONFIG said then.
 static PROGRAM: AtomicPtr<KeyProgram> = AtomicPtr::new(ptr::null_mut());
@@ -43,31 +45,33 @@ pub fn registers() -> Registers {
 /// Makes `keys` what VMs get theirs from, now that all CPUs that will run do, and says whether there are any. `layout` tells
 /// packages apart.
 pub fn install(keys: Result<KeyIds, Unusable>, layout: IdLayout) {
-    let all_run = pcpu::all().iter().all(Pcpu::is_online);
-    match keys {
-        Err(why) => log::info!("TME-MK: {why}"),
-        Ok(_) if !all_run => log::info!("TME-MK: {}", Unusable::CpuAsleep),
-        Ok(keys) => {
-            log::info!("TME-MK: {} keys; never run on hardware", keys.count());
-            let keys = HardwareKeys::new(keys);
-            let packages = Packages(layout);
-            KEYS.call_once(|| Mutex::new(Keys { keys, packages }));
-        }
-    }
+    let keys = keys.and_then(|keys| match pcpu::all().iter().all(Pcpu::is_online) {
+        true => Ok(keys),
+        false => Err(Unusable::CpuAsleep),
+    });
+    let outcome: &dyn Display = match &keys {
+        Ok(keys) => keys,
+        Err(why) => why,
+    };
+    log::info!("TME-MK: {outcome}");
+    *KEYS.lock() = keys.ok().map(|keys| Keys {
+        keys: HardwareKeys::new(keys),
+        packages: Packages(layout),
+    });
 }
 
 /// A key for `vm`, under which all its frames are from now on: `runs`, which nobody maps. They are dirty. `None` where there is no
 /// TME-MK, no key left, or something unexpected happened.
+#[must_use]
 #[expect(
     dead_code,
     reason = "for the hooks where a VM gets its frames and gives them back"
 )]
-#[must_use]
 pub fn take(vm: VmId, runs: &[FrameRun]) -> Option<HardwareKey> {
-    let mut own = KEYS.get()?.lock();
-    let Keys { keys, packages } = &mut *own;
-    let made = keys.make(packages, |tag| memory::lock().ledger.rekey(vm, runs, tag));
-    made.inspect_err(|error| log::warn!("TME-MK: no key for {vm}: {error}"))
+    let mut own = KEYS.lock();
+    let Keys { keys, packages } = own.as_mut()?;
+    keys.make(packages, |tag| rekey(vm, runs, tag))
+        .inspect_err(|error| log::warn!("TME-MK: no key for {vm}: {error}"))
         .ok()
 }
 
@@ -78,15 +82,17 @@ pub fn take(vm: VmId, runs: &[FrameRun]) -> Option<HardwareKey> {
     reason = "for the hooks where a VM gets its frames and gives them back"
 )]
 pub fn erase(key: HardwareKey, vm: VmId, runs: &[FrameRun]) {
-    let Some(own) = KEYS.get() else {
+    let mut own = KEYS.lock();
+    let Some(Keys { keys, packages }) = own.as_mut() else {
         unreachable!("a key was made without TME-MK");
     };
-    let mut own = own.lock();
-    let Keys { keys, packages } = &mut *own;
-    let rekey = |tag| memory::lock().ledger.rekey(vm, runs, tag);
-    if let Err(error) = keys.erase(key, packages, rekey) {
+    if let Err(error) = keys.erase(key, packages, |tag| rekey(vm, runs, tag)) {
         log::error!("TME-MK: the key of {vm} stays: {error}");
     }
+}
+
+fn rekey(vm: VmId, runs: &[FrameRun], tag: KeyTag) -> Result<(), LedgerError> {
+    memory::lock().ledger.rekey(vm, runs, tag)
 }
 
 /// What another CPU asked this one for, as the first of its package: one PCONFIG.
@@ -126,11 +132,6 @@ impl Engines for Packages {
         if let Err(silent) = call::everywhere(Requests::EMPTY_CACHES) {
             panic!("{silent}: its caches may still hold what is a VM's");
         }
-    }
-
-    fn entropy(&mut self) -> Option<u64> {
-        let mut bytes = [0; 8];
-        random::fill(&mut bytes).then(|| u64::from_ne_bytes(bytes))
     }
 }
 

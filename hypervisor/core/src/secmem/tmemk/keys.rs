@@ -31,8 +31,6 @@ pub trait Engines {
     fn program(&mut self, cpu: usize, program: &KeyProgram) -> Result<(), ProgramError>;
     /// Has every CPU write its caches back to memory and empty them; returns when all did.
     fn empty_caches(&mut self);
-    /// A random number, where there is one to be had.
-    fn entropy(&mut self) -> Option<u64>;
 }
 
 /// A key of one life of a VM. Dropped instead of erased, it stays in the memory controllers, and its id is not used again.
@@ -88,11 +86,7 @@ impl HardwareKeys {
             .ok_or(KeyError::NoneFree)?;
         let tag = self.ids.field().tag(id).ok_or(KeyError::NoneFree)?;
         self.used |= 1 << index;
-        let mut program = KeyProgram::new();
-        if !program.make_key(id, || engines.entropy()) {
-            self.release(id);
-            return Err(KeyError::NoEntropy);
-        }
+        let program = KeyProgram::make_key(id);
         let made = everywhere(engines, &program).map_err(KeyError::Program);
         if let Err(error) = made.and_then(|()| rekey(tag).map_err(KeyError::Ledger)) {
             // If this fails, too, the id stays taken; no frame was ever under it.
@@ -120,9 +114,7 @@ impl HardwareKeys {
     }
 
     fn clear(&mut self, id: HardwareKeyId, engines: &mut impl Engines) -> Result<(), ProgramError> {
-        let mut program = KeyProgram::new();
-        program.clear_key(id);
-        everywhere(engines, &program)?;
+        everywhere(engines, &KeyProgram::clear_key(id))?;
         self.release(id);
         Ok(())
     }
@@ -158,8 +150,6 @@ fn everywhere(engines: &mut impl Engines, program: &KeyProgram) -> Result<(), Pr
 pub enum KeyError {
     /// Every id is in use.
     NoneFree,
-    /// The processor has no random numbers.
-    NoEntropy,
     /// PCONFIG.
     Program(ProgramError),
     /// The frames cannot change their key.
@@ -170,7 +160,6 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoneFree => f.write_str("every key id is in use"),
-            Self::NoEntropy => f.write_str("the processor has no random numbers"),
             Self::Program(error) => error.fmt(f),
             Self::Ledger(error) => error.fmt(f),
         }

@@ -45,7 +45,7 @@ pub const MSR_TME_CAPABILITY: u32 = 0x981;
 pub const MSR_TME_ACTIVATE: u32 = 0x982;
 
 /// More subleaves of CPUID's PCONFIG leaf than any processor has.
-const MAX_SUBLEAVES: u32 = 16;
+const MAX_SUBLEAVES: u32 = 4;
 
 bitflags! {
     /// IA32_TME_ACTIVATE's flags, less its numbers.
@@ -208,6 +208,12 @@ impl KeyIds {
     #[must_use]
     pub const fn field(&self) -> KeyField {
         self.field
+    }
+}
+
+impl fmt::Display for KeyIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} keys; never run on hardware", self.count)
     }
 }
 

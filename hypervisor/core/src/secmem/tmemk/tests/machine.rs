@@ -119,10 +119,6 @@ impl Engines for Machine {
             self.write_back(|_| true);
         }
     }
-
-    fn entropy(&mut self) -> Option<u64> {
-        Some(self.random)
-    }
 }
 
 impl Scrub for Machine {
