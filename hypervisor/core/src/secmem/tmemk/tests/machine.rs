@@ -90,7 +90,7 @@ impl Engines for Machine {
     }
 
     fn leads(&self, cpu: usize) -> bool {
-        cpu % 2 == 0
+        cpu.is_multiple_of(2)
     }
 
     fn program(&mut self, cpu: usize, program: &KeyProgram) -> Result<(), ProgramError> {
