@@ -18,18 +18,22 @@ mod pci;
 mod pcpu;
 mod secmem;
 mod selftest;
+mod tpm;
 mod vm;
 mod vmx;
 
 use alloc::boxed::Box;
 use alloc::string::ToString;
 use boot::handover::Handover;
+use boot::source::Source;
 use bulkhead_core::events::Event;
-use bulkhead_core::manifest::{ApicVirtualization, SelfTest};
+use bulkhead_core::manifest::{ApicVirtualization, RootKeySource, SelfTest};
+use bulkhead_core::tpm::What;
 use bulkhead_core::vmx::capability::Wishes;
 use console::CONSOLE;
 use core::fmt::Display;
 use memory::reserve::Wants;
+use tpm::Measured;
 use uefi::{Status, entry};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -62,16 +66,27 @@ impl<E: Display + 'static> From<E> for Refusal {
 
 /// Everything that needs the firmware: files, the plan, the feature gate, memory.
 fn prepare() -> Result<Handover, Refusal> {
-    let mut source = boot::source::Source::of_image()?;
+    let mut source = Source::of_image()?;
     log::info!(
         "reading {} from {}",
         boot::payload::MANIFEST,
         source.describe()
     );
-    let loaded = boot::payload::load(&mut source)?;
+    let mut measured = Measured::begin();
+    measure_image(&mut source, &mut measured);
+    let loaded = boot::payload::load(&mut source, &mut measured)?;
     console::set_level(loaded.plan.hypervisor.log_level);
     CONSOLE.lock().choose(loaded.plan.hypervisor.console);
     boot::payload::print_plan(&loaded.plan);
+    let root_key = tpm::root_key::obtain(&loaded.plan.hypervisor, &mut measured);
+    measured.close();
+    // An ephemeral one is missed only by VMs that are encrypted.
+    let root_key = match root_key {
+        Err(error) if loaded.plan.hypervisor.root_key == RootKeySource::Tpm => {
+            return Err(error.into());
+        }
+        obtained => obtained,
+    };
     let hypervisor = &loaded.plan.hypervisor;
     let wishes = Wishes {
         apicv: hypervisor.apicv == ApicVirtualization::Auto,
@@ -91,14 +106,6 @@ fn prepare() -> Result<Handover, Refusal> {
     };
     let facts = boot::facts::Facts::gather(&tables.facts)?;
     log::info!("{facts}");
-    log::info!(
-        "TPM: {}",
-        if facts.has_tpm {
-            "there, not used yet"
-        } else {
-            "none"
-        }
-    );
     memory::heap::extend(vm::models::heap_needed(&loaded))?;
     let reserved = memory::reserve::reserve(Wants {
         cpus: facts.cpus.len(),
@@ -114,6 +121,7 @@ fn prepare() -> Result<Handover, Refusal> {
     })?;
     Ok(Handover {
         loaded,
+        root_key,
         wishes,
         vmx,
         facts,
@@ -121,6 +129,20 @@ fn prepare() -> Result<Handover, Refusal> {
         windows: tables.windows,
         reserved,
     })
+}
+
+/// Measures the file that the firmware loaded this program from. What it really loaded, it measured itself, into PCR 4.
+fn measure_image(source: &mut Source, measured: &mut Measured) {
+    if !measured.has_tpm() {
+        return;
+    }
+    let measure = |bytes: &[u8]| {
+        measured.add(What::Image, bytes);
+    };
+    if let Err(error) = source.look_at_image(measure) {
+        log::warn!("{error}");
+        measured.miss(What::Image, uefi::Status::NOT_FOUND);
+    }
 }
 
 /// Says why nothing starts, and stops.

@@ -225,6 +225,7 @@ fn the_architecture_lists_every_module_and_no_other() {
     for sources in [
         "hypervisor/core/src",
         "hypervisor/host/src",
+        "hypervisor/tpm/src",
         "hypervisor/src",
         "guest-loader/src",
         "xtask/src",

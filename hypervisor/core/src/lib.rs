@@ -15,6 +15,7 @@ extern crate alloc;
 use bulkhead_host::testing;
 pub use bulkhead_host::{addr, hostacpi, order, pci};
 pub use bulkhead_manifest as manifest;
+pub use bulkhead_tpm as tpm;
 
 pub mod apic;
 pub mod backing;

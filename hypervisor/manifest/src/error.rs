@@ -108,6 +108,7 @@ error_kinds! {
     ClassOfAddress, "class-of-address", "a class stands beside an address";
     DuplicateDevice, "duplicate-device", "a device is given away twice";
     DeviceWithoutIommu, "device-without-iommu", "a device is given away with the IOMMU off";
+    SealIdForm, "seal-id-form", "this does not name a sealed root key";
     SelftestNeedsIommuOff, "selftest-needs-iommu-off", "the self-test shows what happens with the IOMMU off";
     EncryptionBesideDevice, "encryption-beside-device", "the VM's memory cannot be sealed beside a real device";
     WindowWithoutMode, "window-without-mode", "a key of the window stands where there is no window";

@@ -1,9 +1,10 @@
 //! The `[hypervisor]` table.
 
-use super::error::{Complaints, ErrorKind};
+use super::error::{Complaints, ErrorKind, quoted};
 use super::fields::{Field, Fields};
 use super::plan::{HypervisorOptions, IommuPolicy, SelfTest};
 use super::schema;
+use super::seal::SealId;
 
 pub(super) fn read(
     field: &Field<'_, '_>,
@@ -16,6 +17,11 @@ pub(super) fn read(
     let iommu = fields.choice_or_default(&schema::IOMMU, complaints);
     let apicv = fields.choice_or_default(&schema::APICV, complaints);
     let smt = fields.choice_or_default(&schema::SMT, complaints);
+    let root_key = fields.choice_or_default(&schema::ROOT_KEY, complaints);
+    let reseal = match fields.optional(&schema::RESEAL) {
+        Some(field) => read_reseal(&field, complaints).map(Some),
+        None => Some(None),
+    };
     let selftest = fields.choice_or_default(&schema::SELFTEST, complaints);
     if let (Some(iommu), Some(selftest)) = (iommu, selftest) {
         check_control(iommu, selftest, &fields, complaints);
@@ -26,8 +32,22 @@ pub(super) fn read(
         iommu: iommu?,
         apicv: apicv?,
         smt: smt?,
+        root_key: root_key?,
+        reseal: reseal?,
         selftest: selftest?,
     })
+}
+
+fn read_reseal(field: &Field<'_, '_>, complaints: &mut Complaints) -> Option<SealId> {
+    let text = field.string(complaints)?;
+    let id = SealId::parse(text);
+    if id.is_none() {
+        complaints
+            .add(ErrorKind::SealIdForm, field.span)
+            .found(quoted(text))
+            .expected("8 hexadecimal digits, as the error about the sealed key shows them");
+    }
+    id
 }
 
 /// Complains about a negative control that would not be one.

@@ -11,7 +11,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`plan`] | the result: [`Plan`], [`VmPlan`], [`HypervisorOptions`] and their enumerations |
-//! | [`name`], [`path`], [`size`], [`rate`], [`mac`], [`digest`] | one checked value type each |
+//! | [`name`], [`path`], [`size`], [`rate`], [`mac`], [`digest`], [`seal`] | one checked value type each |
 //! | [`schema`] | every key there is, and those reserved for later |
 //! | `source`, [`error`] | places in the text, and complaints about them |
 //! | `fields` | reading typed values out of TOML tables |
@@ -47,6 +47,7 @@ pub mod plan;
 mod quantity;
 pub mod rate;
 pub mod schema;
+pub mod seal;
 pub mod size;
 mod source;
 pub mod suggest;
@@ -75,9 +76,10 @@ pub use payload::{DiskImageFault, PayloadProblem, PayloadRole, check_disk_image}
 pub use plan::{
     ApicVirtualization, Console, DevicePlan, DiskMode, DiskPlan, Encryption, EncryptionMode,
     HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, NicPlan, Payload, Plan, RestartPolicy,
-    SelfTest, SmtPolicy, Spoofing, VmConsole, VmPlan,
+    RootKeySource, SelfTest, SmtPolicy, Spoofing, VmConsole, VmPlan,
 };
 pub use rate::BitRate;
+pub use seal::SealId;
 pub use size::ByteSize;
 pub use vm::MAX_VCPUS;
 

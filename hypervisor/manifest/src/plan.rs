@@ -11,6 +11,7 @@ use super::mac::MacAddress;
 use super::name::{SegmentName, VmName};
 use super::path::PayloadPath;
 use super::rate::BitRate;
+use super::seal::SealId;
 use super::size::ByteSize;
 use super::source::{Source, Span};
 
@@ -38,6 +39,10 @@ pub struct HypervisorOptions {
     pub apicv: ApicVirtualization,
     /// Whether two VMs may run on threads of one core at a time.
     pub smt: SmtPolicy,
+    /// Where the key comes from that VMs' keys are derived from.
+    pub root_key: RootKeySource,
+    /// The sealed root key that a new one takes the place of, should it be the one found.
+    pub reseal: Option<SealId>,
     /// A test of the hypervisor itself, to be done instead of starting VMs.
     pub selftest: SelfTest,
 }
@@ -239,6 +244,17 @@ choice! {
         Isolate = "isolate",
         /// Each thread is a CPU like any other.
         Share = "share",
+    }
+}
+
+choice! {
+    /// Where the root key comes from, from which every VM's keys are derived.
+    pub enum RootKeySource {
+        /// Made anew at each boot, and lost at its end.
+        #[default]
+        Ephemeral = "ephemeral",
+        /// Kept by the machine's TPM for this image, this manifest and these payloads alone.
+        Tpm = "tpm",
     }
 }
 

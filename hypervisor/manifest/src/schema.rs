@@ -86,6 +86,8 @@ table! {
     IOMMU = Optional "iommu",
     APICV = Optional "apicv",
     SMT = Optional "smt",
+    ROOT_KEY = Optional "root_key",
+    RESEAL = Optional "reseal",
     SELFTEST = Optional "selftest",
 }
 

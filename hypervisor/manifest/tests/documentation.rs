@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bulkhead_manifest::schema::{Presence, TABLES};
 use bulkhead_manifest::{
     ApicVirtualization, Console, DiskMode, EncryptionMode, ErrorKind, IommuPolicy, KernelFormat,
-    LogLevel, RestartPolicy, SelfTest, SmtPolicy, Spoofing, VmConsole, parse,
+    LogLevel, RestartPolicy, RootKeySource, SelfTest, SmtPolicy, Spoofing, VmConsole, parse,
 };
 
 fn repository(path: &str) -> PathBuf {
@@ -153,6 +153,11 @@ fn every_word_is_documented_with_its_default() {
         "hypervisor.smt",
         SmtPolicy::words().collect(),
         SmtPolicy::default().as_str(),
+    );
+    check(
+        "hypervisor.root_key",
+        RootKeySource::words().collect(),
+        RootKeySource::default().as_str(),
     );
     check(
         "vm.console",

@@ -42,8 +42,6 @@ pub struct Facts {
     pub power: PowerOff,
     /// The time by the firmware's clock: seconds since 1970, and the TSC then.
     pub epoch: (u64, u64),
-    /// Whether it has a TPM 2.0.
-    pub has_tpm: bool,
 }
 
 impl Facts {
@@ -66,7 +64,6 @@ impl Facts {
             mtrrs,
             power: PowerOff::from_acpi(acpi),
             epoch: (unix_seconds(), rdtsc()),
-            has_tpm: acpi.tpm2.is_some(),
         })
     }
 

@@ -13,6 +13,7 @@ use crate::pcpu::start::Seed;
 use crate::pcpu::{self, Pcpu, checks};
 use crate::secmem::tmemk;
 use crate::selftest::devices::{self, DeviceTests};
+use crate::tpm::root_key::RootKeyError;
 use crate::vm::control::Control;
 use crate::vm::{self, Machine, Vm, VmError, network, passthrough, scheduler, shared};
 use crate::vmx::operation::{self, Features, Unfit};
@@ -33,6 +34,7 @@ use bulkhead_core::symmetry::VmxReport;
 use bulkhead_core::table::PageSize;
 use bulkhead_core::vmx::capability::Wishes;
 use bulkhead_core::vtd::dmar::Dmar;
+use bulkhead_crypto::RootKey;
 use core::arch::asm;
 use core::convert::Infallible;
 use core::mem;
@@ -43,6 +45,8 @@ use x86_64::instructions::interrupts;
 pub struct Handover {
     /// The plan and its files.
     pub loaded: Loaded,
+    /// What the keys of VMs come from, or why there is nothing.
+    pub root_key: Result<Box<RootKey>, RootKeyError>,
     /// What was wished for when features were negotiated.
     pub wishes: Wishes,
     /// What the first CPU's VT-x offers, or why it cannot run VMs: then the devices are shown, and nothing else.
@@ -60,6 +64,7 @@ pub struct Handover {
 /// The second half's state, found by [`on_own_stack`] on the new stack.
 struct Owned {
     loaded: Loaded,
+    root_key: Result<Box<RootKey>, RootKeyError>,
     wishes: Wishes,
     vmx: Result<VmxReport, Unfit>,
     facts: Facts,
@@ -79,6 +84,7 @@ struct Owned {
 pub fn leave_firmware(handover: Handover) -> ! {
     let Handover {
         loaded,
+        root_key,
         wishes,
         vmx,
         facts,
@@ -129,6 +135,7 @@ pub fn leave_firmware(handover: Handover) -> ! {
     });
     let owned = Box::into_raw(Box::new(Owned {
         loaded,
+        root_key,
         wishes,
         vmx,
         facts,
@@ -162,6 +169,7 @@ extern "sysv64" fn on_own_stack(owned: *mut Owned) -> ! {
 fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
     let Owned {
         loaded,
+        root_key: _root_key,
         wishes,
         vmx,
         facts,

@@ -3,6 +3,7 @@
 use super::source::{Source, SourceError};
 use crate::events;
 use crate::memory::heap;
+use crate::tpm::Measured;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,6 +13,7 @@ use bulkhead_core::manifest::{
     self, KernelFormat, ManifestErrors, Payload, PayloadProblem, PayloadRole, Plan, Sha256Digest,
     VmPlan,
 };
+use bulkhead_core::tpm::What;
 use core::fmt;
 use core::iter;
 use guest_loader::{GuestMemory, LoadRequest, MemoryLayout, OutOfRange, PlatformDescription};
@@ -72,16 +74,18 @@ impl fmt::Display for LoadError {
 
 impl core::error::Error for LoadError {}
 
-/// Reads the manifest, then every file it names.
+/// Reads the manifest, then every file it names; each is measured before anything looks into it.
 ///
 /// # Errors
 /// The first file that cannot be used, or everything that is wrong with the manifest.
-pub fn load(source: &mut Source) -> Result<Loaded, LoadError> {
+pub fn load(source: &mut Source, measured: &mut Measured) -> Result<Loaded, LoadError> {
     let text = source.read(MANIFEST).map_err(LoadError::Source)?;
+    measured.add(What::Manifest, text);
     let plan = parse(text)?;
     let mut files = Vec::new();
     let source = &mut Library {
         source,
+        measured,
         read: Vec::new(),
     };
     for vm in &plan.vms {
@@ -105,20 +109,35 @@ pub fn load(source: &mut Source) -> Result<Loaded, LoadError> {
     Ok(Loaded { plan, files })
 }
 
-/// The files read so far: what several VMs are given is read once, for nobody changes it.
+/// The files read so far: what several VMs are given is read and measured once, for nobody changes it.
 struct Library<'a> {
     source: &'a mut Source,
-    read: Vec<(String, &'static [u8])>,
+    measured: &'a mut Measured,
+    read: Vec<(String, File)>,
+}
+
+/// A file in memory.
+#[derive(Clone, Copy)]
+struct File {
+    bytes: &'static [u8],
+    /// Its SHA-256, where somebody needed it.
+    sha256: Option<[u8; 32]>,
 }
 
 impl Library<'_> {
-    fn read(&mut self, path: &str) -> Result<&'static [u8], SourceError> {
-        if let Some((_, bytes)) = self.read.iter().find(|(known, _)| known == path) {
-            return Ok(bytes);
+    /// The file that the manifest calls `path`.
+    fn read(&mut self, path: &str) -> Result<File, SourceError> {
+        if let Some((_, file)) = self.read.iter().find(|(known, _)| known == path) {
+            return Ok(*file);
         }
-        let bytes = self.source.read(path)?;
-        self.read.push((path.into(), bytes));
-        Ok(bytes)
+        let bytes = self.source.read(&format!("{DIRECTORY}/{path}"))?;
+        let digest = self.measured.add(What::Payload(path.into()), bytes);
+        let file = File {
+            bytes,
+            sha256: digest.map(|digest| digest.0),
+        };
+        self.read.push((path.into(), file));
+        Ok(file)
     }
 }
 
@@ -142,22 +161,22 @@ fn fetch(
 ) -> Result<&'static [u8], LoadError> {
     let complain =
         |problem: PayloadProblem<'_>| LoadError::Manifest(plan.payload_error(vm, role, problem));
-    let path = format!("{DIRECTORY}/{}", payload.path);
-    let bytes = source.read(&path).map_err(|error| match &error {
+    let path = payload.path.as_str();
+    let File { bytes, sha256 } = source.read(path).map_err(|error| match &error {
         SourceError::Missing(_) => complain(PayloadProblem::Missing),
         other => complain(PayloadProblem::Unreadable(other)),
     })?;
     if let Some(expected) = &payload.sha256 {
-        let found = Sha256Digest(Sha256::digest(bytes).into());
+        let found = Sha256Digest(sha256.unwrap_or_else(|| Sha256::digest(bytes).into()));
         if found != *expected {
             return Err(complain(PayloadProblem::WrongDigest(found)));
         }
         log::info!(
-            "{path}: {} bytes, SHA-256 as the manifest says",
+            "{DIRECTORY}/{path}: {} bytes, SHA-256 as the manifest says",
             bytes.len()
         );
     } else {
-        log::info!("{path}: {} bytes", bytes.len());
+        log::info!("{DIRECTORY}/{path}: {} bytes", bytes.len());
     }
     Ok(bytes)
 }

@@ -5,7 +5,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 use core::net::IpAddr;
+use core::ptr::NonNull;
 use uefi::boot::{self, AllocateType, MemoryType, ScopedProtocol};
+use uefi::proto::device_path::{DeviceSubType, DeviceType};
 use uefi::proto::loaded_image::LoadedImage;
 use uefi::proto::media::file::{Directory, File, FileAttribute, FileInfo, FileMode, RegularFile};
 use uefi::proto::media::fs::SimpleFileSystem;
@@ -113,6 +115,22 @@ impl Source {
             Self::Volume(_) => "the boot volume".to_string(),
             Self::Pxe { server, .. } => format!("TFTP server {server}"),
         }
+    }
+
+    /// Has `look` look at the running image's file, as it is on the volume or server now, and forgets it.
+    ///
+    /// # Errors
+    /// What is wrong with the file or the way to it.
+    pub fn look_at_image<R>(&mut self, look: impl FnOnce(&[u8]) -> R) -> Result<R, SourceError> {
+        let path = match self {
+            Self::Volume(_) => own_path(),
+            Self::Pxe { client, .. } => boot_file(client),
+        };
+        let path = path.ok_or(SourceError::NoSource(Status::NOT_FOUND))?;
+        let bytes = self.read(&path)?;
+        let seen = look(bytes);
+        give_back(bytes);
+        Ok(seen)
     }
 
     /// Reads the whole of `path`, `/`-separated from the volume's or server's root, into pages that
@@ -233,4 +251,47 @@ fn server_address(client: &BaseCode) -> Option<IpAddr> {
             let address = reply.bootp_si_addr;
             (address != [0; 4]).then(|| IpAddr::from(address))
         })
+}
+
+/// Where on its volume the running image lies, by the device path that the firmware loaded it by.
+fn own_path() -> Option<String> {
+    let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle()).ok()?;
+    let mut path = String::new();
+    for node in image.file_path()?.node_iter() {
+        if node.full_type() != (DeviceType::MEDIA, DeviceSubType::MEDIA_FILE_PATH) {
+            continue;
+        }
+        let (units, _) = node.data().as_chunks();
+        let units = units.iter().map(|unit| u16::from_le_bytes(*unit));
+        for letter in char::decode_utf16(units.take_while(|unit| *unit != 0)) {
+            path.push(letter.ok()?);
+        }
+    }
+    (!path.is_empty()).then_some(path)
+}
+
+/// What the running image is called on the server that it came from.
+#[allow(unsafe_code, reason = "the firmware's packets are a union")]
+fn boot_file(client: &BaseCode) -> Option<String> {
+    let mode = client.mode();
+    if mode.using_ipv6() {
+        return None;
+    }
+    [mode.pxe_reply(), mode.proxy_offer(), mode.dhcp_ack()]
+        .into_iter()
+        .find_map(|packet| {
+            // SAFETY: with IPv4 in use the firmware fills the DHCPv4 side; every byte pattern is a valid one.
+            let reply = unsafe { &packet.dhcpv4 };
+            let name = reply.bootp_boot_file.split(|byte| *byte == 0).next()?;
+            let name = str::from_utf8(name).ok()?;
+            (!name.is_empty()).then(|| name.to_string())
+        })
+}
+
+/// Gives the pages back that [`allocate`] took.
+#[allow(unsafe_code, reason = "pages go back as a raw pointer")]
+fn give_back(bytes: &'static [u8]) {
+    let pages = bytes.len().div_ceil(4096).max(1);
+    // SAFETY: these are whole pages of one allocation, and the only reference to them is the one given up here.
+    let _ = unsafe { boot::free_pages(NonNull::from(bytes).cast(), pages) };
 }

@@ -15,6 +15,7 @@ mod payloads;
 mod sched;
 mod selftest;
 mod smp;
+mod tpm;
 mod vtd;
 
 use xtask::{Result, Workspace};
@@ -35,6 +36,7 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     scenarios.extend(sched::scenarios());
     scenarios.extend(devices::scenarios());
     scenarios.extend(vtd::scenarios());
+    scenarios.extend(tpm::scenarios());
     scenarios.extend(media::scenarios());
     scenarios.extend(interface::scenarios());
     scenarios.extend(guests::scenarios());

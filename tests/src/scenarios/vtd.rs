@@ -25,6 +25,7 @@ use report::{Case, Faults};
 const ATTACKED: Equipment = Equipment {
     iommu: true,
     devices: &[Device::Edu, Device::Nic, Device::Nvme],
+    tpm: None,
 };
 /// `edu`, as faults name it.
 const ATTACKER: u16 = Device::Edu.source();
@@ -280,7 +281,7 @@ fn required_but_absent(context: &Context<'_>) -> Outcome {
     let setup = Setup {
         equipment: Equipment {
             iommu: false,
-            devices: &[],
+            ..Equipment::default()
         },
         ..Setup::default()
     };
@@ -331,8 +332,8 @@ fn passed_through(context: &Context<'_>) -> Outcome {
         memory_mib: 2048,
         cpus: 2,
         equipment: Equipment {
-            iommu: true,
             devices: &[Device::Nic],
+            ..Equipment::default()
         },
         ..Setup::default()
     };

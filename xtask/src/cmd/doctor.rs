@@ -10,6 +10,7 @@ use crate::paths::Workspace;
 use crate::platform::{Platform, kvm};
 use crate::provision::bochs::Bochs;
 use crate::provision::qemu::Qemu;
+use crate::provision::swtpm::Swtpm;
 use crate::provision::{apt, payload, targets};
 
 /// One line of the report.
@@ -89,6 +90,7 @@ fn provisioned(workspace: &Workspace) -> Vec<Finding> {
     let mut findings = vec![
         there("Bochs", Bochs::place(workspace).exists()),
         there("QEMU", Qemu::place(workspace).exists()),
+        there("swtpm", Swtpm::place(workspace).exists()),
     ];
     findings.extend(
         payload::known().map(|name| there(&name, workspace.payloads().join(&name).exists())),
@@ -116,7 +118,7 @@ fn platforms() -> Vec<Finding> {
         finding(
             true,
             "qemu-tcg",
-            "emulates VT-d, USB and PXE; no VT-x, so no guests",
+            "emulates VT-d, USB and PXE, has a TPM by swtpm; no VT-x, so no guests",
         ),
     ]
 }

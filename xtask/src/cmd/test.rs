@@ -14,12 +14,13 @@ use crate::ui::Step;
 use crate::{exec, tie};
 
 /// The crates whose tests run on the host.
-const HOST_CRATES: [&str; 8] = [
+const HOST_CRATES: [&str; 9] = [
     "bulkhead-core",
     "bulkhead-crypto",
     "bulkhead-host",
     "bulkhead-manifest",
     "bulkhead-selftest",
+    "bulkhead-tpm",
     "guest-loader",
     "xtask",
     "bulkhead-tests",

@@ -98,6 +98,13 @@ impl Boot {
             .sum()
     }
 
+    /// The same with another hypervisor.
+    #[must_use]
+    pub fn with_efi(mut self, efi: &Path) -> Self {
+        self.efi = efi.to_path_buf();
+        self
+    }
+
     /// Exactly `files` beside `efi`, whatever they are: for tests of what the hypervisor makes of bad ones.
     #[must_use]
     pub fn from_parts(efi: &Path, files: Vec<Entry>) -> Self {

@@ -57,7 +57,7 @@ fn configuration(bochs: &Bochs, machine: &Machine) -> Result<String> {
             "Bochs cannot boot over PXE; use --platform qemu-tcg".to_owned(),
         ));
     };
-    if !machine.equipment.devices.is_empty() {
+    if !machine.equipment.devices.is_empty() || machine.equipment.tpm.is_some() {
         return Err(Error::BadCall(
             "Bochs has none of the devices asked for; use --platform qemu-tcg".to_owned(),
         ));

@@ -1,4 +1,4 @@
-//! What else is in a machine: its IOMMU, and devices for tests of it.
+//! What else is in a machine: its IOMMU, devices for tests of it, its TPM.
 
 /// What a machine has beside processors, memory, serial ports and what it boots from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,6 +7,17 @@ pub struct Equipment {
     pub iommu: bool,
     /// Further devices; QEMU's machines only.
     pub devices: &'static [Device],
+    /// Has a TPM 2.0; QEMU's machines only.
+    pub tpm: Option<TpmState>,
+}
+
+/// What a TPM, and the variables of the firmware beside it, know of earlier runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TpmState {
+    /// Nothing: both are new.
+    New,
+    /// What the last machine in the same directory left there.
+    Kept,
 }
 
 impl Default for Equipment {
@@ -14,6 +25,7 @@ impl Default for Equipment {
         Self {
             iommu: true,
             devices: &[],
+            tpm: None,
         }
     }
 }

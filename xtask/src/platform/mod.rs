@@ -121,6 +121,21 @@ impl Machine {
         self.dir.join("iommu.log")
     }
 
+    /// The socket of the TPM, in the machine's directory: the system takes no long path for it.
+    pub const TPM_SOCKET: &'static str = "tpm.sock";
+
+    /// The directory of what the TPM keeps.
+    #[must_use]
+    pub fn tpm_state(&self) -> PathBuf {
+        self.dir.join("tpm")
+    }
+
+    /// The firmware's variables.
+    #[must_use]
+    pub fn variables(&self) -> PathBuf {
+        self.dir.join("OVMF_VARS.fd")
+    }
+
     /// The file behind the NVMe disk.
     #[must_use]
     pub fn nvme_image(&self) -> PathBuf {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::process::Command;
 
-use super::equipment::Device;
+use super::equipment::{Device, TpmState};
 use super::{Machine, Medium};
 use crate::error::{IoContext, Result};
 use crate::provision::qemu::Qemu;
@@ -27,8 +27,10 @@ const FIXED_TIME: &str = "2025-01-01T00:00:00";
 /// # Errors
 /// When the firmware's variable store cannot be copied, or a disk cannot be made.
 pub fn command(qemu: &Qemu, accelerator: Accelerator, machine: &Machine) -> Result<Command> {
-    let variables = machine.dir.join("OVMF_VARS.fd");
-    std::fs::copy(qemu.firmware_variables(), &variables).context("write", &variables)?;
+    let variables = machine.variables();
+    if machine.equipment.tpm != Some(TpmState::Kept) || !variables.exists() {
+        std::fs::copy(qemu.firmware_variables(), &variables).context("write", &variables)?;
+    }
     for bytes in machine
         .equipment
         .devices
@@ -41,6 +43,8 @@ pub fn command(qemu: &Qemu, accelerator: Accelerator, machine: &Machine) -> Resu
             .context("write", &image)?;
     }
     let mut command = qemu.command();
+    // The TPM's socket is named by a path from here.
+    command.current_dir(&machine.dir);
     command.args(arguments(accelerator, machine));
     command.arg("-drive").arg(format!(
         "if=pflash,format=raw,readonly=on,file={}",
@@ -111,6 +115,12 @@ fn arguments(accelerator: Accelerator, machine: &Machine) -> Vec<String> {
                 "virtio-net-pci,netdev=net,bootindex=0,romfile=".to_owned(),
             );
         }
+    }
+    if machine.equipment.tpm.is_some() {
+        let socket = Machine::TPM_SOCKET;
+        add("-chardev", format!("socket,id=tpm,path={socket}"));
+        add("-tpmdev", "emulator,id=tpm0,chardev=tpm".to_owned());
+        add("-device", "tpm-crb,tpmdev=tpm0".to_owned());
     }
     for device in machine.equipment.devices {
         arguments.extend(device_arguments(*device, machine));
@@ -194,6 +204,19 @@ mod tests {
             "{line}"
         );
         assert_eq!(line.matches("pcie-root-port").count(), 2, "{line}");
+    }
+
+    #[test]
+    fn a_tpm_stands_only_where_it_is_asked_for() {
+        let mut machine = machine(Medium::Disk("a.img".into()));
+        let plain = arguments(Accelerator::Tcg, &machine).join(" ");
+        assert!(!plain.contains("tpm"), "{plain}");
+        machine.equipment.tpm = Some(TpmState::New);
+        let line = arguments(Accelerator::Tcg, &machine).join(" ");
+        assert!(
+            line.contains("path=tpm.sock") && line.contains("tpm-crb,tpmdev=tpm0"),
+            "{line}"
+        );
     }
 
     #[test]

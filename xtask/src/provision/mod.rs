@@ -18,6 +18,7 @@ pub mod modules;
 pub mod payload;
 pub mod qemu;
 pub mod remapping;
+pub mod swtpm;
 pub mod targets;
 
 use std::fs::{self, File};

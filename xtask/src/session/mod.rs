@@ -3,6 +3,7 @@
 //! `run` drives one for the command line; the end-to-end tests drive theirs with [`Session::expect`]
 //! and [`Session::send_line`].
 
+mod chip;
 mod clean;
 pub mod console;
 pub mod events;
@@ -72,6 +73,8 @@ pub struct Session {
     emulator: Emulator,
     console: Console,
     process: Process,
+    /// The TPM's, which the machine's end does not wait for.
+    _tpm: Option<Process>,
     events: EventLog,
     interrupted: Arc<AtomicBool>,
     /// Where [`Session::expect`] goes on looking.
@@ -135,6 +138,7 @@ impl Session {
         let log_path = machine.dir.join("console.log");
         let log = File::create(&log_path).context("create", &log_path)?;
         let interrupted = watch_signals()?;
+        let tpm = chip::start(workspace, &machine)?;
         let mut process =
             Process::start(config.emulator.command(&machine)?, &machine.emulator_log())?;
         let stream = accept(&listener, &mut process, &machine, &interrupted)?;
@@ -145,6 +149,7 @@ impl Session {
             emulator: config.emulator,
             console,
             process,
+            _tpm: tpm,
             events,
             interrupted,
             cursor: 0,

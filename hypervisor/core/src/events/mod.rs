@@ -10,6 +10,7 @@ pub mod iommu;
 mod json;
 #[cfg(test)]
 mod tests;
+pub mod tpm;
 
 use core::fmt::{self, Display, Write};
 use core::time::Duration;
@@ -23,6 +24,7 @@ pub use counters::{
 };
 pub use iommu::{DmaFault, SelfTestCase, VtdCosts};
 use json::Object;
+pub use tpm::{LogPiece, Measured, PcrValue, RootKeyOrigin};
 
 /// One thing worth telling.
 ///
@@ -41,6 +43,14 @@ pub enum Event<'a> {
         /// What they are given together.
         memory_bytes: u64,
     },
+    /// Something that boots was measured into the TPM.
+    Measurement(Measured<'a>),
+    /// There is a root key.
+    RootKey(RootKeyOrigin<'a>),
+    /// What a PCR holds when all was measured.
+    TpmPcr(PcrValue<'a>),
+    /// A piece of the firmware's log of measurements.
+    TpmLog(LogPiece<'a>),
     /// Where the machine's memory went.
     Memory(MemoryUse),
     /// A processor of the machine is ready to run vCPUs.
@@ -190,9 +200,13 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// The names of all events.
-    pub const NAMES: [&'static str; 29] = [
+    pub const NAMES: [&'static str; 33] = [
         "boot",
+        "measurement",
         "plan",
+        "root-key",
+        "tpm-pcr",
+        "tpm-log",
         "memory",
         "cpu-online",
         "vm-start",
@@ -228,6 +242,10 @@ impl Event<'_> {
         match self {
             Self::Boot { .. } => "boot",
             Self::Plan { .. } => "plan",
+            Self::Measurement(_) => "measurement",
+            Self::RootKey(_) => "root-key",
+            Self::TpmPcr(_) => "tpm-pcr",
+            Self::TpmLog(_) => "tpm-log",
             Self::Memory(_) => "memory",
             Self::CpuOnline { .. } => "cpu-online",
             Self::VmStart { .. } => "vm-start",
@@ -272,6 +290,10 @@ impl Event<'_> {
                 object.number("vms", *vms as u64)?;
                 object.number("memory_bytes", *memory_bytes)?;
             }
+            Self::Measurement(measured) => measured.write(&mut object)?,
+            Self::RootKey(key) => key.write(&mut object)?,
+            Self::TpmPcr(value) => value.write(&mut object)?,
+            Self::TpmLog(piece) => piece.write(&mut object)?,
             Self::Memory(memory) => memory.write(&mut object)?,
             Self::CpuOnline { cpu, apic_id } => {
                 object.number("cpu", u64::from(*cpu))?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::addr::Gpa;
+use crate::tpm::{Digest, What};
 use crate::vtd::fault::{Access, FaultRecord, Place};
 use crate::vtd::reason::FaultReason;
 use serde_json::{Value, json};
@@ -19,14 +20,34 @@ fn parsed(event: &Event<'_>) -> Value {
     serde_json::from_str(&line(event)).unwrap()
 }
 
+static IMAGE: What = What::Image;
+
 /// One of each.
 fn samples() -> [Event<'static>; Event::NAMES.len()] {
     [
         Event::Boot { version: "0.1.0" },
+        Event::Measurement(Measured {
+            what: &IMAGE,
+            digest: &Digest([0xab; 32]),
+        }),
         Event::Plan {
             vms: 1,
             memory_bytes: 256 << 20,
         },
+        Event::RootKey(RootKeyOrigin {
+            origin: "made",
+            seal: Some(0xc0_ffee),
+            fingerprint: [0x5e; 8],
+        }),
+        Event::TpmPcr(PcrValue {
+            pcr: 11,
+            value: &Digest([0xcd; 32]),
+        }),
+        Event::TpmLog(LogPiece {
+            at: 512,
+            of: 514,
+            bytes: &[0, 0xff],
+        }),
         Event::Memory(MemoryUse {
             image_bytes: 1,
             ram_bytes: u64::MAX,
@@ -167,6 +188,15 @@ fn values_arrive_as_they_were() {
     for event in samples() {
         let value = parsed(&event);
         match event.name() {
+            "measurement" => {
+                assert_eq!(
+                    (&value["what"], &value["pcr"]),
+                    (&json!("image"), &json!(11))
+                );
+                assert_eq!(value["sha256"], "ab".repeat(32));
+            }
+            "root-key" => assert_eq!(value["seal"], "00c0ffee"),
+            "tpm-log" => assert_eq!(value["bytes"], "00ff"),
             "memory" => assert_eq!(value["ram_bytes"], u64::MAX),
             "vm-back-off" => assert_eq!(value["delay_ms"], 1000),
             "watchdog" => assert_eq!(value["timeout_ms"], 1500),

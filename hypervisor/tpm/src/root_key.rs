@@ -1,0 +1,217 @@
+//! The root key: made from everything random that the machine has, and, where the manifest asks for it, kept by the TPM.
+//!
+//! [`mix`] makes one. [`decide`] says which [`Step`] is next; [`make`] seals a new one, [`unseal`] gets an old one back. The shell stores what `make` returns and then unseals that: so the first boot shows that the second will work.
+
+use crate::Digest;
+use crate::chip::{Secret, Tpm};
+use crate::difference::{Difference, List, differences};
+use crate::error::TpmError;
+use crate::measurement::{Measurement, SEALED_PCRS};
+use crate::sealed::{SealedKey, SealedKeyError, id};
+use alloc::vec::Vec;
+use core::fmt;
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroize;
+
+/// What sets these hashes apart from all others.
+const LABEL: &[u8] = b"Bulkhead root key 1";
+
+/// What tells root keys apart without telling what they are: nobody finds 256 random bits by their digest.
+#[must_use]
+pub fn fingerprint(secret: &Secret) -> [u8; 8] {
+    let Digest([a, b, c, d, e, f, g, h, ..]) =
+        Digest::of(&[b"Bulkhead root key fingerprint", &***secret]);
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Random bytes from independent places; a place that has none is missing.
+#[derive(Default)]
+pub struct Entropy {
+    /// The processor's RDSEED, or RDRAND.
+    pub processor: Option<[u8; 32]>,
+    /// The firmware's random number generator.
+    pub firmware: Option<[u8; 32]>,
+    /// The TPM's.
+    pub tpm: Option<[u8; 32]>,
+}
+
+impl Drop for Entropy {
+    fn drop(&mut self) {
+        self.processor.zeroize();
+        self.firmware.zeroize();
+        self.tpm.zeroize();
+    }
+}
+
+/// A key that nobody can guess who cannot guess all of `entropy`; nothing where there is none.
+#[must_use]
+pub fn mix(entropy: &Entropy) -> Option<Secret> {
+    let Entropy {
+        processor,
+        firmware,
+        tpm,
+    } = entropy;
+    let places = [processor, firmware, tpm];
+    let mut hash = Sha256::new();
+    hash.update(LABEL);
+    for (number, place) in (0u8..).zip(places) {
+        if let Some(bytes) = place {
+            hash.update([number]);
+            hash.update(bytes);
+        }
+    }
+    let mut secret = Secret::default();
+    hash.finalize_into((&mut **secret).into());
+    places.iter().any(|place| place.is_some()).then_some(secret)
+}
+
+/// What is done about the root key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A new one is made.
+    Make,
+    /// The one that is stored is unsealed.
+    Unseal,
+}
+
+/// Why there is no root key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RootKeyError {
+    /// What is stored under the name `id` cannot be read.
+    Unreadable {
+        /// Its name.
+        id: u32,
+        /// Why.
+        error: SealedKeyError,
+    },
+    /// The TPM does not give it out, because these are not as they were.
+    Refused {
+        /// The sealed key's name.
+        id: u32,
+        /// What changed; nothing where no difference shows.
+        differences: Vec<Difference>,
+    },
+    /// The TPM did not seal it.
+    Foreign {
+        /// The sealed key's name.
+        id: u32,
+        /// What the TPM said.
+        error: TpmError,
+    },
+    /// The TPM gives it out, and this Bulkhead did not make it: somebody put a key of their own there.
+    Forged {
+        /// The sealed key's name.
+        id: u32,
+    },
+    /// The TPM failed.
+    Tpm(TpmError),
+}
+
+impl From<TpmError> for RootKeyError {
+    fn from(error: TpmError) -> Self {
+        Self::Tpm(error)
+    }
+}
+
+impl fmt::Display for RootKeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = match self {
+            Self::Tpm(error) => return error.fmt(f),
+            Self::Unreadable { id, error } => {
+                write!(f, "the sealed root key {id:08x} cannot be read: {error}")?;
+                id
+            }
+            Self::Foreign { id, error } => {
+                write!(
+                    f,
+                    "the root key {id:08x} was not sealed by this TPM, or the TPM was cleared since: {error}"
+                )?;
+                id
+            }
+            Self::Forged { id } => {
+                write!(
+                    f,
+                    "the root key {id:08x} was not made by what boots now: somebody else sealed it, and knows it"
+                )?;
+                id
+            }
+            Self::Refused { id, differences } => {
+                write!(
+                    f,
+                    "the TPM keeps the root key {id:08x} back, because not all is as it was when the key was sealed. Different: "
+                )?;
+                if differences.is_empty() {
+                    f.write_str("nothing that was noted then")?;
+                }
+                List(differences).fmt(f)?;
+                id
+            }
+        };
+        write!(
+            f,
+            ". Put back what it was sealed for; or, if the change was meant, write `reseal = \"{id:08x}\"` into [hypervisor] of the \
+             manifest: a new root key is made then, and what only the old one opens is lost"
+        )
+    }
+}
+
+impl core::error::Error for RootKeyError {}
+
+/// What to do, where `stored` is kept, if anything, and the manifest gives up the sealed key named `reseal`.
+#[must_use]
+pub fn decide(stored: Option<&[u8]>, reseal: Option<u32>) -> Step {
+    match stored {
+        Some(bytes) if reseal != Some(id(bytes)) => Step::Unseal,
+        _ => Step::Make,
+    }
+}
+
+/// Seals `secret` for what was measured up to now.
+///
+/// # Errors
+/// [`RootKeyError::Tpm`].
+pub fn make(
+    tpm: &mut Tpm<'_>,
+    secret: &Secret,
+    measured: &[Measurement],
+) -> Result<Vec<u8>, RootKeyError> {
+    let pcrs = tpm.pcrs(SEALED_PCRS)?;
+    let object = tpm.seal(secret, &pcrs)?;
+    let sealed = SealedKey {
+        pcrs,
+        object,
+        measurements: measured.to_vec(),
+        complete: true,
+    };
+    Ok(sealed.encode())
+}
+
+/// Gets the key back of which `stored` is kept.
+///
+/// # Errors
+/// [`RootKeyError`]: what differs, where the TPM does not give it out.
+pub fn unseal(
+    tpm: &mut Tpm<'_>,
+    stored: &[u8],
+    measured: &[Measurement],
+) -> Result<Secret, RootKeyError> {
+    let id = id(stored);
+    let sealed =
+        SealedKey::decode(stored).map_err(|error| RootKeyError::Unreadable { id, error })?;
+    let pcrs = tpm.pcrs(SEALED_PCRS)?;
+    match tpm.unseal(&sealed.object, SEALED_PCRS) {
+        // Anyone who knows which values a policy asks for can seal for it; only who boots as we did was there with such values.
+        Ok(secret) if sealed.object.was_made_with(&pcrs) => Ok(secret),
+        Ok(_) => Err(RootKeyError::Forged { id }),
+        Err(error) if error.is_forged() => Err(RootKeyError::Forged { id }),
+        Err(error) if error.is_policy() => Err(RootKeyError::Refused {
+            id,
+            differences: differences(&sealed, measured, &pcrs),
+        }),
+        Err(error) if error.is_foreign() => Err(RootKeyError::Foreign { id, error }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

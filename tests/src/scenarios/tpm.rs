@@ -1,0 +1,335 @@
+//! The root key that a TPM keeps: for what was measured when it was sealed, and for nothing else.
+//!
+//! QEMU's machine has a TPM by swtpm and no VT-x: each boot ends in that error, after everything that is looked at here. Machines of one
+//! scenario follow one another in one directory, so that a later one has the TPM and the firmware's variables of an earlier.
+
+use std::fs;
+
+use bulkhead_tpm::event_log::EventLog;
+use sha2::{Digest, Sha256};
+use xtask::error::IoContext;
+use xtask::image::Boot;
+use xtask::platform::equipment::{Equipment, TpmState};
+use xtask::session::events::Event;
+
+use crate::context::{Context, Setup};
+use crate::lab::HELLO;
+use crate::machine::Machine;
+use crate::manifest::{Manifest, sha256};
+use crate::outcome::{Failure, Outcome, ensure};
+use crate::scenario::{Ground, Scenario};
+
+const LIMIT: u64 = 240;
+/// What every boot here ends with, unless the root key is missing.
+const NO_VTX: &str = "VT-x is missing";
+/// Hashed before a root key to its fingerprint; `docs/events.md` says so.
+const FINGERPRINT: &[u8] = b"Bulkhead root key fingerprint";
+
+pub fn scenarios() -> Vec<Scenario> {
+    let scenario = |name, check: fn(&Context<'_>) -> Outcome| {
+        Scenario::new(name, Ground::QemuTcg, LIMIT, check)
+    };
+    vec![
+        scenario(
+            "tpm_seals_the_root_key_at_the_first_boot_and_unseals_it_at_the_second",
+            first_and_second_boot,
+        ),
+        scenario("tpm_event_log_replays_to_the_pcrs", event_log),
+        scenario(
+            "tpm_names_the_manifest_that_was_changed_until_a_reseal",
+            changed_manifest,
+        ),
+        scenario("tpm_names_the_image_that_was_changed", changed_image),
+        scenario("tpm_names_the_payload_that_was_changed", changed_payload),
+        scenario("tpm_missing_is_a_named_error", no_tpm),
+    ]
+}
+
+fn tpm_manifest() -> Manifest {
+    let mut manifest = Manifest::of(HELLO);
+    manifest.hypervisor = "root_key = \"tpm\"";
+    manifest
+}
+
+/// Boots with a TPM in this state, and waits for the end.
+fn run<'a>(
+    context: &'a Context<'_>,
+    boot: Boot,
+    tpm: Option<TpmState>,
+) -> Outcome<(Machine<'a>, String)> {
+    let setup = Setup {
+        equipment: Equipment {
+            tpm,
+            ..Equipment::default()
+        },
+        ..Setup::default()
+    };
+    let mut machine = context.start(boot, setup)?;
+    let error = machine.refused()?;
+    Ok((machine, error))
+}
+
+/// Boots and has a root key; the event that says which.
+fn boots(context: &Context<'_>, boot: Boot, tpm: TpmState, origin: &str) -> Outcome<Event> {
+    let (mut machine, error) = run(context, boot, Some(tpm))?;
+    let key = machine.event("root-key", 0)?;
+    machine.ensure(error.starts_with(NO_VTX), || error)?;
+    machine.ensure(key.text("origin") == origin, || {
+        format!("the root key was to be {origin}: {}", key.0)
+    })?;
+    Ok(key)
+}
+
+/// Boots and is refused the root key; the error has each of `named`, and none of `others`.
+fn keeps_sealed(context: &Context<'_>, boot: Boot, named: &[&str], others: &[&str]) -> Outcome {
+    let (mut machine, error) = run(context, boot, Some(TpmState::Kept))?;
+    context.note(error.clone());
+    let keys = machine.count("root-key", |_| true);
+    machine.ensure(keys == 0, || "there is a root key".to_owned())?;
+    for part in named {
+        machine.ensure(error.contains(part), || {
+            format!("the error does not say {part:?}: {error}")
+        })?;
+    }
+    for part in others {
+        machine.ensure(!error.contains(part), || {
+            format!("the error says {part:?}: {error}")
+        })?;
+    }
+    Ok(())
+}
+
+fn first_and_second_boot(context: &Context<'_>) -> Outcome {
+    let boot = context.boot_guest(&tpm_manifest())?;
+    let made = boots(context, boot.clone(), TpmState::New, "made")?;
+    let (mut machine, _) = run(context, boot, Some(TpmState::Kept))?;
+    let unsealed = machine.event("root-key", 0)?;
+    let same = |key| made.text(key) == unsealed.text(key) && !made.text(key).is_empty();
+    machine.ensure(
+        unsealed.text("origin") == "unsealed" && same("seal") && same("fingerprint"),
+        || {
+            format!(
+                "made at the first boot: {}; at the second: {}",
+                made.0, unsealed.0
+            )
+        },
+    )?;
+    let fingerprint = unsealed.text("fingerprint").to_owned();
+    let blueprint = machine.blueprint();
+    let mut places = vec![
+        blueprint.variables(),
+        blueprint.events(),
+        blueprint.dir.join("console.log"),
+    ];
+    let kept = blueprint.tpm_state();
+    for entry in fs::read_dir(&kept).context("list", &kept)? {
+        places.push(entry.context("list", &kept)?.path());
+    }
+    for place in places {
+        let bytes = fs::read(&place).context("read", &place)?;
+        let found = bytes.windows(32).any(|key| print_of(key) == fingerprint);
+        machine.ensure(!found, || {
+            format!("the root key is in {} in the clear", place.display())
+        })?;
+    }
+    // The negative control: where it is, it is found.
+    let planted = [&b"some bytes"[..], &[7; 32], b"more"].concat();
+    let found = |key| planted.windows(32).any(|window| print_of(window) == key);
+    ensure(
+        found(print_of(&[7; 32])) && !found(print_of(&[8; 32])),
+        || "a key in the clear would not be found".to_owned(),
+    )
+}
+
+/// The fingerprint of a root key, as events have it.
+fn print_of(key: &[u8]) -> String {
+    let digest = Sha256::new().chain_update(FINGERPRINT).chain_update(key);
+    hex(&digest.finalize()[..8])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Measuring does not need a sealed key: an ephemeral one is in use here.
+fn event_log(context: &Context<'_>) -> Outcome {
+    let manifest = Manifest::of(HELLO);
+    let boot = context.boot_guest(&manifest)?;
+    let (mut machine, error) = run(context, boot, Some(TpmState::New))?;
+    machine.ensure(error.starts_with(NO_VTX), || error)?;
+    let origin = machine.event("root-key", 0)?;
+    machine.ensure(origin.text("origin") == "ephemeral", || {
+        origin.0.to_string()
+    })?;
+    let hello = context.lab.payload(HELLO)?;
+    let payload = fs::read(&hello).context("read", &hello)?;
+    let image = fs::read(&context.lab.efi).context("read", &context.lab.efi)?;
+    let text = manifest.to_string();
+    let files: [(&str, u64, &[u8]); 3] = [
+        ("image", 11, &image),
+        ("manifest", 12, text.as_bytes()),
+        ("payload `hello.elf`", 13, &payload),
+    ];
+    for (number, (what, pcr, bytes)) in files.into_iter().enumerate() {
+        let event = machine.event("measurement", number)?;
+        let right = event.text("what") == what
+            && event.number("pcr") == Some(pcr)
+            && event.text("sha256") == sha256(bytes);
+        machine.ensure(right, || format!("{what} was to be measured: {}", event.0))?;
+    }
+    let values: Vec<_> = machine
+        .events()
+        .into_iter()
+        .filter(|event| event.name() == "tpm-pcr")
+        .collect();
+    let value_of = |pcr: u64| {
+        let event = values.iter().find(|event| event.number("pcr") == Some(pcr));
+        event.map(|event| event.text("sha256").to_owned())
+    };
+    // What the TPM did, done here: each file, then the separator.
+    for (what, pcr, bytes) in files {
+        let mut value = [0; 32];
+        for measured in [bytes, &[0; 4]] {
+            let digest = Sha256::digest(measured);
+            value = Sha256::new()
+                .chain_update(value)
+                .chain_update(digest)
+                .finalize()
+                .into();
+        }
+        machine.ensure(value_of(pcr) == Some(hex(&value)), || {
+            format!("PCR {pcr} does not hold {what}: {:?}", value_of(pcr))
+        })?;
+    }
+    let log = whole_log(&machine.events())?;
+    let log = EventLog::parse(&log).map_err(|error| Failure::Unmet(error.to_string()))?;
+    let replayed = log
+        .replay()
+        .map_err(|error| Failure::Unmet(error.to_string()))?;
+    context.note(format!("{} events in the log", log.events().count()));
+    machine.ensure(replayed.iter().count() >= 10, || {
+        format!("few PCRs are in the log: {:?}", replayed.set())
+    })?;
+    for (pcr, value) in replayed.iter() {
+        let told = value_of(pcr.into());
+        machine.ensure(told == Some(value.to_string()), || {
+            format!("PCR {pcr}: {told:?} in the TPM, {value} by the log")
+        })?;
+    }
+    Ok(())
+}
+
+/// The log, from its pieces.
+fn whole_log(events: &[Event]) -> Outcome<Vec<u8>> {
+    let mut log = Vec::new();
+    let mut length = None;
+    for piece in events.iter().filter(|event| event.name() == "tpm-log") {
+        ensure(piece.number("at") == Some(log.len() as u64), || {
+            format!("a piece of the log is missing before {}", piece.0)
+        })?;
+        length = piece.number("of");
+        let digits = piece.text("bytes");
+        let bytes = (0..digits.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&digits[at..at + 2], 16));
+        for byte in bytes {
+            log.push(byte.map_err(|error| Failure::Unmet(error.to_string()))?);
+        }
+    }
+    ensure(length == Some(log.len() as u64), || {
+        format!("{} bytes of a log of {length:?}", log.len())
+    })?;
+    Ok(log)
+}
+
+fn changed_manifest(context: &Context<'_>) -> Outcome {
+    // Each medium is put together when it is booted: they share the manifest's file.
+    let mut manifest = tpm_manifest();
+    let first = context.boot_guest(&manifest)?;
+    let made = boots(context, first, TpmState::New, "made")?;
+    manifest.hypervisor = "root_key = \"tpm\"\nlog_level = \"debug\"";
+    let seal = made.text("seal").to_owned();
+    let reseal = format!("reseal = \"{seal}\"");
+    keeps_sealed(
+        context,
+        context.boot_guest(&manifest)?,
+        &["manifest (changed)", &reseal],
+        &["image", "payload", "PCR"],
+    )?;
+    // The negative control: without a key that is sealed, the same change is nobody's business.
+    manifest.hypervisor = "root_key = \"ephemeral\"\nlog_level = \"debug\"";
+    boots(
+        context,
+        context.boot_guest(&manifest)?,
+        TpmState::Kept,
+        "ephemeral",
+    )?;
+    // And what was sealed is still there for what it was sealed for.
+    manifest = tpm_manifest();
+    let first = context.boot_guest(&manifest)?;
+    let again = boots(context, first, TpmState::Kept, "unsealed")?;
+    ensure(
+        again.text("fingerprint") == made.text("fingerprint"),
+        || format!("another key: {}", again.0),
+    )?;
+    // A change that was meant: one new key, which stays although the line does.
+    let text = manifest
+        .to_string()
+        .replace("root_key", &format!("{reseal}\nroot_key"));
+    let hello = context.lab.payload(HELLO)?;
+    let resealed = context.boot_unchecked(text, &[(HELLO, hello)])?;
+    let other = boots(context, resealed.clone(), TpmState::Kept, "made")?;
+    ensure(
+        other.text("seal") != seal && other.text("fingerprint") != made.text("fingerprint"),
+        || format!("the old key again: {}", other.0),
+    )?;
+    let kept = boots(context, resealed, TpmState::Kept, "unsealed")?;
+    ensure(
+        kept.text("fingerprint") == other.text("fingerprint"),
+        || format!("a third key: {}", kept.0),
+    )
+}
+
+fn changed_image(context: &Context<'_>) -> Outcome {
+    let boot = context.boot_guest(&tpm_manifest())?;
+    boots(context, boot.clone(), TpmState::New, "made")?;
+    // Behind the last section: no instruction changes.
+    let mut image = fs::read(&context.lab.efi).context("read", &context.lab.efi)?;
+    image.extend(*b"one more");
+    let changed = context.file("changed.efi", image)?;
+    keeps_sealed(
+        context,
+        boot.with_efi(&changed),
+        &["image (changed)", "PCR 4"],
+        &["manifest (", "payload"],
+    )
+}
+
+fn changed_payload(context: &Context<'_>) -> Outcome {
+    let hello = context.lab.payload(HELLO)?;
+    let mut bytes = fs::read(&hello).context("read", &hello)?;
+    context.file("guest.elf", &bytes)?;
+    let mut manifest = tpm_manifest();
+    manifest.kernel = "guest.elf".to_owned();
+    boots(
+        context,
+        context.boot_guest(&manifest)?,
+        TpmState::New,
+        "made",
+    )?;
+    bytes.extend(*b"one more");
+    context.file("guest.elf", &bytes)?;
+    keeps_sealed(
+        context,
+        context.boot_guest(&manifest)?,
+        &["payload `guest.elf` (changed)"],
+        &["image", "manifest (", "PCR"],
+    )
+}
+
+fn no_tpm(context: &Context<'_>) -> Outcome {
+    let boot = context.boot_guest(&tpm_manifest())?;
+    let (mut machine, error) = run(context, boot, None)?;
+    machine.ensure(error.contains("the firmware has no TPM 2.0"), || error)?;
+    machine.ensure_events(&["boot", "plan", "halt"])
+}
