@@ -190,6 +190,8 @@ pub struct Mtrrs {
     default: MemoryType,
     fixed: Option<[[u8; 8]; FIXED_MSRS.len()]>,
     variable: [Option<Variable>; MAX_VARIABLE],
+    /// The address bits that some variable range compares.
+    compared: u64,
 }
 
 impl Mtrrs {
@@ -199,6 +201,7 @@ impl Mtrrs {
         default: MemoryType::Uncacheable,
         fixed: None,
         variable: [None; MAX_VARIABLE],
+        compared: 0,
     };
 
     /// Reads and decodes the registers through `rdmsr`, which is asked only for those that exist.
@@ -229,16 +232,19 @@ impl Mtrrs {
             None
         };
         let mut variable = [None; MAX_VARIABLE];
+        let mut compared = 0;
         for (index, slot) in variable.iter_mut().enumerate().take(count) {
             let base = rdmsr(MSR_PHYSBASE0 + 2 * index as u32);
             let mask = rdmsr(MSR_PHYSBASE0 + 2 * index as u32 + 1);
             *slot = decode_variable(index, base, mask, physical_bits)?;
+            compared |= slot.map_or(0, |range| range.mask);
         }
         Ok(Self {
             enabled: true,
             default,
             fixed,
             variable,
+            compared,
         })
     }
 
@@ -264,11 +270,8 @@ impl Mtrrs {
 
     /// Whether these bits of an address do not matter to its type.
     #[must_use]
-    pub fn ignore(&self, bits: u64) -> bool {
-        self.variable
-            .iter()
-            .flatten()
-            .all(|range| range.mask & bits == 0)
+    pub const fn ignore(&self, bits: u64) -> bool {
+        self.compared & bits == 0
     }
 
     /// Cuts `run` into pieces of one memory type each, in order and as long as possible.

@@ -4,22 +4,23 @@
 //! them. Anything unexpected leaves it unused. What is allowed, and in which order, is `bulkhead_core::secmem::tmemk`'s.
 #![allow(unsafe_code, reason = "MSRs and PCONFIG")]
 
-use crate::arch::{cpu, random};
+use crate::arch::cpu;
 use crate::memory;
-use crate::pcpu::{self, call};
-use alloc::vec::Vec;
+use crate::pcpu::{self, Pcpu, call};
 use bulkhead_core::call::Requests;
-use bulkhead_core::ledger::{FrameRun, VmId};
+use bulkhead_core::ledger::{FrameRun, LedgerError, VmId};
 use bulkhead_core::secmem::tmemk::{
-    Engines, HardwareKey, HardwareKeys, KeyIds, KeyProgram, ProgramError, Registers, Unusable,
+    Engines, HardwareKey, HardwareKeys, KeyIds, KeyProgram, KeyTag, ProgramError, Registers,
+    Unusable,
 };
 use bulkhead_core::topology::IdLayout;
 use core::arch::asm;
+use core::fmt::Display;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use spin::{Mutex, Once};
+use spin::Mutex;
 
-static KEYS: Once<Mutex<Keys>> = Once::new();
+static KEYS: Mutex<Option<Keys>> = Mutex::new(None);
 
 /// What the CPU that is asked to is to give to PCONFIG, and what PCONFIG said then.
 static PROGRAM: AtomicPtr<KeyProgram> = AtomicPtr::new(ptr::null_mut());
@@ -31,8 +32,8 @@ struct Keys {
     packages: Packages,
 }
 
-/// Of each package, the number of a CPU that runs.
-struct Packages(Vec<usize>);
+/// All CPUs, whose identifiers tell their packages.
+struct Packages(IdLayout);
 
 /// What the CPU that runs this says of TME-MK.
 #[must_use]
@@ -44,32 +45,33 @@ pub fn registers() -> Registers {
 /// Makes `keys` what VMs get theirs from, now that all CPUs that will run do, and says whether there are any. `layout` tells
 /// packages apart.
 pub fn install(keys: Result<KeyIds, Unusable>, layout: IdLayout) {
-    match keys.and_then(|keys| Ok((keys, Packages::of(layout)?))) {
-        Err(why) => log::info!("TME-MK: {why}"),
-        Ok((keys, packages)) => {
-            log::info!(
-                "TME-MK: {} keys, {} packages; never run on hardware",
-                keys.count(),
-                packages.packages()
-            );
-            let keys = HardwareKeys::new(keys);
-            KEYS.call_once(|| Mutex::new(Keys { keys, packages }));
-        }
-    }
+    let keys = keys.and_then(|keys| match pcpu::all().iter().all(Pcpu::is_online) {
+        true => Ok(keys),
+        false => Err(Unusable::CpuAsleep),
+    });
+    let outcome: &dyn Display = match &keys {
+        Ok(keys) => keys,
+        Err(why) => why,
+    };
+    log::info!("TME-MK: {outcome}");
+    *KEYS.lock() = keys.ok().map(|keys| Keys {
+        keys: HardwareKeys::new(keys),
+        packages: Packages(layout),
+    });
 }
 
 /// A key for `vm`, under which all its frames are from now on: `runs`, which nobody maps. They are dirty. `None` where there is no
 /// TME-MK, no key left, or something unexpected happened.
+#[must_use]
 #[expect(
     dead_code,
     reason = "for the hooks where a VM gets its frames and gives them back"
 )]
-#[must_use]
 pub fn take(vm: VmId, runs: &[FrameRun]) -> Option<HardwareKey> {
-    let mut own = KEYS.get()?.lock();
-    let Keys { keys, packages } = &mut *own;
-    let made = keys.make(packages, |tag| memory::lock().ledger.rekey(vm, runs, tag));
-    made.inspect_err(|error| log::warn!("TME-MK: no key for {vm}: {error}"))
+    let mut own = KEYS.lock();
+    let Keys { keys, packages } = own.as_mut()?;
+    keys.make(packages, |tag| rekey(vm, runs, tag))
+        .inspect_err(|error| log::warn!("TME-MK: no key for {vm}: {error}"))
         .ok()
 }
 
@@ -80,15 +82,17 @@ pub fn take(vm: VmId, runs: &[FrameRun]) -> Option<HardwareKey> {
     reason = "for the hooks where a VM gets its frames and gives them back"
 )]
 pub fn erase(key: HardwareKey, vm: VmId, runs: &[FrameRun]) {
-    let Some(own) = KEYS.get() else {
+    let mut own = KEYS.lock();
+    let Some(Keys { keys, packages }) = own.as_mut() else {
         unreachable!("a key was made without TME-MK");
     };
-    let mut own = own.lock();
-    let Keys { keys, packages } = &mut *own;
-    let rekey = |tag| memory::lock().ledger.rekey(vm, runs, tag);
-    if let Err(error) = keys.erase(key, packages, rekey) {
+    if let Err(error) = keys.erase(key, packages, |tag| rekey(vm, runs, tag)) {
         log::error!("TME-MK: the key of {vm} stays: {error}");
     }
+}
+
+fn rekey(vm: VmId, runs: &[FrameRun], tag: KeyTag) -> Result<(), LedgerError> {
+    memory::lock().ledger.rekey(vm, runs, tag)
 }
 
 /// What another CPU asked this one for, as the first of its package: one PCONFIG.
@@ -101,32 +105,20 @@ pub fn program_here() {
     }
 }
 
-impl Packages {
-    /// The packages of all CPUs, if they all run.
-    fn of(layout: IdLayout) -> Result<Self, Unusable> {
-        let mut seen = Vec::new();
-        let mut first = Vec::new();
-        for cpu in pcpu::all() {
-            if !cpu.is_online() {
-                return Err(Unusable::CpuAsleep);
-            }
-            let package = layout.locate(cpu.apic_id).package;
-            if !seen.contains(&package) {
-                seen.push(package);
-                first.push(cpu.index);
-            }
-        }
-        Ok(Self(first))
-    }
-}
-
 impl Engines for Packages {
-    fn packages(&self) -> usize {
-        self.0.len()
+    fn cpus(&self) -> usize {
+        pcpu::all().len()
     }
 
-    fn program(&mut self, package: usize, program: &KeyProgram) -> Result<(), ProgramError> {
-        let cpu = self.0.get(package).copied().unwrap_or_default();
+    fn leads(&self, cpu: usize) -> bool {
+        let package = |cpu: &Pcpu| self.0.locate(cpu.apic_id).package;
+        let Some((own, before)) = pcpu::all().get(..=cpu).and_then(|cpus| cpus.split_last()) else {
+            return false;
+        };
+        before.iter().all(|other| package(other) != package(own))
+    }
+
+    fn program(&mut self, cpu: usize, program: &KeyProgram) -> Result<(), ProgramError> {
         ANSWER.store(NO_ANSWER, Ordering::SeqCst);
         PROGRAM.store(ptr::from_ref(program).cast_mut(), Ordering::SeqCst);
         if let Err(silent) = call::on(cpu, Requests::PROGRAM_KEY) {
@@ -140,10 +132,6 @@ impl Engines for Packages {
         if let Err(silent) = call::everywhere(Requests::EMPTY_CACHES) {
             panic!("{silent}: its caches may still hold what is a VM's");
         }
-    }
-
-    fn entropy(&mut self, bytes: &mut [u8]) -> bool {
-        random::fill(bytes)
     }
 }
 

@@ -80,16 +80,20 @@ impl Ledger<'_> {
     ///
     /// # Errors
     /// [`LedgerError::NotAllFrames`]; a frame is not the VM's, mapped, or shared; then nothing changed.
+    #[cold]
     pub fn rekey(&mut self, vm: VmId, runs: &[FrameRun], tag: KeyTag) -> Result<(), LedgerError> {
         let owner = Owner::Vm(vm);
         let all = LedgerError::NotAllFrames(vm);
         let mut frames = 0;
         for (index, run) in runs.iter().enumerate() {
-            self.check_owned(*run, owner)?;
-            self.check_unmapped(*run)?;
-            self.each(*run, |frame, entry| match entry.state() {
-                State::Shared => Err(LedgerError::StillMapped(frame)),
-                _ => Ok(()),
+            self.each(*run, |frame, entry| {
+                if entry.owner() != owner {
+                    Err(LedgerError::NotOwner(frame))
+                } else if entry.is_mapped() || entry.state() == State::Shared {
+                    Err(LedgerError::StillMapped(frame))
+                } else {
+                    Ok(())
+                }
             })?;
             let others = runs.iter().skip(index + 1);
             if others.into_iter().any(|other| run.overlaps(*other)) {

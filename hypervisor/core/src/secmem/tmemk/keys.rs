@@ -20,17 +20,17 @@ const ATTEMPTS: u32 = 1000;
 
 /// The machine's memory controllers and caches; implemented by the shell.
 pub trait Engines {
-    /// How many packages there are; each has a table of keys of its own.
-    fn packages(&self) -> usize;
-    /// Has a CPU of `package` execute PCONFIG once.
+    /// How many CPUs there are.
+    fn cpus(&self) -> usize;
+    /// Whether CPU number `cpu` is the first of its package; each package has a table of keys of its own.
+    fn leads(&self, cpu: usize) -> bool;
+    /// Has it execute PCONFIG once.
     ///
     /// # Errors
     /// What it answered.
-    fn program(&mut self, package: usize, program: &KeyProgram) -> Result<(), ProgramError>;
+    fn program(&mut self, cpu: usize, program: &KeyProgram) -> Result<(), ProgramError>;
     /// Has every CPU write its caches back to memory and empty them; returns when all did.
     fn empty_caches(&mut self);
-    /// Fills `bytes` with random ones; false where there are none to be had.
-    fn entropy(&mut self, bytes: &mut [u8]) -> bool;
 }
 
 /// A key of one life of a VM. Dropped instead of erased, it stays in the memory controllers, and its id is not used again.
@@ -74,6 +74,7 @@ impl HardwareKeys {
     ///
     /// # Errors
     /// No id is free, a package did not make its key, or the ledger refuses: then it is cleared in all of them again.
+    #[cold]
     pub fn make(
         &mut self,
         engines: &mut impl Engines,
@@ -85,11 +86,7 @@ impl HardwareKeys {
             .ok_or(KeyError::NoneFree)?;
         let tag = self.ids.field().tag(id).ok_or(KeyError::NoneFree)?;
         self.used |= 1 << index;
-        let mut program = KeyProgram::new();
-        if !program.make_key(id, |bytes| engines.entropy(bytes)) {
-            self.release(id);
-            return Err(KeyError::NoEntropy);
-        }
+        let program = KeyProgram::make_key(id);
         let made = everywhere(engines, &program).map_err(KeyError::Program);
         if let Err(error) = made.and_then(|()| rekey(tag).map_err(KeyError::Ledger)) {
             // If this fails, too, the id stays taken; no frame was ever under it.
@@ -117,9 +114,7 @@ impl HardwareKeys {
     }
 
     fn clear(&mut self, id: HardwareKeyId, engines: &mut impl Engines) -> Result<(), ProgramError> {
-        let mut program = KeyProgram::new();
-        program.clear_key(id);
-        everywhere(engines, &program)?;
+        everywhere(engines, &KeyProgram::clear_key(id))?;
         self.release(id);
         Ok(())
     }
@@ -129,28 +124,22 @@ impl HardwareKeys {
     }
 }
 
-/// Has every package do what `program` says, though one fails; the first failure.
+/// Has every package do what `program` says, though one fails; the last failure.
 fn everywhere(engines: &mut impl Engines, program: &KeyProgram) -> Result<(), ProgramError> {
     let mut result = Ok(());
-    for package in 0..engines.packages() {
-        result = result.and(patiently(engines, package, program));
-    }
-    result
-}
-
-fn patiently(
-    engines: &mut impl Engines,
-    package: usize,
-    program: &KeyProgram,
-) -> Result<(), ProgramError> {
-    let mut result = engines.program(package, program);
-    for _ in 1..ATTEMPTS {
-        match result {
-            Err(error) if error.passes() => {
-                core::hint::spin_loop();
-                result = engines.program(package, program);
+    for cpu in 0..engines.cpus() {
+        if !engines.leads(cpu) {
+            continue;
+        }
+        for attempt in 1..=ATTEMPTS {
+            match engines.program(cpu, program) {
+                Ok(()) => break,
+                Err(error) if error.passes() && attempt < ATTEMPTS => core::hint::spin_loop(),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
             }
-            _ => break,
         }
     }
     result
@@ -161,8 +150,6 @@ fn patiently(
 pub enum KeyError {
     /// Every id is in use.
     NoneFree,
-    /// The processor has no random numbers.
-    NoEntropy,
     /// PCONFIG.
     Program(ProgramError),
     /// The frames cannot change their key.
@@ -173,7 +160,6 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoneFree => f.write_str("every key id is in use"),
-            Self::NoEntropy => f.write_str("the processor has no random numbers"),
             Self::Program(error) => error.fmt(f),
             Self::Ledger(error) => error.fmt(f),
         }

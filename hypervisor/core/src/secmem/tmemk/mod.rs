@@ -45,7 +45,7 @@ pub const MSR_TME_CAPABILITY: u32 = 0x981;
 pub const MSR_TME_ACTIVATE: u32 = 0x982;
 
 /// More subleaves of CPUID's PCONFIG leaf than any processor has.
-const MAX_SUBLEAVES: u32 = 16;
+const MAX_SUBLEAVES: u32 = 4;
 
 bitflags! {
     /// IA32_TME_ACTIVATE's flags, less its numbers.
@@ -211,6 +211,12 @@ impl KeyIds {
     }
 }
 
+impl fmt::Display for KeyIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} keys; never run on hardware", self.count)
+    }
+}
+
 /// Why TME-MK is not used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unusable {
@@ -255,11 +261,11 @@ impl fmt::Display for Unusable {
             Self::NoKeyIdBits => "given no key ids by the firmware",
             Self::TakenByTdx => "all key ids are for TDX",
             Self::NoAesXts256 => "AES-XTS-256 not allowed by the firmware",
-            Self::Nonsense(raw) => return write!(f, "IA32_TME_ACTIVATE = {raw:#x} cannot be"),
-            Self::Width(bits) => return write!(f, "no room in addresses of {bits} bits"),
-            Self::MemoryBeyond(end) => return write!(f, "memory up to {end} has key id bits set"),
+            Self::Nonsense(_) => "IA32_TME_ACTIVATE makes no sense",
+            Self::Width(_) => "no room in the width of addresses",
+            Self::MemoryBeyond(_) => "memory reaches into the key ids",
             Self::Mtrrs => "memory types depend on the key id",
-            Self::Differs { cpu } => return write!(f, "CPU {cpu} is set up differently"),
+            Self::Differs { .. } => "set up differently on some CPU",
             Self::CpuAsleep => "not every CPU runs",
         })
     }

@@ -3,38 +3,26 @@
 use core::fmt;
 use core::mem::offset_of;
 
-use zeroize::Zeroize;
-
 use super::HardwareKeyId;
 
-/// Bytes of an AES-256 key.
-const KEY_BYTES: usize = 32;
-
-/// MKTME_KEY_PROGRAM_STRUCT: what becomes of one key. Zeroized when it is dropped; it should lie where it will not be moved.
+/// MKTME_KEY_PROGRAM_STRUCT: what becomes of one key. There is nothing secret in it: the processor makes the key.
 #[repr(C, align(256))]
+#[derive(Debug)]
 pub struct KeyProgram {
     key_id: u16,
     /// KEYID_CTRL, which is not aligned.
     control: [u8; 4],
     ignored: [u8; 58],
-    data: KeyBytes,
-    tweak: KeyBytes,
-}
-
-/// A key, and the rest of the field, which older processors want to be zero.
-#[repr(C)]
-struct KeyBytes {
-    key: [u8; KEY_BYTES],
-    reserved: [u8; 32],
+    /// KEY_FIELD_1 and KEY_FIELD_2: what is mixed into the processor's random numbers. Nothing: RDSEED has the same source.
+    mixed_in: [[u64; 8]; 2],
 }
 
 const _: () = assert!(
     offset_of!(KeyProgram, key_id) == 0
         && offset_of!(KeyProgram, control) == 2
         && offset_of!(KeyProgram, ignored) == 6
-        && offset_of!(KeyProgram, data) == 64
-        && offset_of!(KeyProgram, tweak) == 128
-        && size_of::<KeyBytes>() == 64
+        && offset_of!(KeyProgram, mixed_in) == 64
+        && size_of::<[u64; 8]>() == 64
         && size_of::<KeyProgram>() == 256
         && align_of::<KeyProgram>() == 256
 );
@@ -43,7 +31,7 @@ const _: () = assert!(
 #[derive(Clone, Copy)]
 #[repr(u8)]
 enum Command {
-    /// The processor makes the key, mixed with what software gives: nobody ever knows it.
+    /// The processor makes the key: nobody ever knows it.
     SetKeyRandom = 1,
     /// Forgets the key; the id is another name of the machine's own key.
     ClearKey = 2,
@@ -53,36 +41,23 @@ enum Command {
 const AES_XTS_256: u8 = 1 << 2;
 
 impl KeyProgram {
-    /// Does nothing yet: key id 0 cannot be programmed.
-    #[must_use]
-    pub const fn new() -> Self {
-        const NO_KEY: KeyBytes = KeyBytes {
-            key: [0; KEY_BYTES],
-            reserved: [0; 32],
-        };
-        Self {
-            key_id: 0,
-            control: [0; 4],
-            ignored: [0; 58],
-            data: NO_KEY,
-            tweak: NO_KEY,
-        }
-    }
-
-    /// Has the processor make a key for `id`, with `entropy` mixed in; false where `entropy` gives none.
-    #[must_use]
-    pub(super) fn make_key(
-        &mut self,
-        id: HardwareKeyId,
-        mut entropy: impl FnMut(&mut [u8]) -> bool,
-    ) -> bool {
-        self.set(id, Command::SetKeyRandom);
-        entropy(&mut self.data.key) && entropy(&mut self.tweak.key)
+    /// Has the processor make a key for `id`.
+    pub(super) const fn make_key(id: HardwareKeyId) -> Self {
+        Self::new(id, Command::SetKeyRandom)
     }
 
     /// Has the key of `id` forgotten.
-    pub(super) fn clear_key(&mut self, id: HardwareKeyId) {
-        self.set(id, Command::ClearKey);
+    pub(super) const fn clear_key(id: HardwareKeyId) -> Self {
+        Self::new(id, Command::ClearKey)
+    }
+
+    const fn new(id: HardwareKeyId, command: Command) -> Self {
+        Self {
+            key_id: id.number(),
+            control: [command as u8, AES_XTS_256, 0, 0],
+            ignored: [0; 58],
+            mixed_in: [[0; 8]; 2],
+        }
     }
 
     /// The key id it is for.
@@ -95,31 +70,6 @@ impl KeyProgram {
     #[must_use]
     pub const fn control(&self) -> u32 {
         u32::from_le_bytes(self.control)
-    }
-
-    fn set(&mut self, id: HardwareKeyId, command: Command) {
-        self.zeroize();
-        self.key_id = id.number();
-        self.control = [command as u8, AES_XTS_256, 0, 0];
-    }
-}
-
-impl Default for KeyProgram {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Zeroize for KeyProgram {
-    fn zeroize(&mut self) {
-        self.data.key.zeroize();
-        self.tweak.key.zeroize();
-    }
-}
-
-impl Drop for KeyProgram {
-    fn drop(&mut self) {
-        self.zeroize();
     }
 }
 

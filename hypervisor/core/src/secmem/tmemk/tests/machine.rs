@@ -85,11 +85,17 @@ impl Machine {
 }
 
 impl Engines for Machine {
-    fn packages(&self) -> usize {
-        PACKAGES
+    fn cpus(&self) -> usize {
+        2 * PACKAGES
     }
 
-    fn program(&mut self, package: usize, program: &KeyProgram) -> Result<(), ProgramError> {
+    fn leads(&self, cpu: usize) -> bool {
+        cpu.is_multiple_of(2)
+    }
+
+    fn program(&mut self, cpu: usize, program: &KeyProgram) -> Result<(), ProgramError> {
+        assert!(self.leads(cpu));
+        let package = cpu / 2;
         if let Some(answer) = self.answers[package].pop() {
             ProgramError::check(answer)?;
         }
@@ -112,11 +118,6 @@ impl Engines for Machine {
         if self.empties {
             self.write_back(|_| true);
         }
-    }
-
-    fn entropy(&mut self, bytes: &mut [u8]) -> bool {
-        bytes.fill(0xa5);
-        true
     }
 }
 
