@@ -1,4 +1,6 @@
 use super::*;
+use bulkhead_core::addr::Gpa;
+use bulkhead_core::ledger::VmId;
 use crate::PAGE_SIZE;
 use crate::testing::{implementations, mac_key, soft};
 use aes::Aes256Dec;
