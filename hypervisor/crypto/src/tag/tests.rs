@@ -1,10 +1,10 @@
 use super::*;
-use bulkhead_core::addr::Gpa;
-use bulkhead_core::ledger::VmId;
 use crate::PAGE_SIZE;
 use crate::testing::{implementations, mac_key, soft};
 use aes::Aes256Dec;
 use aes::cipher::{BlockDecrypt, KeyInit};
+use bulkhead_core::addr::Gpa;
+use bulkhead_core::ledger::VmId;
 use hex_literal::hex;
 use proptest::prelude::*;
 

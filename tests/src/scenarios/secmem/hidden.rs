@@ -48,7 +48,8 @@ pub fn scenarios() -> Vec<Scenario> {
             Ground::Bochs,
             LIMIT,
             next,
-        ),
+        )
+        .only_when_long(),
     ]
 }
 

@@ -31,12 +31,15 @@ const SURVIVOR: Victim = Victim {
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![Scenario::new(
-        "secmem_keys_of_a_destroyed_vm_are_nowhere_in_memory",
-        Ground::Bochs,
-        LIMIT,
-        destroyed,
-    )]
+    vec![
+        Scenario::new(
+            "secmem_keys_of_a_destroyed_vm_are_nowhere_in_memory",
+            Ground::Bochs,
+            LIMIT,
+            destroyed,
+        )
+        .only_when_long(),
+    ]
 }
 
 fn destroyed(context: &Context<'_>) -> Outcome {

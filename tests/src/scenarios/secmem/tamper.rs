@@ -28,12 +28,15 @@ const fn victim(name: &'static str, seed: u64) -> Victim {
 }
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![Scenario::new(
-        "secmem_tampering_with_sealed_memory_stops_that_vm_and_no_other",
-        Ground::Bochs,
-        LIMIT,
-        tamper,
-    )]
+    vec![
+        Scenario::new(
+            "secmem_tampering_with_sealed_memory_stops_that_vm_and_no_other",
+            Ground::Bochs,
+            LIMIT,
+            tamper,
+        )
+        .only_when_long(),
+    ]
 }
 
 fn tamper(context: &Context<'_>) -> Outcome {

@@ -234,7 +234,7 @@ mod tests {
         let demo = include_str!("../../../../docs/examples/demo.toml");
         for window in WINDOWS {
             let text = with_window(demo, window);
-            let plan = bulkhead_core::manifest::parse("bench.toml", &text);
+            let plan = bulkhead_manifest::parse("bench.toml", &text);
             assert!(plan.is_ok(), "{text}");
         }
     }
