@@ -51,7 +51,7 @@ impl GuestSpace<'_> {
         )
     }
 
-    /// Zeroes frames of `vm`, at most [`SCRUB_FRAMES`] of them.
+    /// Zeroes frames of `vm`, as many as this CPU's window shows at most.
     ///
     /// # Errors
     /// The ledger says that a frame is not the VM's, or the window cannot show it.
