@@ -234,6 +234,9 @@ fn after_firmware(owned: Owned) -> Result<Infallible, Refusal> {
     });
     if sealed::encrypted_bytes(&loaded.plan) > 0 {
         secmem::keys::install(root_key?);
+    } else {
+        // Wiped: nothing is derived from it.
+        drop(root_key);
     }
     own.go_online();
     cpus::admit(&gathered);

@@ -37,7 +37,7 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
         Event::RootKey(RootKeyOrigin {
             origin: "made",
             seal: Some(0xc0_ffee),
-            fingerprint: [0x5e; 8],
+            fingerprint: Some([0x5e; 8]),
         }),
         Event::TpmPcr(PcrValue {
             pcr: 11,

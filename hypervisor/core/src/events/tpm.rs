@@ -21,8 +21,8 @@ pub struct RootKeyOrigin<'a> {
     pub origin: &'a str,
     /// The name under which it is sealed, where it is.
     pub seal: Option<u32>,
-    /// Tells it from others.
-    pub fingerprint: [u8; 8],
+    /// Tells it from others; one that nobody meets again has none.
+    pub fingerprint: Option<[u8; 8]>,
 }
 
 /// What a PCR holds.
@@ -60,7 +60,10 @@ impl RootKeyOrigin<'_> {
             Some(seal) => object.text("seal", &format_args!("{seal:08x}"))?,
             None => object.text("seal", &"")?,
         }
-        object.text("fingerprint", &Hex(&self.fingerprint))
+        match &self.fingerprint {
+            Some(bytes) => object.text("fingerprint", &Hex(bytes)),
+            None => object.text("fingerprint", &""),
+        }
     }
 }
 
