@@ -11,7 +11,7 @@ use uefi::proto::device_path::{DeviceSubType, DeviceType};
 use uefi::proto::loaded_image::LoadedImage;
 use uefi::proto::media::file::{Directory, File, FileAttribute, FileInfo, FileMode, RegularFile};
 use uefi::proto::media::fs::SimpleFileSystem;
-use uefi::proto::network::pxe::BaseCode;
+use uefi::proto::network::pxe::{BaseCode, DhcpV4Packet};
 use uefi::{CStr8, CString16, Status};
 
 /// Bytes asked of the firmware in one read: some drivers fail on larger ones.
@@ -236,9 +236,17 @@ fn open_shared_pxe(device: uefi::Handle) -> uefi::Result<ScopedProtocol<BaseCode
     unsafe { boot::open_protocol::<BaseCode>(params, boot::OpenProtocolAttributes::GetProtocol) }
 }
 
-/// The boot server: from the PXE reply, else the DHCP acknowledgement (BOOTP `siaddr`).
-#[allow(unsafe_code, reason = "the firmware's packets are a union")]
+/// The boot server: BOOTP `siaddr`.
 fn server_address(client: &BaseCode) -> Option<IpAddr> {
+    from_answers(client, |answer| {
+        let address = answer.bootp_si_addr;
+        (address != [0; 4]).then(|| IpAddr::from(address))
+    })
+}
+
+/// What `take` finds in what servers answered: the PXE reply first, then a proxy's offer, then the DHCP acknowledgement.
+#[allow(unsafe_code, reason = "the firmware's packets are a union")]
+fn from_answers<T>(client: &BaseCode, take: impl Fn(&DhcpV4Packet) -> Option<T>) -> Option<T> {
     let mode = client.mode();
     if mode.using_ipv6() {
         return None;
@@ -247,9 +255,7 @@ fn server_address(client: &BaseCode) -> Option<IpAddr> {
         .into_iter()
         .find_map(|packet| {
             // SAFETY: with IPv4 in use the firmware fills the DHCPv4 side; every byte pattern is a valid one.
-            let reply = unsafe { &packet.dhcpv4 };
-            let address = reply.bootp_si_addr;
-            (address != [0; 4]).then(|| IpAddr::from(address))
+            take(unsafe { &packet.dhcpv4 })
         })
 }
 
@@ -271,21 +277,12 @@ fn own_path() -> Option<String> {
 }
 
 /// What the running image is called on the server that it came from.
-#[allow(unsafe_code, reason = "the firmware's packets are a union")]
 fn boot_file(client: &BaseCode) -> Option<String> {
-    let mode = client.mode();
-    if mode.using_ipv6() {
-        return None;
-    }
-    [mode.pxe_reply(), mode.proxy_offer(), mode.dhcp_ack()]
-        .into_iter()
-        .find_map(|packet| {
-            // SAFETY: with IPv4 in use the firmware fills the DHCPv4 side; every byte pattern is a valid one.
-            let reply = unsafe { &packet.dhcpv4 };
-            let name = reply.bootp_boot_file.split(|byte| *byte == 0).next()?;
-            let name = str::from_utf8(name).ok()?;
-            (!name.is_empty()).then(|| name.to_string())
-        })
+    from_answers(client, |answer| {
+        let name = answer.bootp_boot_file.split(|byte| *byte == 0).next()?;
+        let name = str::from_utf8(name).ok()?;
+        (!name.is_empty()).then(|| name.to_string())
+    })
 }
 
 /// Gives the pages back that [`allocate`] took.

@@ -14,23 +14,28 @@
 //! The order is the same everywhere: unmap, flush, seal in the ledger, encrypt; and back: verify, decrypt, unseal in the
 //! ledger, map. So there is no moment in which a page is in a view and not wholly clear. Effects are a [`Sealer`]'s.
 //! Whoever calls holds the VM's memory for itself.
+//!
+//! Here is what a space keeps, and the way to readable; `leave` is the way to sealed, [`survey`] looks without changing anything.
+
+mod leave;
+pub mod survey;
 
 use alloc::vec::Vec;
 
-use super::clock::{Clock, Look};
+use super::clock::Clock;
 use super::pages::PageMap;
 use super::place::{Place, Tag};
 use super::refusal::Refusal;
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, SIZE_2M};
-use crate::ept::{Ept, EptPerms, Unmapped};
+use crate::ept::{Ept, EptPerms};
 use crate::ledger::{FrameRun, KeyId, Ledger, MapRight, Rights, State, VmId};
 use crate::mtrr::Mtrrs;
-use crate::table::{Flushed, Invalidate, TableMemory};
+use crate::table::{Invalidate, TableMemory};
+
+pub use survey::Survey;
 
 /// The most pages that one flush serves.
 pub const BATCH: usize = 16;
-/// Pages that are looked at while the ledger is locked.
-const STRETCH: u64 = 4096;
 /// The most pages that are made readable before they are asked for.
 const MOST_AHEAD: u64 = 8;
 
@@ -77,17 +82,6 @@ pub struct Counts {
     pub flushes: u64,
     /// How often a page was to be sealed while the hypervisor copied from or to it, or somebody else had it.
     pub pinned: u64,
-}
-
-/// How much is where.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Survey {
-    /// Pages that were ever used.
-    pub touched: u64,
-    /// Of these, those that are sealed, by the ledger.
-    pub sealed: u64,
-    /// Of these, those that are readable, by the ledger.
-    pub readable: u64,
 }
 
 /// Memory that a [`Space`] keeps its records in, from one life of its VM to the next.
@@ -137,28 +131,6 @@ pub struct Space {
     /// Where [`Space::seal_some`] goes on.
     sweep: u64,
     counts: Counts,
-}
-
-/// Pages on their way to be sealed.
-type Batch = [Option<Leaving>; BATCH];
-
-const NOBODY: Batch = [const { None }; BATCH];
-
-/// A page on its way to be sealed.
-enum Leaving {
-    /// Out of the view, not flushed yet.
-    Mapped(u64, Unmapped),
-    /// It was in no view.
-    Bare(u64),
-}
-
-/// Which pages may be chosen to be sealed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Choice {
-    /// Those that were not used lately.
-    Unused,
-    /// All.
-    Any,
 }
 
 impl Space {
@@ -332,8 +304,9 @@ impl Space {
             });
         }
         sealer.books(|ledger, _| ledger.unseal(unsealing, right))?;
-        self.map_run(page, run, view, sealer)?;
+        // Counted first: clear it is, whether it can be mapped or not.
         self.note_readable(page);
+        self.map_run(page, run, view, sealer)?;
         self.counts.unsealed += 1;
         Ok(())
     }
@@ -360,219 +333,6 @@ impl Space {
                     Refusal::View(rejected.error)
                 })
         })
-    }
-
-    /// Seals pages until `count` more may be readable, as far as any can be sealed.
-    fn make_room(
-        &mut self,
-        count: u64,
-        view: &mut View<'_>,
-        sealer: &mut impl Sealer,
-    ) -> Result<(), Refusal> {
-        let Some(window) = self.window else {
-            return Ok(());
-        };
-        let beyond = (self.readable + count).saturating_sub(window.0);
-        if beyond == 0 {
-            return Ok(());
-        }
-        // More than is needed, so that the next ones need no flush; of a small window not too much of it.
-        let wanted = beyond.max((window.0 / 16).min(BATCH as u64));
-        self.seal_chosen(wanted, Choice::Unused, view, sealer)?;
-        Ok(())
-    }
-
-    /// Seals up to [`BATCH`] readable pages, whichever, of a VM that is not to run; false once none is left, or all that are left are
-    /// pinned.
-    ///
-    /// # Errors
-    /// [`Refusal`]: the VM cannot go on.
-    pub fn seal_some(
-        &mut self,
-        view: &mut View<'_>,
-        sealer: &mut impl Sealer,
-    ) -> Result<bool, Refusal> {
-        if self.window.is_some() {
-            return Ok(self.seal_chosen(BATCH as u64, Choice::Any, view, sealer)? > 0);
-        }
-        let mut leaving = NOBODY;
-        let mut filled = 0;
-        let mut pinned = 0;
-        let (map, touched) = (view.pages, &self.records.touched);
-        let sweep = &mut self.sweep;
-        let taken = sealer.books(|ledger, tables| {
-            // A bounded stretch at a time: the ledger is everybody's.
-            let end = (*sweep + STRETCH).min(map.pages());
-            while *sweep < end
-                && let Some(place) = leaving.get_mut(filled)
-            {
-                let page = *sweep;
-                *sweep += 1;
-                let Some(run) = map.frame(page).filter(|_| is_touched(touched, page)) else {
-                    continue;
-                };
-                match holds(ledger, run, map.is_ram(page)) {
-                    Holds::Readable => {
-                        *place = Some(unmap(page, map, view, tables)?);
-                        filled += 1;
-                    }
-                    Holds::Pinned => pinned += 1,
-                    Holds::Sealed => {}
-                }
-            }
-            Ok::<_, Refusal>(())
-        });
-        self.counts.pinned += pinned;
-        self.seal(leaving, view, sealer)?;
-        taken?;
-        let is_more = self.sweep < map.pages();
-        if !is_more {
-            self.sweep = 0;
-        }
-        Ok(is_more)
-    }
-
-    /// Seals pages that the clock chooses; how many.
-    fn seal_chosen(
-        &mut self,
-        wanted: u64,
-        choice: Choice,
-        view: &mut View<'_>,
-        sealer: &mut impl Sealer,
-    ) -> Result<u64, Refusal> {
-        let mut leaving = NOBODY;
-        let mut pinned = 0;
-        let mut chosen = 0;
-        let map = view.pages;
-        let clock = &mut self.records.clock;
-        let taken = sealer.books(|ledger, tables| {
-            for place in leaving.iter_mut().take(wanted as usize) {
-                let page = clock.choose(|page| {
-                    let page = u64::from(page);
-                    let is_ram = map.is_ram(page);
-                    match map.frame(page).map(|run| holds(ledger, run, is_ram)) {
-                        Some(Holds::Readable) => {}
-                        _ => {
-                            pinned += 1;
-                            return Look::Pinned;
-                        }
-                    }
-                    let was_used = choice == Choice::Unused
-                        && is_ram
-                        && view.ept.take_accessed(tables, map.gpa(page));
-                    if was_used { Look::Used } else { Look::Idle }
-                });
-                let Some(page) = page.map(u64::from) else {
-                    break;
-                };
-                *place = Some(unmap(page, map, view, tables)?);
-                chosen += 1;
-            }
-            Ok::<_, Refusal>(())
-        });
-        self.counts.pinned += pinned;
-        self.seal(leaving, view, sealer)?;
-        taken.map(|()| chosen)
-    }
-
-    /// Seals pages that were taken out of the view.
-    fn seal(
-        &mut self,
-        leaving: Batch,
-        view: &mut View<'_>,
-        sealer: &mut impl Sealer,
-    ) -> Result<(), Refusal> {
-        if leaving.iter().all(Option::is_none) {
-            return Ok(());
-        }
-        let proof = leaving
-            .iter()
-            .flatten()
-            .any(|page| matches!(page, Leaving::Mapped(..)))
-            .then(|| view.ept.flush(sealer));
-        self.counts.flushes += u64::from(proof.is_some());
-        let mut outcome = Ok(());
-        for leaving in leaving.into_iter().flatten() {
-            let (page, unmapped) = match leaving {
-                Leaving::Mapped(page, unmapped) => (page, Some(unmapped)),
-                Leaving::Bare(page) => (page, None),
-            };
-            let proven = unmapped.zip(proof.as_ref());
-            let sealed = self.seal_page(page, proven, view.pages, sealer);
-            // The others' rights are given back all the same.
-            outcome = outcome.and(sealed);
-        }
-        outcome
-    }
-
-    /// Seals one page, which was taken out of the view with the proof that the view was flushed since.
-    fn seal_page(
-        &mut self,
-        page: u64,
-        unmapped: Option<(Unmapped, &Flushed)>,
-        pages: PageMap<'_>,
-        sealer: &mut impl Sealer,
-    ) -> Result<(), Refusal> {
-        let run = pages.frame(page).ok_or(Refusal::NoPage)?;
-        let (vm, key) = (self.vm, self.key);
-        let right = sealer.books(|ledger, tables| {
-            if let Some((unmapped, proof)) = unmapped {
-                match unmapped.flushed(proof, tables) {
-                    Ok((_, right)) => ledger.surrender(right),
-                    Err(_) => unreachable!("the flush came after the pages were taken out"),
-                }
-            }
-            ledger.seal(vm, run, key)
-        })?;
-        let place = self.place(page, run.first, pages, sealer);
-        let (tag, right) = sealer.encrypt(place, right);
-        if let Some(kept) = self.records.tags.get_mut(page as usize) {
-            *kept = tag;
-        }
-        sealer.books(|ledger, _| ledger.surrender(right));
-        self.readable -= 1;
-        self.counts.sealed += 1;
-        Ok(())
-    }
-
-    /// Counts by the ledger, page by page, what is sealed and what is readable of what was used.
-    pub fn survey(&self, pages: PageMap<'_>, sealer: &mut impl Sealer) -> Survey {
-        let mut survey = Survey {
-            touched: self.touched,
-            sealed: 0,
-            readable: 0,
-        };
-        sealer.books(|ledger, _| {
-            for page in (0..pages.pages()).filter(|page| self.was_touched(*page)) {
-                let info = pages.frame(page).and_then(|run| ledger.info(run.first));
-                match info.map(|info| info.state) {
-                    Some(State::Sealed) => survey.sealed += 1,
-                    _ => survey.readable += 1,
-                }
-            }
-        });
-        survey
-    }
-
-    /// Whether the page is sealed and what lies in its frame is what was sealed there, as its tag tells; `None` where
-    /// it is not sealed. It stays sealed.
-    pub fn check(&self, page: u64, pages: PageMap<'_>, sealer: &mut impl Sealer) -> Option<bool> {
-        let run = pages.frame(page)?;
-        let is_sealed = sealer.books(|ledger, _| {
-            ledger
-                .info(run.first)
-                .is_some_and(|info| info.state == State::Sealed)
-        });
-        if !is_sealed {
-            return None;
-        }
-        let place = self.place(page, run.first, pages, sealer);
-        let right = sealer
-            .books(|ledger, _| ledger.grant_inspect(self.vm, run))
-            .ok()?;
-        let (is_whole, right) = sealer.verify(place, self.tag(page), right);
-        sealer.books(|ledger, _| ledger.surrender(right));
-        Some(is_whole)
     }
 
     fn place(
@@ -621,41 +381,4 @@ fn page_range(first: u64, count: u64) -> FrameRun {
 fn is_touched(touched: &[u64], page: u64) -> bool {
     let word = touched.get((page / 64) as usize).copied();
     word.unwrap_or(0) & 1 << (page % 64) != 0
-}
-
-/// What the ledger says of a page that was used.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Holds {
-    /// Readable to its VM, and nobody else has a right to it.
-    Readable,
-    /// Readable, and somebody has a right to it: who copies, a device, a VM that it is shared with.
-    Pinned,
-    /// Nobody can read it.
-    Sealed,
-}
-
-fn holds(ledger: &Ledger<'_>, run: FrameRun, is_ram: bool) -> Holds {
-    let own = u32::from(is_ram);
-    match ledger.info(run.first) {
-        Some(info) if info.state == State::Sealed => Holds::Sealed,
-        Some(info) if info.state == State::Clear && info.maps <= own => Holds::Readable,
-        _ => Holds::Pinned,
-    }
-}
-
-/// Takes the page out of the view, if it is in it.
-fn unmap(
-    page: u64,
-    map: PageMap<'_>,
-    view: &mut View<'_>,
-    tables: &mut impl TableMemory,
-) -> Result<Leaving, Refusal> {
-    if !map.is_ram(page) {
-        return Ok(Leaving::Bare(page));
-    }
-    let unmapped = view.ept.unmap_run(tables, map.gpa(page), FrameCount(1))?;
-    Ok(match unmapped {
-        Some(unmapped) => Leaving::Mapped(page, unmapped),
-        None => Leaving::Bare(page),
-    })
 }
