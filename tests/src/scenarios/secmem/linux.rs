@@ -6,7 +6,6 @@ use serde_json::Value;
 use xtask::error::IoContext;
 use xtask::session::events::Event;
 
-use super::victim::APICV;
 use crate::context::{Context, Setup};
 use crate::machine::Machine;
 use crate::outcome::{Failure, Outcome};
@@ -62,7 +61,7 @@ fn manifest(demo: &str) -> Outcome<String> {
         ));
     }
     Ok(format!(
-        "{tested}\nencryption = \"window\"\nwindow = \"16M\"\nwindow_samples = {SAMPLES}\n\n[hypervisor]\n{APICV}\n"
+        "{tested}\nencryption = \"window\"\nwindow = \"16M\"\nwindow_samples = {SAMPLES}\n"
     ))
 }
 
