@@ -18,7 +18,7 @@ use bulkhead_core::secmem::{Life, PageMap, RamRange, Records, Refusal, Space, Vi
 use guest_loader::MemoryLayout;
 
 /// Of so many exits that are no plain ones, one is a sample.
-const EXITS_A_SAMPLE: u32 = 16;
+const EXITS_A_SAMPLE: u32 = 64;
 /// Samples begin once the VM used so many times its window: before that the window is most of what it used.
 const WINDOWS_BEFORE_SAMPLES: u64 = 12;
 /// Sealed pages that are looked at in each sample.

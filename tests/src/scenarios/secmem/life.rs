@@ -18,15 +18,12 @@ const LARGE: Victim = Victim {
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![
-        Scenario::new(
-            "secmem_a_vm_of_a_gigabyte_is_destroyed_keys_first_and_whole",
-            Ground::Bochs,
-            LIMIT,
-            gigabyte,
-        )
-        .only_when_long(),
-    ]
+    vec![Scenario::new(
+        "secmem_a_vm_of_a_gigabyte_is_destroyed_keys_first_and_whole",
+        Ground::Bochs,
+        LIMIT,
+        gigabyte,
+    )]
 }
 
 fn gigabyte(context: &Context<'_>) -> Outcome {
