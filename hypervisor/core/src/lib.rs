@@ -51,6 +51,7 @@ pub mod symmetry;
 pub mod table;
 pub mod topology;
 pub mod vcpu;
+pub mod views;
 pub mod vmx;
 pub mod vtd;
 pub mod walk;

@@ -71,6 +71,7 @@ impl EptFeatures {
 pub struct EptCaps {
     features: EptFeatures,
     keys: KeyField,
+    mode_based_execute: bool,
 }
 
 /// A required capability is missing; the field says which ones.
@@ -102,6 +103,7 @@ impl EptCaps {
             Ok(Self {
                 features,
                 keys: KeyField::NONE,
+                mode_based_execute: false,
             })
         } else {
             Err(EptCapError { missing })
@@ -112,6 +114,22 @@ impl EptCaps {
     #[must_use]
     pub const fn with_keys(self, keys: KeyField) -> Self {
         Self { keys, ..self }
+    }
+
+    /// The same where VMs run with mode-based execute control, so that [`EptPerms::USER_EXECUTE`] counts (Intel SDM vol. 3C,
+    /// "Mode-Based Execute Control for EPT"; a VM-execution control, not a bit of this register).
+    #[must_use]
+    pub const fn with_mode_based_execute(self) -> Self {
+        Self {
+            mode_based_execute: true,
+            ..self
+        }
+    }
+
+    /// Whether [`EptPerms::USER_EXECUTE`] counts; else [`EptPerms::EXECUTE`] is for user mode too.
+    #[must_use]
+    pub const fn has_mode_based_execute(self) -> bool {
+        self.mode_based_execute
     }
 
     /// All that is there.
@@ -151,6 +169,10 @@ impl EptCaps {
     /// "EPT Misconfigurations").
     #[must_use]
     pub const fn allows(self, perms: EptPerms) -> bool {
+        let perms = match self.mode_based_execute {
+            true => perms,
+            false => perms.difference(EptPerms::USER_EXECUTE),
+        };
         if perms.contains(EptPerms::READ) {
             return true;
         }

@@ -80,7 +80,7 @@ impl EptAttr {
 }
 
 /// What a processor sets in an entry that it uses.
-pub(super) const ACCESSED: u64 = Bits::ACCESSED.bits();
+pub(crate) const ACCESSED: u64 = Bits::ACCESSED.bits();
 
 const MEMORY_TYPE_SHIFT: u32 = 3;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -140,6 +140,11 @@ impl Format for EptFormat {
     }
 }
 
+/// The entry that points to `table` and takes all but `perms` from whatever it maps: a walk may do what all of its entries allow.
+pub(crate) fn masked_table(table: Frame, perms: EptPerms) -> u64 {
+    table.start().0 | perms.bits()
+}
+
 /// The value of the VMCS field "EPT pointer".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Eptp(u64);
@@ -149,13 +154,18 @@ impl Eptp {
     const ACCESSED_DIRTY: u64 = 1 << 6;
 
     /// The pointer to `root`: tables in write-back memory, four levels.
-    pub(super) const fn new(root: Frame, accessed_dirty: bool) -> Self {
+    pub(crate) const fn new(root: Frame, accessed_dirty: bool) -> Self {
         let flags = if accessed_dirty {
             Self::ACCESSED_DIRTY
         } else {
             0
         };
         Self(root.start().0 | MemoryType::WriteBack as u64 | Self::WALK_LENGTH_4 | flags)
+    }
+
+    /// The root that a pointer of this value names.
+    pub(crate) const fn root_of(raw: u64) -> Frame {
+        Frame((raw & ADDRESS) >> 12)
     }
 
     /// The field's value.

@@ -1,6 +1,6 @@
 //! Extended page tables: what a VM's guest physical addresses mean.
 //!
-//! [`Ept`] is one view's tree. It maps only what a [`MapRight`] of its VM covers, and gives rights back
+//! [`Ept`] is one tree: a VM's only view, or its base view under [`crate::views`]. It maps only what a [`MapRight`] of its VM covers, and gives rights back
 //! only through a [`Stale`]. Where the right says a hardware key, the entry has it above the frame's number
 //! ([`crate::secmem::tmemk`]); what comes out again has none. Neighbours: [`crate::ledger`] makes the rights, [`crate::table`] does the
 //! tree work, [`crate::mtrr`] knows the memory types, `vmx` decodes the exits that EPT causes.
@@ -13,12 +13,13 @@ mod tests;
 
 use core::fmt;
 
-use crate::addr::{FRAME_SIZE, FrameCount, Gpa};
+use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use crate::ledger::{FrameRun, Holder, Holding, MapRight, Rights, VmId};
 use crate::mtrr::Mtrrs;
 use crate::table::{Flushed, Invalidate, Leaf, Stale, Table, TableError, TableMemory};
 
 pub use caps::{EptCapError, EptCaps, EptFeatures};
+pub(crate) use entry::{ACCESSED, masked_table};
 pub use entry::{EptAttr, EptFormat, EptPerms, Eptp};
 
 /// Where a run was mapped and the right to it, to be had after a flush.
@@ -239,12 +240,43 @@ impl Ept {
     /// Whether the page that holds `gpa` was accessed since the last time this was asked and the view was flushed; false where the
     /// processor does not note that.
     pub fn take_accessed(&mut self, memory: &mut impl TableMemory, gpa: Gpa) -> bool {
-        self.table.take_noted(memory, gpa, entry::ACCESSED)
+        self.table.take_noted(memory, gpa, ACCESSED)
     }
 
     /// Has every CPU forget this view, and proves it.
     pub fn flush(&self, tlb: &mut impl Invalidate) -> Flushed {
         self.table.flush(tlb)
+    }
+
+    /// Has every CPU forget this view and those at the roots of `others`, which share tables with it, and proves it.
+    pub(crate) fn flush_with(
+        &self,
+        tlb: &mut impl Invalidate,
+        others: impl Iterator<Item = Frame>,
+    ) -> Flushed {
+        self.table.flush_with(tlb, others)
+    }
+
+    /// Wraps what was taken out of a view that shares tables with this one.
+    pub(crate) fn outdated<T>(&mut self, value: T) -> Stale<EptFormat, T> {
+        self.table.outdated(value)
+    }
+
+    pub(crate) const fn root(&self) -> Frame {
+        self.table.root()
+    }
+
+    pub(crate) const fn caps(&self) -> EptCaps {
+        self.caps
+    }
+
+    pub(crate) const fn holder(&self) -> Holder {
+        self.holding.holder()
+    }
+
+    /// Whether nothing is mapped.
+    pub(crate) fn is_empty(&self, memory: &impl TableMemory) -> bool {
+        self.table.is_empty(memory)
     }
 
     /// Frees the tables of an empty view. No VMCS may name it any more.
@@ -268,7 +300,7 @@ impl Ept {
         })
     }
 
-    fn check(&self, right: &MapRight, perms: EptPerms) -> Result<(), EptError> {
+    pub(crate) fn check(&self, right: &MapRight, perms: EptPerms) -> Result<(), EptError> {
         if right.holder() != self.holding.holder() {
             return Err(EptError::WrongHolder(right.holder()));
         }

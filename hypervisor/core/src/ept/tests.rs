@@ -148,6 +148,17 @@ fn permissions_that_would_misconfigure_an_entry_are_refused() {
 }
 
 #[test]
+fn user_execute_alone_is_a_page_only_with_mode_based_execute_control() {
+    let plain = EptCaps::negotiate(FULL).unwrap();
+    let with = plain.with_mode_based_execute();
+    assert!(with.has_mode_based_execute() && with.allows(EptPerms::USER_EXECUTE));
+    assert!(!plain.has_mode_based_execute() && !plain.allows(EptPerms::USER_EXECUTE));
+    let no_execute_only = EptCaps::negotiate(FULL & !1).unwrap();
+    let without = no_execute_only.with_mode_based_execute();
+    assert!(!without.allows(EptPerms::USER_EXECUTE));
+}
+
+#[test]
 fn another_vms_right_is_refused_and_comes_back() {
     let mut entries = vec![Entry::ABSENT; 2048];
     let mut ledger = ledger(&mut entries);

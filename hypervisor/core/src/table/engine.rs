@@ -400,21 +400,21 @@ impl Job {
 }
 
 /// A range of 4 KiB page numbers, not empty.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    pub(super) first: u64,
-    pub(super) end: u64,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Span {
+    pub(crate) first: u64,
+    pub(crate) end: u64,
 }
 
 /// The part of a span that one table entry covers.
-struct Part {
-    index: usize,
-    span: Span,
+pub(crate) struct Part {
+    pub(crate) index: usize,
+    pub(crate) span: Span,
 }
 
 impl Span {
     /// The span cut at the entry borders of `level`.
-    fn parts(self, level: u8) -> impl Iterator<Item = Part> {
+    pub(crate) fn parts(self, level: u8) -> impl Iterator<Item = Part> {
         let pages = pages_per_entry(level);
         let mut next = self.first;
         core::iter::from_fn(move || {
@@ -431,7 +431,7 @@ impl Span {
 }
 
 /// The index of `page` in a table at `level`.
-pub(super) const fn index(page: u64, level: u8) -> usize {
+pub(crate) const fn index(page: u64, level: u8) -> usize {
     ((page / pages_per_entry(level)) % ENTRIES as u64) as usize
 }
 
@@ -441,7 +441,7 @@ pub(super) const fn page_limit<F: Format>() -> u64 {
 }
 
 /// The pages of `count` frames from `start`.
-pub(super) fn span<F: Format>(
+pub(crate) fn span<F: Format>(
     start: F::Input,
     count: FrameCount,
 ) -> Result<Span, TableError<F::Input>> {

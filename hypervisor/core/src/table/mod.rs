@@ -13,7 +13,7 @@
 //!   [`Stale`], which opens only against a [`Flushed`] made after it.
 //!
 //! Neighbours: [`crate::ept`] and [`crate::hostpt`] wrap the engine so that only frames the
-//! [`crate::ledger`] granted can be mapped.
+//! [`crate::ledger`] granted can be mapped; [`crate::views`] hangs further trees onto the tables of one.
 
 mod engine;
 #[cfg(test)]
@@ -30,6 +30,7 @@ use core::marker::PhantomData;
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Hva};
 
 pub use engine::{Run, StaleRun};
+pub(crate) use engine::{Span, index, span};
 pub use leaves::{Leaf, Leaves};
 pub use stale::{Flushed, Invalidate, Stale};
 
@@ -141,7 +142,7 @@ const _: () = assert!(PageSize::Size2M.frames().0 * FRAME_SIZE == crate::addr::S
 const _: () = assert!(PageSize::Size1G.frames().0 * FRAME_SIZE == crate::addr::SIZE_1G);
 
 /// 4 KiB pages that one entry of a table at `level` covers.
-const fn pages_per_entry(level: u8) -> u64 {
+pub(crate) const fn pages_per_entry(level: u8) -> u64 {
     1 << (9 * (level as u32 - 1))
 }
 

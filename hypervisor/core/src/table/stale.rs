@@ -15,9 +15,16 @@ pub trait Invalidate {
     /// Returns when no TLB or paging-structure cache of any CPU holds anything from `root`'s tree
     /// that was read before the call.
     fn invalidate(&mut self, root: Frame);
+
+    /// The same for several trees. Who can have them all forgotten at once does so here.
+    fn invalidate_all(&mut self, roots: &mut dyn Iterator<Item = Frame>) {
+        for root in roots {
+            self.invalidate(root);
+        }
+    }
 }
 
-/// Proof that a tree was flushed; made only by [`Table::flush`].
+/// Proof that a tree was flushed, with all that share its tables; made only by a flush.
 #[derive(Debug)]
 pub struct Flushed {
     root: Frame,
@@ -66,6 +73,24 @@ impl<F: Format> Table<F> {
             root: self.root,
             generation: self.generation,
         }
+    }
+
+    /// Has every CPU forget this tree and those at the roots of `others`, which share tables with it, and proves it.
+    pub(crate) fn flush_with(
+        &self,
+        tlb: &mut impl Invalidate,
+        others: impl Iterator<Item = Frame>,
+    ) -> Flushed {
+        tlb.invalidate_all(&mut core::iter::once(self.root).chain(others));
+        Flushed {
+            root: self.root,
+            generation: self.generation,
+        }
+    }
+
+    /// Wraps what was taken out of a tree that shares tables with this one.
+    pub(crate) fn outdated<T>(&mut self, value: T) -> Stale<F, T> {
+        self.stale(value, Retired::none())
     }
 
     /// Wraps what the operation in progress took out of the tree.
