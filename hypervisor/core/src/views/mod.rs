@@ -11,7 +11,7 @@
 //! - **All or nothing.** An override that is refused changed nothing.
 //! - **One flush is for all views** ([`Views::flush`]), and nothing else makes a proof that opens what a change took away.
 //!
-//! Parts: `base` changing what all views see, `change` the overrides and the views, `lists` switching without an exit; `overrides` what is known of a view,
+//! Parts: `base` changing what all views see, `change` the overrides and the views, `switching` which views are reached without an exit; `overrides` what is known of a view,
 //! `tree` its tables, [`list`] EPTP lists, [`stale`] what a change gives up, [`error`] refusals. Neighbours: [`crate::ept`] and
 //! [`crate::ledger`] as for a single view; the shell writes the VMCS fields and flushes.
 //! See Intel SDM vol. 3C, "EPT Translation Mechanism" (permissions are the AND of all entries on the way) and "EPTP Switching".
@@ -20,9 +20,9 @@ mod base;
 mod change;
 pub mod error;
 pub mod list;
-mod lists;
 mod overrides;
 pub mod stale;
+mod switching;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -3,99 +3,81 @@
 use crate::addr::{Frame, FrameCount, Gpa};
 use crate::ept::{EptCaps, EptError, EptFeatures, EptPerms};
 use crate::ledger::{FrameRun, Holder, Rights};
+use crate::secmem::tmemk::{HardwareKeyId, KeyField, KeyTag};
 use crate::table::fake::{FakeMemory, FakeTlb};
 use crate::table::{Invalidate, PageSize, TableError};
 use crate::views::ViewError;
 
 use super::*;
 
-/// 256 MiB.
-const VM_PAGES: u64 = 64 << 10;
-
 fn small(entries: &mut Vec<Entry>) -> Machine<'_> {
     Machine::new(entries, 2048, PageSize::Size2M, caps())
 }
 
-fn bytes(tables: FrameCount) -> u64 {
-    tables.0 * FRAME_SIZE
-}
-
-/// A VM of 256 MiB, its base in pages of `size`.
-fn large(entries: &mut Vec<Entry>, size: PageSize) -> Machine<'_> {
-    let missing = match size {
-        PageSize::Size4K => EptFeatures::PAGE_2M.union(EptFeatures::PAGE_1G),
-        _ => EptFeatures::PAGE_1G,
-    };
-    let caps = EptCaps::negotiate(EptFeatures::all().difference(missing).bits());
-    let caps = caps.unwrap().with_mode_based_execute();
-    let mut machine = Machine::new(entries, VM_PAGES, PageSize::Size2M, caps);
-    machine.map(0, 0, VM_PAGES, ALL);
-    let leaf = machine
-        .views
-        .translate(&machine.memory, ViewId::BASE, Gpa(0));
-    assert_eq!(leaf.unwrap().size, size);
-    machine
-}
-
 #[test]
-fn the_two_views_of_the_split_take_less_than_256_kib() {
-    for size in [PageSize::Size2M, PageSize::Size4K] {
+fn remaps_use_pages_that_the_processor_has() {
+    use PageSize::{Size2M, Size4K};
+    let all = EptFeatures::all();
+    let small = all.difference(EptFeatures::PAGE_2M.union(EptFeatures::PAGE_1G));
+    for (features, size, tables) in [(all, Size2M, 3), (small, Size4K, 4)] {
         let mut entries = Vec::new();
-        let mut machine = large(&mut entries, size);
-        let before = machine.memory.tables.len();
-        let kernel = machine.add(ALL.difference(XU));
-        let user = machine.add(ALL.difference(X));
-        // Far apart: each in a block of 2 MiB of its own.
-        for trampoline in 0..4 {
-            machine.limit(user, 700 + trampoline * 16 * 512, 1, ALL);
-        }
-        for replaced in 0..16 {
-            machine.remap(user, 5003 + replaced * 3 * 512, 9 + replaced, 1, R);
-        }
-        assert_eq!(machine.sees(kernel, 700), Some((700, ALL.difference(XU))));
-        assert_eq!(machine.sees(user, 699), Some((699, ALL.difference(X))));
-        assert_eq!(machine.sees(user, 700), Some((700, ALL)));
-        assert_eq!(machine.sees(user, 5003 + 15 * 3 * 512), Some((24, R)));
-        let own = [kernel, user].map(|view| bytes(machine.views.own_tables(view).unwrap()));
-        assert_eq!(own[0], FRAME_SIZE, "a view without exceptions is its root");
-        assert!(own[0] + own[1] <= 256 << 10, "{own:?}");
-        let added = (machine.memory.tables.len() - before) as u64;
-        assert_eq!(own[0] + own[1], added * FRAME_SIZE);
-        machine.check_tables(&[kernel, user], 0);
-        machine.end(&[kernel, user]);
+        let caps = EptCaps::negotiate(features.bits()).unwrap();
+        let mut machine = Machine::new(&mut entries, 1024, Size2M, caps);
+        let view = machine.add(EptPerms::empty());
+        machine.remap(view, 512, 0, 512, RW);
+        let leaf = machine
+            .views
+            .translate(&machine.memory, view, gpa(1000))
+            .unwrap();
+        let first = if size == Size2M { 512 } else { 1000 };
+        assert_eq!((leaf.size, leaf.input), (size, gpa(first)));
+        assert_eq!(leaf.frame.0 - machine.frames.first.0, first - 512);
+        assert_eq!(machine.views.own_tables(view), Some(FrameCount(tables)));
+        machine.end(&[view]);
     }
 }
 
 #[test]
-fn a_view_with_one_override_takes_less_than_64_kib() {
-    for size in [PageSize::Size2M, PageSize::Size4K] {
-        let mut entries = Vec::new();
-        let mut machine = large(&mut entries, size);
-        let limited = machine.add(ALL);
-        machine.limit(limited, 1234, 1, R);
-        let remapped = machine.add(EptPerms::empty());
-        machine.remap(remapped, 1234, 1, 1, RW);
-        for view in [limited, remapped] {
-            assert!(bytes(machine.views.own_tables(view).unwrap()) <= 64 << 10);
-        }
-        machine.end(&[limited, remapped]);
-    }
-}
-
-#[test]
-fn a_rule_for_whole_tables_takes_no_table_for_them() {
+fn frames_under_a_key_are_remapped_under_it_and_come_back_without() {
+    let keys = KeyField::new(46, 6).unwrap();
+    let tag = keys.tag(HardwareKeyId::new(5).unwrap()).unwrap();
     let mut entries = Vec::new();
-    let mut machine = large(&mut entries, PageSize::Size4K);
-    let view = machine.add(ALL);
-    // From the second table on, the whole of it in two halves.
-    machine.limit(view, 512, 256, R);
-    assert_eq!(machine.views.own_tables(view), Some(FrameCount(4)));
-    machine.limit(view, 768, 256, R);
-    assert_eq!(machine.views.own_tables(view), Some(FrameCount(3)));
-    assert_eq!(machine.sees(view, 1023), Some((1023, R)));
-    machine.reset(view, 0, VM_PAGES);
-    assert_eq!(machine.views.own_tables(view), Some(FrameCount(1)));
-    machine.end(&[view]);
+    let caps = caps().with_keys(keys);
+    let mut machine = Machine::new(&mut entries, 1024, PageSize::Size2M, caps);
+    let frames = machine.frames;
+    machine.ledger.rekey(VM, &[frames], tag).unwrap();
+    machine.ledger.scrub(frames, &mut NoScrub).unwrap();
+    let view = machine.add(RW);
+    machine.map(0, 0, 512, ALL);
+    machine.remap(view, 7, 520, 3, RW);
+    for (page, frame) in [(6, 6), (8, 521)] {
+        let frame = Frame(frames.first.0 + frame);
+        let seen = hardware::walk(&machine.memory.tables, machine.root(view), page);
+        assert_eq!(seen, Some((tag.on(frame).0, RW)));
+        let leaf = machine.views.translate(&machine.memory, view, gpa(page));
+        assert_eq!(leaf.unwrap().frame, frame);
+    }
+    let withdrawn = machine
+        .views
+        .reset(&mut machine.memory, view, gpa(8), FrameCount(1));
+    let proof = machine.flush();
+    let rights = withdrawn
+        .unwrap()
+        .flushed(&proof, &mut machine.memory)
+        .unwrap();
+    let back: Vec<_> = rights
+        .iter()
+        .map(|right| (right.run(), right.tag()))
+        .collect();
+    let cut = FrameRun::new(Frame(frames.first.0 + 521), FrameCount(1));
+    assert_eq!(back, [(cut, tag)]);
+    rights
+        .into_iter()
+        .for_each(|right| machine.ledger.surrender(right));
+    machine.remove(view);
+    machine.unmap(0, 512);
+    machine.ledger.rekey(VM, &[frames], KeyTag::NONE).unwrap();
+    machine.end(&[]);
 }
 
 #[test]

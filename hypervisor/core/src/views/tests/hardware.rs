@@ -13,6 +13,7 @@ use crate::table::fake::Tables;
 const PRESENT: u64 = 1 << 10 | 7;
 const ACCESSED: u64 = 1 << 8;
 const LARGE: u64 = 1 << 7;
+const SUPPRESS_VE: u64 = 1 << 63;
 
 fn next(entry: u64) -> u64 {
     entry >> 12 & ((1 << 40) - 1)
@@ -40,6 +41,10 @@ pub(super) fn walk(tables: &Tables, root: Frame, page: u64) -> Option<(u64, EptP
         let shift = 9 * (level - 1);
         let entry = tables[&table][(page >> shift) as usize % ENTRIES];
         if entry & PRESENT == 0 {
+            assert!(
+                entry & SUPPRESS_VE != 0,
+                "#VE for what is absent: {entry:#x}"
+            );
             return None;
         }
         check(entry, level);

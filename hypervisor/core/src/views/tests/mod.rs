@@ -1,6 +1,7 @@
 //! Views of a VM whose memory is maps, and whose processor is [`hardware`].
 
 mod cases;
+mod cost;
 mod hardware;
 mod lists;
 mod model;

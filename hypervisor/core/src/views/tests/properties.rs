@@ -1,10 +1,13 @@
 //! Any operations, against the model; and the last one, write by write.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use crate::addr::{Frame, FrameCount};
 use crate::ept::{EptError, EptPerms};
 use crate::ledger::Entry;
+use crate::table::fake::Tables;
 use crate::table::{PageSize, TableError};
 
 use super::model::{Model, Seen, ViewModel, Word};
@@ -149,7 +152,7 @@ impl Pair<'_> {
             }
             Op::Add(default) => self.add(default),
             Op::Remove(view) => {
-                if view < self.model.views.len() {
+                if let Some(view) = self.some_view(view) {
                     let view = self.model.views.remove(view);
                     self.machine.remove(view.id);
                 }
@@ -164,6 +167,23 @@ impl Pair<'_> {
                 hardware::touch(&mut self.machine.memory.tables, root, page);
             }
             Op::Tables(budget) => self.machine.memory.budget = budget,
+        }
+    }
+
+    /// One of the views that there are, if there are any.
+    fn some_view(&self, number: usize) -> Option<usize> {
+        number.checked_rem(self.model.views.len())
+    }
+
+    /// Checks that tables which views gave up are as they were: a processor may be in the middle of them.
+    fn check_unlinked(&self, before: &Tables) {
+        let Machine { memory, .. } = &self.machine;
+        let mut linked = BTreeSet::new();
+        for view in self.ids().into_iter().chain([ViewId::BASE]) {
+            hardware::tables(&memory.tables, self.machine.root(view), &mut linked);
+        }
+        for (table, entries) in before {
+            assert!(linked.contains(table) || memory.tables[table] == *entries);
         }
     }
 
@@ -239,12 +259,14 @@ impl Pair<'_> {
         word: Word,
         change: impl FnOnce(&mut Machine<'_>, ViewId) -> Result<Withdrawn, ViewError>,
     ) {
-        let Some(id) = self.model.views.get(view).map(|view| view.id) else {
+        let Some(view) = self.some_view(view) else {
             return;
         };
+        let id = self.model.views[view].id;
         let before = self.machine.memory.tables.clone();
         match change(&mut self.machine, id) {
             Ok(withdrawn) => {
+                self.check_unlinked(&before);
                 self.machine.settle(withdrawn);
                 self.model.views[view].overrides.say(page, count, word);
             }
