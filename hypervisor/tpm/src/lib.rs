@@ -60,6 +60,12 @@ impl Digest {
         }
         Self(hash.finalize().into())
     }
+
+    /// Whether a PCR that holds this was never extended: a reset makes it all zeros, or all ones.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        [[0x00; DIGEST_BYTES], [0xff; DIGEST_BYTES]].contains(&self.0)
+    }
 }
 
 impl fmt::Display for Digest {

@@ -6,7 +6,8 @@ use crate::Digest;
 use crate::chip::{Secret, Tpm};
 use crate::difference::{Difference, List, differences};
 use crate::error::TpmError;
-use crate::measurement::{Measurement, SEALED_PCRS};
+use crate::measurement::{Measurement, SEALED_PCRS, describe_pcr};
+use crate::pcr::PcrValues;
 use crate::sealed::{SealedKey, SealedKeyError, id};
 use alloc::vec::Vec;
 use core::fmt;
@@ -103,6 +104,11 @@ pub enum RootKeyError {
         /// The sealed key's name.
         id: u32,
     },
+    /// A PCR that a key is to be bound to holds what it held at the reset: whoever boots what finds the same there.
+    NotMeasured {
+        /// The PCR.
+        pcr: u8,
+    },
     /// The TPM failed.
     Tpm(TpmError),
 }
@@ -117,6 +123,14 @@ impl fmt::Display for RootKeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = match self {
             Self::Tpm(error) => return error.fmt(f),
+            Self::NotMeasured { pcr } => {
+                return write!(
+                    f,
+                    "the firmware measured nothing into PCR {pcr} ({}) of the TPM's SHA-256 bank, so no key can be bound to what boots; \
+                     have the firmware's settings measure into SHA-256, or update the firmware, or write `root_key = \"ephemeral\"`",
+                    describe_pcr(*pcr)
+                );
+            }
             Self::Unreadable { id, error } => {
                 write!(f, "the sealed root key {id:08x} cannot be read: {error}")?;
                 id
@@ -166,16 +180,27 @@ pub fn decide(stored: Option<&[u8]>, reseal: Option<u32>) -> Step {
     }
 }
 
+/// What the PCRs hold that a key is bound to, each of which something was measured into: a firmware that fills another bank leaves
+/// this one as the reset made it, and a key sealed for that would be given out to everybody.
+fn sealed_pcrs(tpm: &mut Tpm<'_>) -> Result<PcrValues, RootKeyError> {
+    let pcrs = tpm.pcrs(SEALED_PCRS)?;
+    let untouched = pcrs.iter().find(|(_, value)| value.is_untouched());
+    match untouched.map(|(pcr, _)| pcr) {
+        Some(pcr) => Err(RootKeyError::NotMeasured { pcr }),
+        None => Ok(pcrs),
+    }
+}
+
 /// Seals `secret` for what was measured up to now.
 ///
 /// # Errors
-/// [`RootKeyError::Tpm`].
+/// [`RootKeyError::Tpm`], [`RootKeyError::NotMeasured`].
 pub fn make(
     tpm: &mut Tpm<'_>,
     secret: &Secret,
     measured: &[Measurement],
 ) -> Result<Vec<u8>, RootKeyError> {
-    let pcrs = tpm.pcrs(SEALED_PCRS)?;
+    let pcrs = sealed_pcrs(tpm)?;
     let object = tpm.seal(secret, &pcrs)?;
     let sealed = SealedKey {
         pcrs,
@@ -198,7 +223,7 @@ pub fn unseal(
     let id = id(stored);
     let sealed =
         SealedKey::decode(stored).map_err(|error| RootKeyError::Unreadable { id, error })?;
-    let pcrs = tpm.pcrs(SEALED_PCRS)?;
+    let pcrs = sealed_pcrs(tpm)?;
     match tpm.unseal(&sealed.object, SEALED_PCRS) {
         // Anyone who knows which values a policy asks for can seal for it; only who boots as we did was there with such values.
         Ok(secret) if sealed.object.was_made_with(&pcrs) => Ok(secret),

@@ -218,6 +218,28 @@ fn a_chip_without_the_bank_is_told_about() {
     );
 }
 
+/// A firmware that fills another bank, one that leaves out a PCR, a TPM that answers nothing but ones.
+#[test]
+fn no_key_is_bound_to_a_pcr_that_nothing_was_measured_into() {
+    let (mut chip, measured) = boot(&files());
+    for pcr in SEALED_PCRS.iter() {
+        let filled = chip.pcrs[usize::from(pcr)];
+        for value in [0x00, 0xff] {
+            chip.pcrs[usize::from(pcr)] = Digest([value; 32]);
+            let untouched = RootKeyError::NotMeasured { pcr };
+            let made = make(&mut Tpm::new(&mut chip), &secret(), &measured);
+            assert_eq!(made, Err(untouched.clone()));
+            // Nor is one given out that was sealed by who did not look.
+            let got = unseal(&mut Tpm::new(&mut chip), &stored(), &measured);
+            assert_eq!(got, Err(untouched.clone()));
+            assert!(untouched.to_string().contains(&std::format!("PCR {pcr} (")));
+        }
+        chip.pcrs[usize::from(pcr)] = filled;
+    }
+    assert!(!chip.commands.contains(&0x153), "something was sealed");
+    assert!(make(&mut Tpm::new(&mut chip), &secret(), &measured).is_ok());
+}
+
 #[test]
 fn refusals_leave_nothing_in_the_chip_and_name_the_command() {
     for (code, name) in [
