@@ -13,7 +13,7 @@ use bulkhead_core::events::{Event, RootKeyOrigin};
 use bulkhead_core::manifest::{HypervisorOptions, RootKeySource};
 use bulkhead_core::tpm::measurement::What;
 use bulkhead_core::tpm::root_key::{self, Entropy, Step};
-use bulkhead_core::tpm::{Tpm, sealed};
+use bulkhead_core::tpm::{Secret, Tpm, sealed};
 use bulkhead_crypto::RootKey;
 use core::fmt;
 use uefi::proto::rng::Rng;
@@ -89,18 +89,17 @@ pub fn obtain(
             }
             let stored = stored()?;
             let reseal = options.reseal.map(|id| id.0);
-            let origin = match root_key::decide(stored.as_deref(), reseal) {
+            let (origin, seal, key) = match root_key::decide(stored.as_deref(), reseal) {
                 Step::Make => {
-                    make(measured)?;
-                    "made"
+                    let (seal, key) = make(measured)?;
+                    ("made", seal, key)
                 }
-                Step::Unseal => "unsealed",
+                Step::Unseal(stored) => {
+                    let (mut tpm, list) = parts(measured)?;
+                    let key = root_key::unseal(&mut tpm, stored, list)?;
+                    ("unsealed", sealed::id(stored), key)
+                }
             };
-            // A new one, too: so that what the next boot has to do was seen to work.
-            let stored = self::stored()?.ok_or(RootKeyError::Variable(Status::NOT_FOUND))?;
-            let (mut tpm, list) = parts(measured)?;
-            let key = root_key::unseal(&mut tpm, &stored, list)?;
-            let seal = sealed::id(&stored);
             log::info!("root key {seal:08x}: {origin}, kept by the TPM");
             (origin, Some(seal), key)
         }
@@ -114,16 +113,34 @@ pub fn obtain(
     Ok(RootKey::take(&mut key))
 }
 
-/// Makes a root key, has the TPM seal it, and stores that.
-fn make(measured: &mut Measured) -> Result<(), RootKeyError> {
+/// Makes a root key, has the TPM seal it, and stores that. What was stored before stays until the TPM has given the new one back.
+fn make(measured: &mut Measured) -> Result<(u32, Secret), RootKeyError> {
     let key = root_key::mix(&entropy(measured)).ok_or(RootKeyError::NoEntropy)?;
     let (mut tpm, list) = parts(measured)?;
     let sealed = root_key::make(&mut tpm, &key, list)?;
-    // One with other attributes cannot be written over; and one that is not there cannot be deleted.
-    let _ = runtime::delete_variable(VARIABLE, &VENDOR);
+    store(&sealed).map_err(RootKeyError::Variable)?;
+    // A key that the next boot does not find would be lost with all that it opens.
+    match stored()? {
+        Some(found) if found == sealed => Ok((sealed::id(&sealed), key)),
+        _ => Err(RootKeyError::Variable(Status::COMPROMISED_DATA)),
+    }
+}
+
+/// Puts `sealed` in the place of what is stored.
+fn store(sealed: &[u8]) -> Result<(), Status> {
     let attributes = VariableAttributes::NON_VOLATILE | VariableAttributes::BOOTSERVICE_ACCESS;
-    runtime::set_variable(VARIABLE, &VENDOR, attributes, &sealed)
-        .map_err(|error| RootKeyError::Variable(error.status()))
+    let write = || {
+        let written = runtime::set_variable(VARIABLE, &VENDOR, attributes, sealed);
+        written.map_err(|error| error.status())
+    };
+    match write() {
+        // One that has other attributes, which somebody else gave it, cannot be written over.
+        Err(Status::INVALID_PARAMETER) => {
+            runtime::delete_variable(VARIABLE, &VENDOR).map_err(|error| error.status())?;
+            write()
+        }
+        written => written,
+    }
 }
 
 /// The TPM, and what it was told.

@@ -38,7 +38,7 @@ mod wire;
 use core::fmt;
 use sha2::{Digest as _, Sha256};
 
-pub use chip::{SealedObject, Tpm, Transport};
+pub use chip::{SealedObject, Secret, Tpm, Transport};
 pub use error::TpmError;
 pub use measurement::{Measurement, What};
 pub use pcr::{PcrSet, PcrValues};

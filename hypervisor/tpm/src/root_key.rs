@@ -1,6 +1,7 @@
 //! The root key: made from everything random that the machine has, and, where the manifest asks for it, kept by the TPM.
 //!
-//! [`mix`] makes one. [`decide`] says which [`Step`] is next; [`make`] seals a new one, [`unseal`] gets an old one back. The shell stores what `make` returns and then unseals that: so the first boot shows that the second will work.
+//! [`mix`] makes one. [`decide`] says which [`Step`] is next; [`make`] seals a new one, [`unseal`] gets an old one back. What `make`
+//! returns was unsealed once, so that nothing takes an older key's place that the next boot does not get back.
 
 use crate::Digest;
 use crate::chip::{Secret, Tpm};
@@ -68,11 +69,11 @@ pub fn mix(entropy: &Entropy) -> Option<Secret> {
 
 /// What is done about the root key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+pub enum Step<'a> {
     /// A new one is made.
     Make,
-    /// The one that is stored is unsealed.
-    Unseal,
+    /// This one, which is stored, is unsealed.
+    Unseal(&'a [u8]),
 }
 
 /// Why there is no root key.
@@ -109,6 +110,8 @@ pub enum RootKeyError {
         /// The PCR.
         pcr: u8,
     },
+    /// The TPM did not give back what it had just sealed.
+    NotGivenBack,
     /// The TPM failed.
     Tpm(TpmError),
 }
@@ -123,6 +126,12 @@ impl fmt::Display for RootKeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = match self {
             Self::Tpm(error) => return error.fmt(f),
+            Self::NotGivenBack => {
+                return f.write_str(
+                    "the TPM did not give back the root key that it had sealed a moment before; nothing was stored, and a key sealed earlier is \
+                     still there. Do not use `root_key = \"tpm\"` with this TPM before that is explained",
+                );
+            }
             Self::NotMeasured { pcr } => {
                 return write!(
                     f,
@@ -173,9 +182,9 @@ impl core::error::Error for RootKeyError {}
 
 /// What to do, where `stored` is kept, if anything, and the manifest gives up the sealed key named `reseal`.
 #[must_use]
-pub fn decide(stored: Option<&[u8]>, reseal: Option<u32>) -> Step {
+pub fn decide(stored: Option<&[u8]>, reseal: Option<u32>) -> Step<'_> {
     match stored {
-        Some(bytes) if reseal != Some(id(bytes)) => Step::Unseal,
+        Some(bytes) if reseal != Some(id(bytes)) => Step::Unseal(bytes),
         _ => Step::Make,
     }
 }
@@ -191,10 +200,10 @@ fn sealed_pcrs(tpm: &mut Tpm<'_>) -> Result<PcrValues, RootKeyError> {
     }
 }
 
-/// Seals `secret` for what was measured up to now.
+/// Seals `secret` for what was measured up to now, and has the TPM give it back once.
 ///
 /// # Errors
-/// [`RootKeyError::Tpm`], [`RootKeyError::NotMeasured`].
+/// [`RootKeyError::Tpm`], [`RootKeyError::NotMeasured`], [`RootKeyError::NotGivenBack`].
 pub fn make(
     tpm: &mut Tpm<'_>,
     secret: &Secret,
@@ -208,7 +217,12 @@ pub fn make(
         measurements: measured.to_vec(),
         complete: true,
     };
-    Ok(sealed.encode())
+    let stored = sealed.encode();
+    match unseal(tpm, &stored, measured) {
+        Ok(given) if given == *secret => Ok(stored),
+        Err(RootKeyError::Tpm(error)) => Err(error.into()),
+        _ => Err(RootKeyError::NotGivenBack),
+    }
 }
 
 /// Gets the key back of which `stored` is kept.

@@ -173,9 +173,33 @@ fn what_is_stored_is_unsealed_unless_it_is_given_up() {
     let id = id(&stored);
     assert_eq!(decide(None, None), Step::Make);
     assert_eq!(decide(None, Some(id)), Step::Make);
-    assert_eq!(decide(Some(&stored), None), Step::Unseal);
-    assert_eq!(decide(Some(&stored), Some(id ^ 1)), Step::Unseal);
+    assert_eq!(decide(Some(&stored), None), Step::Unseal(&stored));
+    assert_eq!(decide(Some(&stored), Some(id ^ 1)), Step::Unseal(&stored));
     assert_eq!(decide(Some(&stored), Some(id)), Step::Make);
+}
+
+#[test]
+fn a_new_key_that_does_not_come_back_is_not_returned() {
+    const UNSEAL: u32 = 0x15e;
+    // Another secret, a policy that is not satisfied at once, an object that it does not know again.
+    for refused in [None, Some((UNSEAL, 0x99d)), Some((0x157, 0x1df))] {
+        let (mut chip, measured) = boot(&files());
+        chip.refuse = refused;
+        chip.tamper = Some(std::boxed::Box::new(|_, answer| {
+            let at = answer.windows(32).position(|bytes| bytes == SECRET);
+            // Where the object has it, it is not in the clear with a real one.
+            if let Some(at) = at.filter(|_| answer.len() < 64) {
+                answer[at] ^= 1;
+            }
+        }));
+        let made = make(&mut Tpm::new(&mut chip), &secret(), &measured);
+        assert_eq!(made, Err(RootKeyError::NotGivenBack), "{refused:?}");
+        assert_eq!(chip.left_over(), 0);
+    }
+    let (mut chip, measured) = boot(&files());
+    chip.refuse = Some((UNSEAL, 0x902));
+    let made = make(&mut Tpm::new(&mut chip), &secret(), &measured);
+    assert!(matches!(made, Err(RootKeyError::Tpm(_))), "{made:?}");
 }
 
 #[test]
