@@ -18,11 +18,13 @@ use zeroize::Zeroize;
 /// What sets these hashes apart from all others.
 const LABEL: &[u8] = b"Bulkhead root key 1";
 
+/// Hashed before a root key to its fingerprint; `docs/events.md` says so.
+const FINGERPRINT_LABEL: &[u8] = b"Bulkhead root key fingerprint";
+
 /// What tells root keys apart without telling what they are: nobody finds 256 random bits by their digest.
 #[must_use]
 pub fn fingerprint(secret: &Secret) -> [u8; 8] {
-    let Digest([a, b, c, d, e, f, g, h, ..]) =
-        Digest::of(&[b"Bulkhead root key fingerprint", &***secret]);
+    let Digest([a, b, c, d, e, f, g, h, ..]) = Digest::of(&[FINGERPRINT_LABEL, &***secret]);
     [a, b, c, d, e, f, g, h]
 }
 

@@ -297,6 +297,13 @@ fn an_owner_with_a_password_is_told_what_to_do() {
     );
 }
 
+/// `printf '%s%s' 'Bulkhead root key fingerprint' 'thirty-two bytes of a root key..' | sha256sum`
+#[test]
+fn a_fingerprint_is_the_digest_that_the_page_of_events_says() {
+    let expected = [0x92, 0x96, 0x16, 0xd7, 0x42, 0xfa, 0x36, 0x26];
+    assert_eq!(fingerprint(&secret()), expected);
+}
+
 #[test]
 fn without_entropy_there_is_no_key() {
     assert!(mix(&Entropy::default()).is_none());
