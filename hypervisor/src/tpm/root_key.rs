@@ -33,6 +33,8 @@ pub enum RootKeyError {
     NotMeasured(What, Status),
     /// The firmware's variable could not be read or written.
     Variable(Status),
+    /// The TPM would give it out again, for no PCR could be closed.
+    NotClosed,
     /// The TPM keeps it back.
     Sealed(root_key::RootKeyError),
 }
@@ -62,22 +64,26 @@ impl fmt::Display for RootKeyError {
                 f,
                 "the firmware's variable BulkheadRootKey cannot be used ({status}); free room for variables in the firmware's settings"
             ),
+            Self::NotClosed => f.write_str(
+                "`root_key = \"tpm\"` in the manifest: no PCR could be closed, so the TPM would give the root key to whoever asks next; \
+                 switch the machine off and on, or update its firmware",
+            ),
             Self::Sealed(error) => error.fmt(f),
         }
     }
 }
 
-/// The root key, as the manifest wants it, and the event that says where it comes from.
+/// The root key, as the manifest wants it, and the event that says where it comes from. Nobody can ask the TPM for it after this.
 ///
 /// # Errors
 /// [`RootKeyError`].
 pub fn obtain(
     options: &HypervisorOptions,
-    measured: &mut Measured,
+    mut measured: Measured,
 ) -> Result<Box<RootKey>, RootKeyError> {
     let (origin, seal, mut key) = match options.root_key {
         RootKeySource::Ephemeral => {
-            let key = root_key::mix(&entropy(measured)).ok_or(RootKeyError::NoEntropy)?;
+            let key = root_key::mix(&entropy(&mut measured)).ok_or(RootKeyError::NoEntropy)?;
             ("ephemeral", None, key)
         }
         RootKeySource::Tpm => {
@@ -91,11 +97,11 @@ pub fn obtain(
             let reseal = options.reseal.map(|id| id.0);
             let (origin, seal, key) = match root_key::decide(stored.as_deref(), reseal) {
                 Step::Make => {
-                    let (seal, key) = make(measured)?;
+                    let (seal, key) = make(&mut measured)?;
                     ("made", seal, key)
                 }
                 Step::Unseal(stored) => {
-                    let (mut tpm, list) = parts(measured)?;
+                    let (mut tpm, list) = parts(&mut measured)?;
                     let key = root_key::unseal(&mut tpm, stored, list)?;
                     ("unsealed", sealed::id(stored), key)
                 }
@@ -110,7 +116,11 @@ pub fn obtain(
         // One that nobody meets again has none: what is printed of it would make two boots differ by some instructions.
         fingerprint: seal.map(|_| root_key::fingerprint(&key)),
     }));
-    Ok(RootKey::take(&mut key))
+    let key = RootKey::take(&mut key);
+    match (options.root_key, measured.close()) {
+        (RootKeySource::Tpm, false) => Err(RootKeyError::NotClosed),
+        _ => Ok(key),
+    }
 }
 
 /// Makes a root key, has the TPM seal it, and stores that. What was stored before stays until the TPM has given the new one back.
