@@ -38,6 +38,7 @@ pub fn scenarios() -> Vec<Scenario> {
             "tpm_is_closed_and_its_log_told_although_a_payload_is_missing",
             missing_payload,
         ),
+        scenario("tpm_measures_the_image_that_came_over_pxe", image_over_pxe),
         scenario(
             "tpm_names_the_manifest_that_was_changed_until_a_reseal",
             changed_manifest,
@@ -171,6 +172,32 @@ fn missing_payload(context: &Context<'_>) -> Outcome {
     machine.ensure(error.contains("missing.img"), || error)?;
     let keys = machine.count("root-key", |_| true);
     machine.ensure(keys == 0, || "there is a root key".to_owned())?;
+    let (image, payload) = (image(context)?, hello(context)?);
+    log::ensure_measured(
+        &mut machine,
+        &[
+            ("image", 11, &image),
+            ("manifest", 12, text.as_bytes()),
+            ("payload `hello.elf`", 13, &payload),
+        ],
+    )
+}
+
+/// Over PXE no device path says which file it was: the server does.
+fn image_over_pxe(context: &Context<'_>) -> Outcome {
+    let setup = Setup {
+        pxe: true,
+        ..with_tpm(TpmState::New)
+    };
+    let manifest = tpm_manifest();
+    let mut machine = context.start(context.boot_guest(&manifest)?, setup)?;
+    let error = machine.refused()?;
+    machine.ensure(error.starts_with(NO_VTX), || error)?;
+    machine.ensure_console(&["from TFTP server", "nothing was started"])?;
+    let key = machine.event("root-key", 0)?;
+    machine.ensure(key.text("origin") == "made", || key.0.to_string())?;
+    log::ensure_closed(&mut machine)?;
+    let text = manifest.to_string();
     let (image, payload) = (image(context)?, hello(context)?);
     log::ensure_measured(
         &mut machine,
