@@ -10,8 +10,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use zeroize::Zeroizing;
 
-/// How often a command is given to a TPM that says it is busy.
-const ATTEMPTS: u32 = 50;
+/// How often a command is given to a TPM that says it is busy: with the pauses for some five seconds, which is what a TPM may take
+/// for its self-test, or for making a key.
+const ATTEMPTS: u32 = 500;
 /// Bytes of an answer to `TPM2_GetRandom`, at most: what any TPM gives at once.
 const RANDOM_BYTES: usize = 32;
 /// The most bytes of a part of a sealed object. Of 32 sealed bytes a TPM makes some 160 private ones, 80 public ones, and 120 about how
