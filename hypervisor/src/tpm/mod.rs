@@ -1,10 +1,12 @@
-//! The TPM, before the firmware is left: [`Measured`] measures what boots, [`root_key`] gets the root key, [`firmware`] is the way to the chip.
+//! The TPM, before the firmware is left: [`Measured`] measures what boots, [`root_key`] gets the root key, [`firmware`] is the way to the chip;
+//! [`memory_overwrite`] has memory cleared at the next reset.
 //!
 //! Who ends has closed: [`Measured`] closes its PCRs when it is dropped, so no way out of reading what boots leaves the key to be asked for.
 //!
 //! What is measured where, and what a TPM's answer means, is decided in `bulkhead_core::tpm`.
 
 mod firmware;
+mod memory_overwrite;
 pub mod root_key;
 
 use crate::events::send;

@@ -5,6 +5,7 @@
 
 use super::Measured;
 use super::firmware;
+use super::memory_overwrite;
 use crate::arch::random;
 use crate::events::send;
 use alloc::boxed::Box;
@@ -93,6 +94,7 @@ pub fn obtain(
             if let Some((what, status)) = &measured.missed {
                 return Err(RootKeyError::NotMeasured(what.clone(), *status));
             }
+            memory_overwrite::request();
             let stored = stored()?;
             let reseal = options.reseal.map(|id| id.0);
             let (origin, seal, key) = match root_key::decide(stored.as_deref(), reseal) {
