@@ -38,6 +38,9 @@ use uefi::{Status, entry};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The first watchdog code that is not the firmware's own ("UEFI Specification", "EFI_BOOT_SERVICES.SetWatchdogTimer()").
+const WATCHDOG_CODE: u64 = 0x1_0000;
+
 #[entry]
 fn main() -> Status {
     if memory::heap::start().is_err() {
@@ -66,6 +69,8 @@ impl<E: Display + 'static> From<E> for Refusal {
 
 /// Everything that needs the firmware: files, the plan, the feature gate, memory.
 fn prepare() -> Result<Handover, Refusal> {
+    // The firmware resets a machine whose boot takes five minutes: payloads over a slow network may, and errors are to be read.
+    let _ = uefi::boot::set_watchdog_timer(0, WATCHDOG_CODE, None);
     // Closes its PCRs on every way out of here.
     let mut measured = Measured::begin();
     let mut source = Source::of_image()?;

@@ -20,9 +20,13 @@ use core::fmt;
 use uefi::proto::rng::Rng;
 use uefi::runtime::{self, VariableAttributes, VariableVendor};
 use uefi::{CStr16, Status, boot, cstr16, guid};
+use zeroize::Zeroize;
 
 const VARIABLE: &CStr16 = cstr16!("BulkheadRootKey");
 const VENDOR: VariableVendor = VariableVendor(guid!("904d637c-624f-42d1-a406-134624fb8048"));
+
+/// Half of what the firmware gives an application at least ("UEFI Specification", "x64 Platforms").
+const WIPED_STACK_BYTES: usize = 64 << 10;
 
 /// Why there is no root key.
 pub enum RootKeyError {
@@ -80,13 +84,28 @@ impl fmt::Display for RootKeyError {
 /// [`RootKeyError`].
 pub fn obtain(
     options: &HypervisorOptions,
+    measured: Measured,
+) -> Result<Box<RootKey>, RootKeyError> {
+    let obtained = obtain_and_close(options, measured);
+    wipe_stack();
+    obtained
+}
+
+/// Writes over what calls that have returned left on the stack, the firmware's among them: a command with the key in it lies in
+/// buffers of its driver's.
+#[inline(never)]
+fn wipe_stack() {
+    let mut below = [0_u8; WIPED_STACK_BYTES];
+    below.zeroize();
+}
+
+#[inline(never)]
+fn obtain_and_close(
+    options: &HypervisorOptions,
     mut measured: Measured,
 ) -> Result<Box<RootKey>, RootKeyError> {
     let (origin, seal, mut key) = match options.root_key {
-        RootKeySource::Ephemeral => {
-            let key = root_key::mix(&entropy(&mut measured)).ok_or(RootKeyError::NoEntropy)?;
-            ("ephemeral", None, key)
-        }
+        RootKeySource::Ephemeral => ("ephemeral", None, fresh(&mut measured)?),
         RootKeySource::Tpm => {
             if !measured.has_tpm() {
                 return Err(RootKeyError::NoTpm);
@@ -127,7 +146,7 @@ pub fn obtain(
 
 /// Makes a root key, has the TPM seal it, and stores that. What was stored before stays until the TPM has given the new one back.
 fn make(measured: &mut Measured) -> Result<(u32, Secret), RootKeyError> {
-    let key = root_key::mix(&entropy(measured)).ok_or(RootKeyError::NoEntropy)?;
+    let key = fresh(measured)?;
     let (mut tpm, list) = parts(measured)?;
     let sealed = root_key::make(&mut tpm, &key, list)?;
     store(&sealed).map_err(RootKeyError::Variable)?;
@@ -170,6 +189,14 @@ fn stored() -> Result<Option<Vec<u8>>, RootKeyError> {
         Err(error) if error.status() == Status::NOT_FOUND => Ok(None),
         Err(error) => Err(RootKeyError::Variable(error.status())),
     }
+}
+
+/// A new key.
+fn fresh(measured: &mut Measured) -> Result<Secret, RootKeyError> {
+    let entropy = entropy(measured);
+    let key = root_key::mix(&entropy).ok_or(RootKeyError::NoEntropy)?;
+    log::info!("root key: of random bytes from {entropy}");
+    Ok(key)
 }
 
 /// Random bytes from wherever there are some.

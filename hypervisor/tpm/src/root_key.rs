@@ -39,6 +39,23 @@ pub struct Entropy {
     pub tpm: Option<[u8; 32]>,
 }
 
+impl fmt::Display for Entropy {
+    /// The places that gave some.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places = [
+            ("processor", self.processor.is_some()),
+            ("firmware", self.firmware.is_some()),
+            ("TPM", self.tpm.is_some()),
+        ];
+        let mut before = "";
+        for (name, _) in places.iter().filter(|(_, gave)| *gave) {
+            write!(f, "{before}{name}")?;
+            before = ", ";
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Entropy {
     fn drop(&mut self) {
         self.processor.zeroize();

@@ -312,6 +312,16 @@ fn without_entropy_there_is_no_key() {
 }
 
 #[test]
+fn what_gave_random_bytes_is_named() {
+    let mut entropy = Entropy::default();
+    assert_eq!(entropy.to_string(), "");
+    entropy.tpm = Some([1; 32]);
+    assert_eq!(entropy.to_string(), "TPM");
+    entropy.processor = Some([1; 32]);
+    assert_eq!(entropy.to_string(), "processor, TPM");
+}
+
+#[test]
 fn every_source_matters_and_where_it_comes_from() {
     let keys: Vec<_> = [
         (Some(1), None, None),
