@@ -22,34 +22,30 @@ const END: u8 = 255;
 const IN_FILE: u8 = 1;
 const IN_SERVER_NAME: u8 = 2;
 
-/// The file on its volume, from the data of a device path's file path nodes: little-endian UTF-16, up to a zero. Its parts are
+/// The file on its volume, from the data of a device path's file path nodes: little-endian UCS-2, up to a zero. Its parts are
 /// separated by `/`, whichever separator the nodes have: between two nodes there need not be one, and loaders write `/` as well as `\`
 /// ("UEFI Specification", "File Path Media Device Path").
 #[inline(never)]
 pub fn of_nodes(nodes: &mut dyn Iterator<Item = &[u8]>) -> Option<String> {
     let mut path = String::new();
     for node in nodes {
-        separate(&mut path);
-        let units = node.as_chunks().0.iter();
-        let units = units.map(|unit| u16::from_le_bytes(*unit));
-        for letter in char::decode_utf16(units.take_while(|unit| *unit != 0)) {
-            match letter.ok()? {
-                '/' | '\\' if path.is_empty() => path.push('/'),
-                '/' | '\\' => separate(&mut path),
+        let mut begins = true;
+        for unit in node.as_chunks().0 {
+            match char::from_u32(u16::from_le_bytes(*unit).into())? {
+                '\0' => break,
+                '/' | '\\' => begins = true,
                 letter if letter.is_control() => return None,
-                letter => path.push(letter),
+                letter => {
+                    if begins && !path.is_empty() {
+                        path.push('/');
+                    }
+                    begins = false;
+                    path.push(letter);
+                }
             }
         }
     }
-    let named = !path.is_empty() && !path.ends_with('/');
-    named.then_some(path)
-}
-
-/// Ends a part of `path`, if there is one that was not.
-fn separate(path: &mut String) {
-    if !path.is_empty() && !path.ends_with('/') {
-        path.push('/');
-    }
+    (!path.is_empty()).then_some(path)
 }
 
 /// The file on the server, as the DHCPv4 message `packet` names it: by option 67, else by the message's own field.
@@ -129,7 +125,7 @@ mod tests {
 
     #[test]
     fn one_node_is_the_path() {
-        let expected = Some("/EFI/BOOT/BOOTX64.EFI".to_string());
+        let expected = Some("EFI/BOOT/BOOTX64.EFI".to_string());
         assert_eq!(joined(&[r"\EFI\BOOT\BOOTX64.EFI"]), expected);
         assert_eq!(joined(&["/EFI/BOOT/BOOTX64.EFI"]), expected);
         assert_eq!(joined(&["bulkhead.efi"]), Some("bulkhead.efi".to_string()));
@@ -137,7 +133,7 @@ mod tests {
 
     #[test]
     fn nodes_are_separated_once_whether_or_not_they_say_so() {
-        let expected = Some("/EFI/BOOT/BOOTX64.EFI".to_string());
+        let expected = Some("EFI/BOOT/BOOTX64.EFI".to_string());
         for nodes in [
             [r"\EFI\BOOT", "BOOTX64.EFI"],
             [r"\EFI\BOOT\", "BOOTX64.EFI"],
@@ -154,7 +150,7 @@ mod tests {
     fn what_is_no_name_is_none() {
         assert_eq!(joined(&[]), None);
         assert_eq!(joined(&[""]), None);
-        assert_eq!(joined(&[r"\EFI\"]), None);
+        assert_eq!(joined(&[r"\", "/"]), None);
         assert_eq!(joined(&["\u{1b}[2J"]), None);
         let alone = 0xd800_u16.to_le_bytes();
         assert_eq!(of_nodes(&mut [&alone[..]].into_iter()), None);
@@ -240,6 +236,7 @@ mod tests {
         #[test]
         fn any_nodes_are_survived(nodes in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..4)) {
             if let Some(path) = of_nodes(&mut nodes.iter().map(Vec::as_slice)) {
+                prop_assert!(!path.starts_with('/') && !path.ends_with('/'));
                 prop_assert!(!path.contains("//") && !path.contains('\\'));
             }
         }

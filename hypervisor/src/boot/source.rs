@@ -126,9 +126,9 @@ impl Source {
         let path = match self {
             Self::Volume(_) => own_path(),
             // A loader that came over the network before names what it started; the firmware's own PXE does not.
-            Self::Pxe { client, .. } => own_path()
-                .map(|path| path.trim_start_matches('/').to_string())
-                .or_else(|| from_answers(client, bootfile::of_answer)),
+            Self::Pxe { client, .. } => {
+                own_path().or_else(|| from_answers(client, bootfile::of_answer))
+            }
         };
         let path = path.ok_or(SourceError::NoSource(Status::NOT_FOUND))?;
         let bytes = self.read(&path)?;

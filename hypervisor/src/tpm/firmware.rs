@@ -39,8 +39,6 @@ struct RawTcg(Tcg2Protocol);
 pub enum NoLog {
     /// The firmware does not give it.
     Firmware(Status),
-    /// The firmware keeps none.
-    None,
     /// It lies where no memory is, or its end cannot be found.
     Damaged(LogError),
     /// The firmware had no room for all of it.
@@ -53,7 +51,6 @@ impl fmt::Display for NoLog {
             Self::Firmware(status) => {
                 write!(f, "the firmware gives no event log of the TPM: {status}")
             }
-            Self::None => f.write_str("the firmware keeps no event log of the TPM"),
             Self::Damaged(error) => error.fmt(f),
             Self::Truncated => f.write_str("the firmware's event log of the TPM is incomplete"),
         }
@@ -119,7 +116,7 @@ impl Firmware {
         }
         // Some succeed where they have none. Memory may well be there, and is nobody's log.
         if start == 0 {
-            return Err(NoLog::None);
+            return Err(NoLog::Firmware(Status::NOT_FOUND));
         }
         if bool::from(truncated) {
             return Err(NoLog::Truncated);

@@ -13,24 +13,24 @@ const CLEAR_MEMORY: u8 = 1 << 0;
 /// keys behind.
 pub fn request() {
     match set() {
-        Ok(()) => log::info!("memory: the firmware clears it at the next reset"),
-        Err(Status::NOT_FOUND) => {
-            log::warn!("memory: the firmware knows no way to clear it at the next reset");
-        }
+        Ok(()) => log::info!("memory: cleared by the firmware at the next reset"),
         Err(status) => {
-            log::warn!(
-                "memory: the firmware does not take it to clear it at the next reset: {status}"
-            );
+            log::warn!("memory: not cleared by the firmware at the next reset: {status}")
         }
     }
 }
 
 /// The variable is there before anybody asks, where the firmware has it; its attributes are the firmware's.
+#[inline(never)]
 fn set() -> Result<(), Status> {
     let mut value = [0];
     let read = runtime::get_variable(VARIABLE, &VENDOR, &mut value);
     let (_, attributes) = read.map_err(|error| error.status())?;
     let [value] = value;
+    // A locked one cannot be written, and asks for it perhaps.
+    if value & CLEAR_MEMORY != 0 {
+        return Ok(());
+    }
     let written = runtime::set_variable(VARIABLE, &VENDOR, attributes, &[value | CLEAR_MEMORY]);
     written.map_err(|error| error.status())
 }

@@ -192,6 +192,7 @@ fn stored() -> Result<Option<Vec<u8>>, RootKeyError> {
 }
 
 /// A new key.
+#[inline(never)]
 fn fresh(measured: &mut Measured) -> Result<Secret, RootKeyError> {
     let entropy = entropy(measured);
     let key = root_key::mix(&entropy).ok_or(RootKeyError::NoEntropy)?;
@@ -200,6 +201,7 @@ fn fresh(measured: &mut Measured) -> Result<Secret, RootKeyError> {
 }
 
 /// Random bytes from wherever there are some.
+#[inline(never)]
 fn entropy(measured: &mut Measured) -> Entropy {
     let mut found = Entropy::default();
     // Each is drawn where it stays until it is wiped.

@@ -38,8 +38,7 @@ impl fmt::Display for Difference {
             ),
             Self::Unnoted(pcr) => write!(
                 f,
-                "PCR {pcr}: {}, one of those that there was no room to note when the key was sealed, or another order, or something else \
-                 measured into it",
+                "PCR {pcr}: {}, one of those that there was no room to note, in another order, or something else measured into it",
                 describe_pcr(*pcr)
             ),
         }

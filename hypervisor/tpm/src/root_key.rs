@@ -57,6 +57,7 @@ impl fmt::Display for Entropy {
 }
 
 impl Drop for Entropy {
+    #[inline(never)]
     fn drop(&mut self) {
         self.processor.zeroize();
         self.firmware.zeroize();
@@ -65,6 +66,7 @@ impl Drop for Entropy {
 }
 
 /// A key that nobody can guess who cannot guess all of `entropy`; nothing where there is none.
+#[inline(never)]
 #[must_use]
 pub fn mix(entropy: &Entropy) -> Option<Secret> {
     let Entropy {
@@ -147,15 +149,15 @@ impl fmt::Display for RootKeyError {
             Self::Tpm(error) => return error.fmt(f),
             Self::NotGivenBack => {
                 return f.write_str(
-                    "the TPM did not give back the root key that it had sealed a moment before; nothing was stored, and a key sealed earlier is \
-                     still there. Do not use `root_key = \"tpm\"` with this TPM before that is explained",
+                    "the TPM did not give back the root key that it had sealed a moment before; nothing was stored, and what was stored \
+                     is still there",
                 );
             }
             Self::NotMeasured { pcr } => {
                 return write!(
                     f,
                     "the firmware measured nothing into PCR {pcr} ({}) of the TPM's SHA-256 bank, so no key can be bound to what boots; \
-                     have the firmware's settings measure into SHA-256, or update the firmware, or write `root_key = \"ephemeral\"`",
+                     have the firmware's settings measure into SHA-256, or write `root_key = \"ephemeral\"`",
                     describe_pcr(*pcr)
                 );
             }
