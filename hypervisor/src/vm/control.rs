@@ -25,6 +25,7 @@ use bulkhead_core::events::Event;
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::Audit;
 use bulkhead_core::lifecycle::{Action, End, Lifecycle, Order, Refusal, State};
+use core::fmt::Display;
 use core::time::Duration;
 use guest_loader::EntryState;
 
@@ -363,6 +364,8 @@ impl Controlled {
     }
 
     fn begin_load(&mut self) {
+        // What ends it from here on ends the life that begins.
+        *self.vm.shared.ending.lock() = None;
         self.work = Work::Load(Load::begin(self.used));
         self.used = true;
     }
@@ -478,9 +481,14 @@ impl Controlled {
 
     /// The guest cannot be loaded.
     fn fail(&mut self, error: &VmError) {
-        let vm = self.vm.plan.name.as_str();
-        log::error!("VM \"{vm}\" cannot be started: {error}");
-        events::send(&Event::VmStop { vm, reason: error });
+        // Whoever ended the VM meanwhile knows better than the loader, which had to do without a page.
+        let ending = self.vm.shared.ending.lock().take();
+        let reason: &dyn Display = match &ending {
+            Some(ending) => &ending.end,
+            None => error,
+        };
+        log::error!("VM \"{}\" cannot be started: {reason}", self.vm.plan.name);
+        self.stopped(reason, ending.map(|ending| ending.end));
         self.life.failed();
         self.release();
     }
@@ -533,10 +541,16 @@ impl Controlled {
             }
             _ => log::info!("VM \"{vm}\": {end}"),
         }
-        if let End::Guest(StopReason::Integrity { gpa }) = end {
+        self.stopped(&end, Some(end));
+        VmNumbers::gather(&self.vm).send();
+    }
+
+    /// Says that it runs no more, and names the page where one was tampered with.
+    fn stopped(&self, reason: &dyn Display, end: Option<End>) {
+        let vm = self.vm.plan.name.as_str();
+        if let Some(End::Guest(StopReason::Integrity { gpa })) = end {
             events::send(&Event::Integrity { vm, gpa });
         }
-        events::send(&Event::VmStop { vm, reason: &end });
-        VmNumbers::gather(&self.vm).send();
+        events::send(&Event::VmStop { vm, reason });
     }
 }

@@ -201,9 +201,15 @@ impl VmShared {
         }
     }
 
-    /// Lets the vCPUs run that their CPUs are about to be given.
+    /// Lets the vCPUs run that their CPUs are about to be given, unless the run ended before it began: while the guest was loaded.
     pub fn open(&self) {
-        self.wanted.store(Wanted::Run as u8, Ordering::SeqCst);
+        // Held until it is written: an end that comes now finds `Run` there to overwrite.
+        let ending = self.ending.lock();
+        let wanted = match *ending {
+            None => Wanted::Run,
+            Some(_) => Wanted::Nothing,
+        };
+        self.wanted.store(wanted as u8, Ordering::SeqCst);
     }
 
     /// Parks the vCPUs, or lets them run again; nothing where the VM's run has ended.
@@ -322,7 +328,7 @@ impl VmShared {
         self.vcpus.iter().any(|port| port.mailbox.is_waiting())
     }
 
-    /// Puts everything but memory into the state before the first run.
+    /// Puts everything but memory, and how the run ended, into the state before the first run.
     pub fn reset(&self, start: Start) {
         self.devices.lock().restart(start);
         for port in &self.vcpus {
@@ -332,7 +338,6 @@ impl VmShared {
             *port.counters.lock() = Counters::default();
         }
         self.deaf.store(0, Ordering::SeqCst);
-        *self.ending.lock() = None;
     }
 }
 
