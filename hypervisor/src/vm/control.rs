@@ -26,6 +26,7 @@ use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::Audit;
 use bulkhead_core::lifecycle::{Action, End, Lifecycle, Order, Refusal, State};
 use core::fmt::Display;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use guest_loader::EntryState;
 
@@ -227,6 +228,12 @@ impl Controlled {
         self.out
     }
 
+    /// Whether frames of its may be bad that a machine check hit: nobody is to read them.
+    pub(super) fn is_lost(&self) -> bool {
+        let is_cleared = matches!(self.work, Work::Load(_)) && self.last == Some(End::Hardware);
+        is_cleared || self.vm.shared.lost.load(Ordering::SeqCst)
+    }
+
     /// How long it has run, or had when it ended.
     pub(super) fn ran(&self, now: u64) -> Duration {
         let (from, to) = self.ran;
@@ -366,6 +373,7 @@ impl Controlled {
     fn begin_load(&mut self) {
         // What ends it from here on ends the life that begins.
         *self.vm.shared.ending.lock() = None;
+        self.vm.shared.lost.store(false, Ordering::SeqCst);
         self.work = Work::Load(Load::begin(self.used));
         self.used = true;
     }
@@ -425,8 +433,18 @@ impl Controlled {
     /// Nothing of it runs, or will without being loaded: gives its memory back, unless it keeps that. Frames that a machine
     /// check hit may be bad: nobody touches them before somebody starts the VM, and nobody else gets them.
     fn release(&mut self) {
-        if self.vm.keeps_memory() || self.last == Some(End::Hardware) {
-            hooks::vm_destroyed(&mut self.vm.shared.memory.lock());
+        let is_lost = self.vm.shared.lost.load(Ordering::SeqCst);
+        if is_lost || self.vm.keeps_memory() {
+            let mut own = self.vm.shared.memory.lock();
+            hooks::vm_destroyed(&mut own);
+            let frames = own.backing().taken();
+            drop(own);
+            if is_lost {
+                events::send(&Event::VmMemoryKept {
+                    vm: self.vm.plan.name.as_str(),
+                    frames,
+                });
+            }
             self.count();
         } else {
             self.work = Work::Destroy(Destroy::begin());
@@ -489,6 +507,9 @@ impl Controlled {
         };
         log::error!("VM \"{}\" cannot be started: {reason}", self.vm.plan.name);
         self.stopped(reason, ending.map(|ending| ending.end));
+        if self.vm.shared.lost.load(Ordering::SeqCst) {
+            self.last = Some(End::Hardware);
+        }
         self.life.failed();
         self.release();
     }
@@ -497,10 +518,14 @@ impl Controlled {
     fn ended(&mut self, now: u64) {
         let vcpus = core::mem::take(&mut *self.vm.shared.returned.lock());
         let ending = self.vm.shared.ending.lock().take();
-        let ending = ending.unwrap_or(Ending {
+        let mut ending = ending.unwrap_or(Ending {
             end: End::Operator,
             rip: None,
         });
+        if self.vm.shared.lost.load(Ordering::SeqCst) {
+            // Whatever came first: it is not started again by itself.
+            ending.end = End::Hardware;
+        }
         drop(vcpus);
         self.owed = Owed::default();
         self.report(ending);

@@ -348,6 +348,12 @@ impl Entry {
         self.state = State::Clear;
     }
 
+    /// What the frame holds is no longer wanted.
+    pub(super) const fn discard(&mut self) {
+        self.detail = 0;
+        self.state = State::Dirty;
+    }
+
     pub(super) const fn share(&mut self, to: VmId, rights: Rights) {
         self.detail = to.0 as u32;
         self.rights = (self.rights & 0xf) | (rights.bits() << 4);

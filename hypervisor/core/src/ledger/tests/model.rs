@@ -119,7 +119,7 @@ fn step(random: &mut Random, ledger: &mut Ledger<'_>, model: &mut Model) {
         0 => (random.owner(), random.vm(), random.run()),
         _ => model.aim(random),
     };
-    match random.below(12) {
+    match random.below(13) {
         0 | 1 => {
             let owner = random.owner();
             match ledger.alloc_run(owner, Request::anywhere(wanted.count)) {
@@ -203,6 +203,16 @@ fn step(random: &mut Random, ledger: &mut Ledger<'_>, model: &mut Model) {
             }
         }
         10 => {
+            let unshared = |known: &Known| {
+                known.owner == Owner::Vm(vm) && unmapped(known) && known.state != State::Shared
+            };
+            let allowed = model.all(wanted, unshared);
+            assert_eq!(ledger.discard(vm, wanted).is_ok(), allowed);
+            if allowed {
+                model.change(wanted, |known| known.state = State::Dirty);
+            }
+        }
+        11 => {
             let to = random.vm();
             let clear = |known: &Known| known.owner == Owner::Vm(vm) && known.state == State::Clear;
             let allowed = to != vm && model.all(wanted, clear);

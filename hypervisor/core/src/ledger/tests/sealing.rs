@@ -51,6 +51,29 @@ fn frames_that_fail_to_verify_stay_sealed() {
 }
 
 #[test]
+fn frames_that_are_discarded_stay_their_vms_and_cannot_be_mapped_before_they_are_zeroed() {
+    let mut entries = entries(512);
+    let mut ledger = usable(&mut entries);
+    let frames = give(&mut ledger, VM, 2);
+    let right = ledger.seal(VM, frames, KeyId(1)).unwrap();
+    let mapped = Err(LedgerError::StillMapped(frames.first));
+    assert_eq!(ledger.discard(VM, frames), mapped);
+    ledger.surrender(right);
+    let not_owner = Err(LedgerError::NotOwner(frames.first));
+    assert_eq!(ledger.discard(OTHER, frames), not_owner);
+    ledger.discard(VM, frames).unwrap();
+    let info = ledger.info(frames.first).unwrap();
+    let kept = (Owner::Vm(VM), State::Dirty, KeyId(0));
+    assert_eq!((info.owner, info.state, info.key), kept);
+    assert!(ledger.grant(VM, frames, RW).is_err());
+    ledger
+        .scrub(frames, &mut super::Scrubbed::default())
+        .unwrap();
+    let right = ledger.grant(VM, frames, RW).unwrap();
+    ledger.surrender(right);
+}
+
+#[test]
 fn another_right_does_not_unseal() {
     let mut entries = entries(512);
     let mut ledger = usable(&mut entries);
