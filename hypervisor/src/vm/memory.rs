@@ -25,11 +25,14 @@ use guest_loader::MemoryLayout;
 use spin::RelaxStrategy;
 use spin::mutex::Mutex;
 
-/// How a CPU waits for a VM's memory: it does what other CPUs ask of it, because whoever has the memory may wait for just
+/// How a CPU waits for a VM's memory or devices: it does what other CPUs ask of it, because whoever has them may wait for just
 /// that, to know that no CPU reaches what was unmapped.
 pub struct Serving;
 
 impl RelaxStrategy for Serving {
+    /// Out of the way: a port access that finds the devices free shall not save registers for this call.
+    #[cold]
+    #[inline(never)]
     fn relax() {
         call::serve(pcpu::this());
         spin_loop();

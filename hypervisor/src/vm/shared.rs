@@ -81,6 +81,9 @@ pub struct VcpuPort {
     asked: AtomicBool,
 }
 
+/// A VM's devices, as all CPUs reach them. Whoever has them may bring pages for a while, and wait for other CPUs to forget some.
+pub type SharedDevices = Mutex<Devices, Serving>;
+
 /// One VM, as every CPU sees it.
 pub struct VmShared {
     /// Its number.
@@ -94,7 +97,7 @@ pub struct VmShared {
     /// What its VMCSs point to the view with.
     pub eptp: Eptp,
     /// Its devices.
-    pub devices: Mutex<Devices>,
+    pub devices: SharedDevices,
     /// Its vCPUs.
     pub vcpus: Vec<VcpuPort>,
     /// Its part of each CPU that it runs on.
@@ -398,7 +401,7 @@ impl Signals for VmBus<'_> {
 }
 
 /// The VM's devices, behind their lock.
-pub struct Locked<'a>(pub &'a Mutex<Devices>);
+pub struct Locked<'a>(pub &'a SharedDevices);
 
 impl DeviceAccess for Locked<'_> {
     #[inline(always)]
