@@ -79,6 +79,8 @@ pub(super) struct Controlled {
     ran: (u64, Option<u64>),
     /// Host TSC since which it is paused.
     paused: Option<u64>,
+    /// It was said of this pause that all its memory is sealed.
+    sealed: bool,
     owed: Owed,
     /// What ended the run before.
     last: Option<End>,
@@ -218,6 +220,7 @@ impl Controlled {
             used: false,
             ran: (0, Some(0)),
             paused: None,
+            sealed: false,
             owed: Owed::default(),
             last: None,
         }
@@ -339,6 +342,7 @@ impl Controlled {
 
     fn unpark(&mut self) {
         self.owed.unpark = true;
+        self.sealed = false;
         if matches!(self.work, Work::Seal) {
             self.work = Work::None;
         }
@@ -404,8 +408,8 @@ impl Controlled {
         !matches!(self.work, Work::None)
     }
 
-    /// Seals a piece of a paused VM's memory. What its devices have copied meanwhile, a frame that arrived say, is sealed once it is
-    /// looked at again.
+    /// Seals a piece of a paused VM's memory. What its devices have copied meanwhile, for what is typed to it say, is sealed once it is
+    /// looked at again, and not told of again.
     fn seal(&mut self) {
         let mut own = self.vm.shared.memory.lock();
         let more = hooks::vm_paused(&mut own);
@@ -413,9 +417,12 @@ impl Controlled {
         drop(own);
         match more {
             Ok(true) => return,
-            Ok(false) if readable == 0 => events::send(&Event::VmSealed {
-                vm: self.vm.plan.name.as_str(),
-            }),
+            Ok(false) if readable == 0 && !self.sealed => {
+                self.sealed = true;
+                events::send(&Event::VmSealed {
+                    vm: self.vm.plan.name.as_str(),
+                });
+            }
             Ok(false) => {}
             Err(reason) => super::memory::stop(self.vm.shared.id, reason),
         }
@@ -424,10 +431,13 @@ impl Controlled {
 
     /// Whether it is paused and has memory that is to be sealed.
     fn is_to_be_sealed(&self) -> bool {
+        let shared = self.vm.shared;
         let is_paused = self.life.state() == State::Paused && !self.owed.unpark;
         is_paused
             && matches!(self.work, Work::None)
-            && (self.vm.shared.memory.lock().sealed()).is_some_and(|sealed| sealed.readable() > 0)
+            && !shared.is_in_guest()
+            && (shared.memory.lock().sealed())
+                .is_some_and(|sealed| !self.sealed || sealed.readable() > 0)
     }
 
     /// Nothing of it runs, or will without being loaded: gives its memory back, unless it keeps that. Frames that a machine
@@ -490,6 +500,7 @@ impl Controlled {
         }
         events::send(&Event::VmStart { vm: name });
         self.paused = None;
+        self.sealed = false;
         self.vm.start(entry, self.last == Some(End::Watchdog));
         self.out = true;
         self.ran = (rdtsc(), None);

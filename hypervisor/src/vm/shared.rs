@@ -230,6 +230,13 @@ impl VmShared {
         }
     }
 
+    /// Whether a vCPU of its is in the guest, or about to be.
+    #[must_use]
+    pub fn is_in_guest(&self) -> bool {
+        let mut ports = self.vcpus.iter();
+        ports.any(|port| port.running.load(Ordering::SeqCst))
+    }
+
     /// Has its CPUs look around.
     fn kick(&self) {
         for cpu in self.vcpus.iter().filter_map(VcpuPort::cpu) {
