@@ -112,6 +112,20 @@ fn the_last_version_is_not_passed() {
 }
 
 #[test]
+fn a_frame_that_one_vm_sealed_to_the_last_version_begins_anew_with_the_next() {
+    let mut entries = entries(512);
+    let mut ledger = usable(&mut entries);
+    let frames = give(&mut ledger, VM, 1);
+    ledger.set_version(frames.first, u32::MAX);
+    ledger.free(Owner::Vm(VM), frames).unwrap();
+    assert_eq!(give(&mut ledger, OTHER, 1), frames);
+    assert_eq!(ledger.info(frames.first).unwrap().version, 0);
+    let right = ledger.seal(OTHER, frames, KeyId(2)).unwrap();
+    ledger.surrender(right);
+    assert_eq!(ledger.info(frames.first).unwrap().version, 1);
+}
+
+#[test]
 fn the_operator_sees_what_is_sealed_or_not_encrypted() {
     let mut entries = entries(512);
     let mut ledger = usable(&mut entries);
