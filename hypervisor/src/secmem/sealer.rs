@@ -3,14 +3,14 @@
 use super::keys::{self, Keys};
 use crate::arch::cpu;
 use crate::memory::pool::Pool;
-use crate::memory::{self, Memory, window};
+use crate::memory::{self, Memory, stack, window};
 use crate::pcpu::call;
 use bulkhead_core::addr::Frame;
 use bulkhead_core::call::Requests;
 use bulkhead_core::ledger::{Ledger, MapRight};
 use bulkhead_core::secmem::{Place, Sealer, Tag};
 use bulkhead_core::table::Invalidate;
-use bulkhead_crypto::{Page, Path, SaveArea};
+use bulkhead_crypto::{Implementation, Page, Path, SaveArea};
 
 /// The effects of sealing, for one VM.
 pub struct FrameSealer<'a> {
@@ -72,16 +72,20 @@ impl Sealer for FrameSealer<'_> {
 }
 
 /// Works on the page that `right` is to. Whatever vector state a guest left in the registers survives: the routines keep what they
-/// use, in as much of each register as XCR0 enables, so XCR0 enables all of it meanwhile.
+/// use, in as much of each register as XCR0 enables, so XCR0 enables all of it meanwhile. The fallback without routines computes on
+/// the stack, which is wiped.
 fn on_page<T>(right: MapRight, work: impl FnOnce(&mut Page, &mut SaveArea) -> T) -> (T, MapRight) {
-    let is_wide = keys::implementation().is_some_and(|chosen| chosen.path() == Path::Vaes);
+    let path = keys::implementation().map(Implementation::path);
     let (done, right) = window::show_page(right, |page, area| {
-        if is_wide {
+        if path == Some(Path::Vaes) {
             cpu::with_all_xcr0(|| work(page, area))
         } else {
             work(page, area)
         }
     });
+    if path == Some(Path::Soft) {
+        stack::wipe();
+    }
     match done {
         Ok(done) => (done, right),
         Err(error) => panic!("a frame that is being sealed or unsealed cannot be shown: {error}"),

@@ -18,8 +18,9 @@ use bulkhead_core::vmx::exit::{self, REASON_NAMES};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 use guest_loader::EntryState;
+use zeroize::Zeroize;
 
-/// One vCPU, all of it; it belongs to one CPU, and to the exit handler while the guest runs.
+/// One vCPU, all of it; it belongs to one CPU, and to the exit handler while the guest runs. Its registers are wiped when it is dropped.
 pub struct Running {
     /// The vCPU's state.
     pub vcpu: Vcpu,
@@ -39,6 +40,12 @@ pub struct Running {
     pub entry: Option<EntryState>,
     /// The VMCS was entered since it was loaded on this CPU.
     pub launched: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.gprs.0.zeroize();
+    }
 }
 
 /// Why the guest was left.
