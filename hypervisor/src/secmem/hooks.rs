@@ -26,13 +26,8 @@ use guest_loader::MemoryLayout;
 
 /// A VM is made; it has no memory yet. Its sealing, where the plan asks for it.
 #[must_use]
-pub fn vm_created(
-    vm: VmId,
-    plan: &VmPlan,
-    layout: &MemoryLayout,
-    cpus: &[usize],
-) -> Option<Box<Sealed>> {
-    Sealed::of_plan(vm, plan, layout, cpus).map(Box::new)
+pub fn vm_created(vm: VmId, plan: &VmPlan, layout: &MemoryLayout) -> Option<Box<Sealed>> {
+    Sealed::of_plan(vm, plan, layout).map(Box::new)
 }
 
 /// A VM has all its frames, zeroed; where it has no sealing, the operator may look at them. True where its view is to stay empty.

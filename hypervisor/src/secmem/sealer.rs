@@ -4,10 +4,9 @@ use super::keys::{self, Keys};
 use crate::arch::cpu;
 use crate::memory::pool::Pool;
 use crate::memory::{self, Memory, stack, window};
-use crate::pcpu::call;
+use crate::vm::shared;
 use bulkhead_core::addr::Frame;
-use bulkhead_core::call::Requests;
-use bulkhead_core::ledger::{Ledger, MapRight};
+use bulkhead_core::ledger::{Ledger, MapRight, VmId};
 use bulkhead_core::secmem::{Place, Sealer, Tag};
 use bulkhead_core::table::Invalidate;
 use bulkhead_crypto::{Implementation, Page, Path, SaveArea};
@@ -16,8 +15,8 @@ use bulkhead_crypto::{Implementation, Page, Path, SaveArea};
 pub struct FrameSealer<'a> {
     /// What its pages are sealed with.
     pub keys: &'a Keys,
-    /// The CPUs on which its vCPUs run: no other has its view cached.
-    pub cpus: &'a [usize],
+    /// Whose they are.
+    pub vm: VmId,
     /// Ticks in cipher and tag while pages were unsealed.
     pub unseal_ticks: u64,
     /// Ticks in cipher and tag while pages were sealed.
@@ -26,7 +25,11 @@ pub struct FrameSealer<'a> {
 
 impl Invalidate for FrameSealer<'_> {
     fn invalidate(&mut self, _root: Frame) {
-        if let Err(silent) = call::among(self.cpus, Requests::FORGET_VIEWS) {
+        // A VM that nobody knows yet has no vCPUs.
+        let Some(vm) = shared::by_id(self.vm) else {
+            return;
+        };
+        if let Err(silent) = vm.lose_translations() {
             panic!("{silent}: its guest may still reach what is to be sealed");
         }
     }

@@ -74,12 +74,7 @@ impl VmMemory {
     ///
     /// # Errors
     /// The machine has less memory than was promised to VMs, this one included.
-    pub fn new(
-        vm: VmId,
-        layout: MemoryLayout,
-        plan: &VmPlan,
-        cpus: &[usize],
-    ) -> Result<Self, VmError> {
+    pub fn new(vm: VmId, layout: MemoryLayout, plan: &VmPlan) -> Result<Self, VmError> {
         let overlays = plan.disks.iter();
         let backing = Backing::new(
             FrameCount::covering(plan.memory.bytes()),
@@ -93,7 +88,7 @@ impl VmMemory {
             layout,
             view,
             backing,
-            sealed: hooks::vm_created(vm, plan, &layout, cpus),
+            sealed: hooks::vm_created(vm, plan, &layout),
         })
     }
 

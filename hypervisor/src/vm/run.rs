@@ -6,10 +6,11 @@ use super::shared::{Ending, Locked, VcpuPort};
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
 use crate::console::terminal;
-use crate::pcpu;
+use crate::pcpu::{self, Pcpu};
 use crate::secmem::hooks;
 use crate::vmx::enter::RunFrame;
 use bulkhead_core::addr::{Gva, Hpa};
+use bulkhead_core::call::KnownLosses;
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::insn::Gprs;
 use bulkhead_core::lifecycle::End;
@@ -38,6 +39,8 @@ pub struct Running {
     pub vmcs: Hpa,
     /// How it starts; taken when its CPU fills the VMCS.
     pub entry: Option<EntryState>,
+    /// What its view lost that this CPU knows of.
+    pub known: KnownLosses,
     /// The VMCS was entered since it was loaded on this CPU.
     pub launched: bool,
 }
@@ -271,6 +274,16 @@ impl Running {
     pub fn say(&self) {
         if let Some(port) = self.host.vm.vcpus.get(self.host.me as usize) {
             port.say(&self.vcpu.counters);
+        }
+    }
+
+    /// Tells other CPUs that it is about to be in the guest, and has this one forget first what they did not tell it.
+    pub fn begin(&mut self, own: &Pcpu) {
+        let vm = self.host.vm;
+        own.set_guest(vm.id);
+        self.set_running(true);
+        if vm.losses.are_new(&mut self.known) {
+            vm.forget_view();
         }
     }
 

@@ -227,7 +227,7 @@ impl Local {
             return;
         };
         running.vcpu.begin(begin, until);
-        running.set_running(true);
+        running.begin(own);
         let me = running.host.me;
         running.host.vm.set_deaf(me, false);
         running.take_mail();

@@ -5,12 +5,15 @@
 use crate::arch::cpu::rdtsc;
 use crate::arch::lapic;
 use crate::memory::guest::GuestSpace;
+use crate::pcpu::call::{self, NoAnswer};
 use crate::pcpu::{self, Pcpu};
 use crate::secmem::sealed::Sealed;
+use crate::vmx::instruction;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
+use bulkhead_core::call::{Losses, Requests};
 use bulkhead_core::console::ExitTrace;
 use bulkhead_core::device::board::{Devices, Start};
 use bulkhead_core::ept::Eptp;
@@ -114,6 +117,8 @@ pub struct VmShared {
     pub scheduled_in: AtomicU64,
     /// How often another VM's vCPU got a CPU that a vCPU of this one had.
     pub scheduled_out: AtomicU64,
+    /// How often its view lost translations.
+    pub losses: Losses,
     /// vCPUs that nothing but another vCPU can wake, one bit each.
     deaf: AtomicU64,
     wanted: AtomicU8,
@@ -168,6 +173,7 @@ impl VmShared {
             sampled: AtomicBool::new(sampled),
             scheduled_in: AtomicU64::new(0),
             scheduled_out: AtomicU64::new(0),
+            losses: Losses::default(),
             deaf: AtomicU64::new(0),
             wanted: AtomicU8::new(Wanted::Nothing as u8),
             traced: AtomicBool::new(false),
@@ -235,6 +241,22 @@ impl VmShared {
     pub fn is_in_guest(&self) -> bool {
         let mut ports = self.vcpus.iter();
         ports.any(|port| port.running.load(Ordering::SeqCst))
+    }
+
+    /// Its view lost translations: no vCPU of its runs with them afterwards. CPUs where none runs now learn of it before they enter one.
+    ///
+    /// # Errors
+    /// A CPU that did not answer.
+    pub fn lose_translations(&self) -> Result<(), NoAnswer> {
+        self.losses.note();
+        let running = (self.vcpus.iter()).filter(|port| port.running.load(Ordering::SeqCst));
+        let cpus = running.fold(0, |cpus, port| cpus | 1 << port.pcpu);
+        call::among(cpus, Requests::FORGET_VIEW)
+    }
+
+    /// Has this CPU forget what the view shows.
+    pub fn forget_view(&self) {
+        instruction::forget_view(super::machine().features.ept.features(), self.eptp);
     }
 
     /// Has its CPUs look around.
