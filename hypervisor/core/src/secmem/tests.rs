@@ -7,8 +7,8 @@ use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use crate::backing::Backing;
 use crate::ept::{Ept, EptCaps, EptFeatures};
 use crate::ledger::{
-    Entry, FrameRun, KeyId, Ledger, MapRight, MemoryKind, MemoryRange, Owner, Rights, Scrub, State,
-    VmId,
+    Entry, FrameRun, KeyId, Ledger, LedgerError, MapRight, MemoryKind, MemoryRange, Owner, Rights,
+    Scrub, State, VmId,
 };
 use crate::mtrr::Mtrrs;
 use crate::table::Invalidate;
@@ -446,6 +446,24 @@ fn whatever_is_done_to_a_sealed_page_is_found_out() {
     assert_ne!(lab.machine.content[&one], before);
     lab.machine.content.insert(one, before);
     assert!(lab.access(5).is_err());
+}
+
+#[test]
+fn pages_that_cannot_be_sealed_stay_counted_as_readable_and_the_others_are_sealed() {
+    let mut entries = entries();
+    let mut lab = Lab::new(&mut entries, Some(512));
+    (0..40).rev().for_each(|page| {
+        lab.access(page).unwrap();
+    });
+    let stuck = lab.frame(7);
+    lab.machine.ledger.set_version(stuck, u32::MAX);
+    let refused = Err(Refusal::Ledger(LedgerError::NoVersionLeft(stuck)));
+    assert_eq!(lab.seal_all(), refused);
+    lab.check_counts();
+    // Tried again and again, it is the only one that is left.
+    (0..4).for_each(|_| assert_eq!(lab.seal_all(), refused));
+    assert_eq!(lab.space.readable(), 1);
+    lab.check_counts();
 }
 
 #[test]

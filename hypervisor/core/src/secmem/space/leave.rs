@@ -151,8 +151,9 @@ impl Space {
                             && view.ept.take_accessed(tables, map.gpa(page));
                         if was_used { Look::Used } else { Look::Idle }
                     });
-                    if let Some(page) = page.map(u64::from) {
-                        *place = Some(unmap(page, map, view, tables)?);
+                    if let Some(page) = page {
+                        let unmapped = unmap(page.into(), map, view, tables);
+                        *place = Some(unmapped.inspect_err(|_| clock.insert(page))?);
                         chosen += 1;
                     }
                 }
@@ -188,6 +189,10 @@ impl Space {
             };
             let proven = unmapped.zip(proof.as_ref());
             let sealed = self.seal_page(page, proven, view.pages, sealer);
+            if sealed.is_err() && self.window.is_some() {
+                // It is in the clear, and counted there.
+                self.records.clock.insert(page as u32);
+            }
             // The others' rights are given back all the same.
             outcome = outcome.and(sealed);
         }
