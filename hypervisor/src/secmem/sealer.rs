@@ -6,6 +6,7 @@ use crate::memory::pool::Pool;
 use crate::memory::{self, Memory, stack, window};
 use crate::vm::shared;
 use bulkhead_core::addr::Frame;
+use bulkhead_core::hostpt::HostError;
 use bulkhead_core::ledger::{Ledger, MapRight, VmId};
 use bulkhead_core::secmem::{Place, Sealer, Tag};
 use bulkhead_core::table::Invalidate;
@@ -55,9 +56,10 @@ impl Sealer for FrameSealer<'_> {
     }
 
     fn verify(&mut self, place: Place, tag: Tag, right: MapRight) -> (bool, MapRight) {
-        on_page(right, |page, area| {
-            self.keys.mac.verify(place, page, tag, area).is_ok()
-        })
+        let (verified, right) = window::look_at_page(right, |page, area| {
+            with_vectors(|| self.keys.mac.verify(place, page, tag, area).is_ok())
+        });
+        (shown(verified), right)
     }
 
     fn decrypt(&mut self, place: Place, tag: Tag, right: MapRight) -> (bool, MapRight) {
@@ -74,23 +76,30 @@ impl Sealer for FrameSealer<'_> {
     }
 }
 
-/// Works on the page that `right` is to. Whatever vector state a guest left in the registers survives: the routines keep what they
+/// Works on the page that `right` is to.
+fn on_page<T>(right: MapRight, work: impl FnOnce(&mut Page, &mut SaveArea) -> T) -> (T, MapRight) {
+    let (done, right) = window::show_page(right, |page, area| with_vectors(|| work(page, area)));
+    (shown(done), right)
+}
+
+/// Runs cipher or tag. Whatever vector state a guest left in the registers survives: the routines keep what they
 /// use, in as much of each register as XCR0 enables, so XCR0 enables all of it meanwhile. The fallback without routines computes on
 /// the stack, which is wiped.
-fn on_page<T>(right: MapRight, work: impl FnOnce(&mut Page, &mut SaveArea) -> T) -> (T, MapRight) {
-    let path = keys::implementation().map(Implementation::path);
-    let (done, right) = window::show_page(right, |page, area| {
-        if path == Some(Path::Vaes) {
-            cpu::with_all_xcr0(|| work(page, area))
-        } else {
-            work(page, area)
+fn with_vectors<T>(work: impl FnOnce() -> T) -> T {
+    match keys::implementation().map(Implementation::path) {
+        Some(Path::Vaes) => cpu::with_all_xcr0(work),
+        Some(Path::AesNi) => work(),
+        Some(Path::Soft) | None => {
+            let done = work();
+            stack::wipe();
+            done
         }
-    });
-    if path == Some(Path::Soft) {
-        stack::wipe();
     }
+}
+
+fn shown<T>(done: Result<T, HostError>) -> T {
     match done {
-        Ok(done) => (done, right),
+        Ok(done) => done,
         Err(error) => panic!("a frame that is being sealed or unsealed cannot be shown: {error}"),
     }
 }
