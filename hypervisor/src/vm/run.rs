@@ -2,7 +2,7 @@
 
 use super::host::Host;
 use super::network::Unsent;
-use super::shared::{Ending, Locked, VcpuPort};
+use super::shared::{Ending, Locked, VcpuPort, Wanted};
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
 use crate::console::terminal;
@@ -215,7 +215,7 @@ fn finish(vcpu: &mut Vcpu, host: &mut Host, gprs: &mut Gprs) -> bool {
         let mail = port.mailbox.take();
         vcpu.receive(host, gprs, mail);
     }
-    vcpu.prepare_entry(host) == Readiness::Enter && !leave
+    vcpu.prepare_entry(host) == Readiness::Enter && !leave && host.vm.wanted() == Wanted::Run
 }
 
 impl Running {
