@@ -3,20 +3,24 @@
 //! | moment | what is done |
 //! |---|---|
 //! | [`vm_created`] | room for tags and for the window, once |
+//! | [`vm_taken`] | the memory controllers' key for this life's frames, where they take one |
 //! | [`vm_populated`] | a key of its own for this life; all pages fresh, none mapped |
 //! | [`vm_scheduled_in`], [`vm_scheduled_out`] | counted; between two VMs of a CPU nothing of either is left in its window |
 //! | [`vm_exited`] | samples, where the manifest asks for some |
 //! | [`vm_paused`] | whatever is readable is sealed, a piece at a time |
 //! | [`vm_destroyed`] | the key is wiped, before the first frame is given back |
+//! | [`vm_unmapped`] | the memory controllers' key is erased |
 
 use super::keys::KeyError;
 use super::sealed::Sealed;
+use super::tmemk;
 use crate::events;
 use crate::memory;
 use crate::pcpu;
 use crate::vm::memory::VmMemory;
 use crate::vm::shared::VmShared;
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use bulkhead_core::events::Event;
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::VmId;
@@ -28,6 +32,24 @@ use guest_loader::MemoryLayout;
 #[must_use]
 pub fn vm_created(vm: VmId, plan: &VmPlan, layout: &MemoryLayout) -> Option<Box<Sealed>> {
     Sealed::of_plan(vm, plan, layout).map(Box::new)
+}
+
+/// A VM has all its frames, and nobody touched them yet.
+pub fn vm_taken(own: &mut VmMemory) {
+    let vm = own.vm();
+    let runs: Vec<_> = own.backing().runs().collect();
+    if let Some(sealed) = own.sealed_mut() {
+        sealed.set_hardware_key(tmemk::take(vm, &runs));
+    }
+}
+
+/// A VM's frames are mapped by nobody, and about to be given back.
+pub fn vm_unmapped(own: &mut VmMemory) {
+    let key = own.sealed_mut().and_then(Sealed::take_hardware_key);
+    if let Some(key) = key {
+        let runs: Vec<_> = own.backing().runs().collect();
+        tmemk::erase(key, own.vm(), &runs);
+    }
 }
 
 /// A VM has all its frames, zeroed; where it has no sealing, the operator may look at them. True where its view is to stay empty.

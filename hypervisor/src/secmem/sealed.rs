@@ -13,11 +13,12 @@ use bulkhead_core::events::{SecmemCounters, SecmemSample};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{KeyId, VmId};
 use bulkhead_core::manifest::{Encryption, Plan, VmName, VmPlan};
+use bulkhead_core::secmem::tmemk::HardwareKey;
 use bulkhead_core::secmem::{Life, PageMap, RamRange, Records, Refusal, Space, View};
 use guest_loader::MemoryLayout;
 
 /// Of so many exits that are no plain ones, one is a sample.
-const EXITS_A_SAMPLE: u32 = 16;
+const EXITS_A_SAMPLE: u32 = 64;
 /// Samples begin once the VM used so many times its window: before that the window is most of what it used.
 const WINDOWS_BEFORE_SAMPLES: u64 = 12;
 /// Sealed pages that are looked at in each sample.
@@ -32,6 +33,8 @@ pub struct Sealed {
     /// Between two lives.
     records: Option<Records>,
     alive: Option<Alive>,
+    /// The key that the memory controllers have for its frames in this life, besides.
+    hardware: Option<HardwareKey>,
     samples: Samples,
 }
 
@@ -81,6 +84,7 @@ impl Sealed {
             ram: ram.collect(),
             records: Some(Records::new(pages, window)),
             alive: None,
+            hardware: None,
             samples: Samples {
                 left: samples,
                 until: EXITS_A_SAMPLE,
@@ -93,6 +97,16 @@ impl Sealed {
     #[must_use]
     pub const fn name(&self) -> &VmName {
         &self.name
+    }
+
+    /// Keeps the memory controllers' key for its frames, where there is one.
+    pub fn set_hardware_key(&mut self, key: Option<HardwareKey>) {
+        self.hardware = key;
+    }
+
+    /// That key, to be erased.
+    pub const fn take_hardware_key(&mut self) -> Option<HardwareKey> {
+        self.hardware.take()
     }
 
     /// Begins a life in memory that is all zero and mapped nowhere: a new key.

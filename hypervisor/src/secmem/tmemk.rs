@@ -63,10 +63,6 @@ pub fn install(keys: Result<KeyIds, Unusable>, layout: IdLayout) {
 /// A key for `vm`, under which all its frames are from now on: `runs`, which nobody maps. They are dirty. `None` where there is no
 /// TME-MK, no key left, or something unexpected happened.
 #[must_use]
-#[expect(
-    dead_code,
-    reason = "for the hooks where a VM gets its frames and gives them back"
-)]
 pub fn take(vm: VmId, runs: &[FrameRun]) -> Option<HardwareKey> {
     let mut own = KEYS.lock();
     let Keys { keys, packages } = own.as_mut()?;
@@ -77,10 +73,6 @@ pub fn take(vm: VmId, runs: &[FrameRun]) -> Option<HardwareKey> {
 
 /// Erases the key of `vm`, whose frames are `runs` and whose view is empty and forgotten by every CPU. The ledger lets none of
 /// them go before.
-#[expect(
-    dead_code,
-    reason = "for the hooks where a VM gets its frames and gives them back"
-)]
 pub fn erase(key: HardwareKey, vm: VmId, runs: &[FrameRun]) {
     let mut own = KEYS.lock();
     let Some(Keys { keys, packages }) = own.as_mut() else {

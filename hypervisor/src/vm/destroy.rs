@@ -71,7 +71,10 @@ impl Destroy {
             }
             Step::Unmap(gpa) => match unmap(own, *gpa) {
                 Some(next) => *gpa = next,
-                None => self.step = Step::Free(0),
+                None => {
+                    hooks::vm_unmapped(own);
+                    self.step = Step::Free(0);
+                }
             },
             Step::Free(page) if self.keeps => match discard(own, *page) {
                 Some(next) => *page = next,

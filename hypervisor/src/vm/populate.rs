@@ -44,7 +44,10 @@ impl Populate {
         match self {
             Self::Take => match own.backing.next(AT_ONCE) {
                 Some(count) => take(own, count)?,
-                None => *self = Self::Scrub(0),
+                None => {
+                    hooks::vm_taken(own);
+                    *self = Self::Scrub(0);
+                }
             },
             Self::Scrub(page) => match scrub(own, *page)? {
                 Some(next) => *page = next,

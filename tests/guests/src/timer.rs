@@ -47,14 +47,28 @@ pub fn count() -> u32 {
 }
 
 /// Sleeps until `holds`, for `limit` ticks at most; whether it holds. Interrupts are off before and after, so that none
-/// that makes it hold can come between looking and sleeping. Some interrupt has to come when the time is over: see [`arm`].
+/// that makes it hold can come between looking and sleeping. Some interrupt has to come when the time is over: see [`doze`].
 pub fn sleep_until(limit: u64, holds: impl Fn() -> bool) -> bool {
-    let start = cpu::ticks();
+    sleep_to(cpu::ticks().saturating_add(limit), holds)
+}
+
+/// As [`sleep_until`], with the timer to end it. Both have the same deadline: one that is a little later than the timer's
+/// would have the vCPU sleep on after its only interrupt.
+///
+/// # Errors
+/// The fault that refused the timer.
+pub fn doze(limit: u64, holds: impl Fn() -> bool) -> Result<bool, Fault> {
+    let deadline = cpu::ticks().saturating_add(limit);
+    arm(deadline)?;
+    Ok(sleep_to(deadline, holds))
+}
+
+fn sleep_to(deadline: u64, holds: impl Fn() -> bool) -> bool {
     loop {
         if holds() {
             return true;
         }
-        if cpu::ticks().wrapping_sub(start) > limit {
+        if cpu::ticks() >= deadline {
             return false;
         }
         cpu::halt_for_interrupt();

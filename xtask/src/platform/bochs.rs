@@ -38,8 +38,8 @@ pub fn command(bochs: &Bochs, machine: &Machine) -> Result<Command> {
         let _ = fs::remove_file(lock);
     }
     let mut command = bochs.command();
-    // The display is a pseudo-terminal nobody looks at: the other display that needs no screen is a VNC server, open to
-    // the whole network.
+    // The display is a pseudo-terminal, which `session::screen` empties: the other display that needs no screen is a VNC
+    // server, open to the whole network.
     command.env("TERM", TERMINAL);
     command.arg("-q").arg("-f").arg(file).arg("-rc").arg(script);
     Ok(command)

@@ -164,6 +164,12 @@ impl Emulator {
         }
     }
 
+    /// Whether it shows the machine's screen on a terminal that it names in its output.
+    #[must_use]
+    pub const fn has_screen(&self) -> bool {
+        matches!(self, Self::Bochs(_))
+    }
+
     /// Whether the emulator's end was the machine's, not a failure of the emulator.
     #[must_use]
     pub fn ended_well(&self, status: ExitStatus, machine: &Machine) -> bool {

@@ -25,7 +25,7 @@ const PACKAGES: [&str; 6] = [
     "libc-bin",
 ];
 /// Changes when the directory's layout or the mending does, so that an old cache is not reused.
-const DIRECTORY: &str = "bochs-forky-3";
+const DIRECTORY: &str = "bochs-forky-4";
 
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const BINARY: &str = "usr/bin/bochs-bin";

@@ -1,4 +1,4 @@
-//! Three faults in how Bochs brings interrupts to guests, mended in the private copy where its code is recognised.
+//! Four faults in how Bochs brings interrupts to guests, mended in the private copy where its code is recognised.
 //!
 //! * `BX_CPU_C::HandleExtInterrupt` runs when any interrupt is pending and not masked. It then delivers a virtual interrupt that
 //!   is pending although the guest has interrupts off, when what brought it there was a host's interrupt. The SDM (vol. 3C,
@@ -11,9 +11,12 @@
 //! * `BX_CPU_C::cpu_run_trace`, which runs each processor where there are several, goes on after an exception without noting where
 //!   its handler begins. A VM exit for an interrupt or a timer before the handler's first instruction then saves the address of the
 //!   instruction that faulted, and the guest goes on there, with the handler's privilege and stack.
+//! * `BX_CPU_C::VMX_Deliver_Virtual_Interrupt` does not note which interrupt it delivers. An EPT violation meanwhile, of the
+//!   descriptor table's or the stack's page, tells in its IDT-vectoring information of an older event ("Information for VM Exits
+//!   During Event Delivery"): the hypervisor injects that one, and the interrupt is lost.
 //!
 //! Unlike `idiv`'s function these cannot be run by themselves, so they are recognised by their instructions. The guest cases `masked`
-//! and `faults` of the scenarios `smp_` fail where one is left.
+//! and `faults` of the scenarios `smp_` fail where one of the first three is left, and Linux with a sealed window where the fourth is.
 //!
 //! Neighbours: `bochs` calls this while it provisions the emulator.
 
@@ -23,6 +26,9 @@ use super::function::{Function, FunctionError};
 const DELIVERY: &str = "_ZN8BX_CPU_C18HandleExtInterruptEv";
 const POSTING: &str = "_ZN8BX_CPU_C31VMX_Posted_Interrupt_ProcessingEh";
 const RUNNING: &str = "_ZN8BX_CPU_C13cpu_run_traceEv";
+const INJECTION: &str = "_ZN8BX_CPU_C29VMX_Deliver_Virtual_InterruptEv";
+const EXIT: &str = "_ZN8BX_CPU_C6VMexitEjm";
+const WATCHER: &str = "_Z20bx_instr_hwinterruptjjtm";
 
 /// What [`mend`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +47,11 @@ pub fn mend(file: &mut [u8]) -> Result<Outcome, FunctionError> {
     let delivery = Function::find(file, DELIVERY)?;
     let posting = Function::find(file, POSTING)?;
     let running = Function::find(file, RUNNING)?;
+    let injection = Function::find(file, INJECTION)?;
+    let watcher = Function::find(file, WATCHER)?;
+    let exit_code = Function::find(file, EXIT)?.body_mut(file)?.to_vec();
     let delivery_code = delivery.body_mut(file)?.to_vec();
+    let watches = watcher.body_mut(file)? != NOTHING;
     let mended = [
         (
             running,
@@ -49,6 +59,15 @@ pub fn mend(file: &mut [u8]) -> Result<Outcome, FunctionError> {
         ),
         (posting, mend_posting(posting.body_mut(file)?.to_vec())),
         (delivery, mend_delivery(delivery_code)),
+        (
+            injection,
+            mend_injection(
+                injection.body_mut(file)?.to_vec(),
+                injection.address,
+                &exit_code,
+                (!watches).then_some(watcher.address),
+            ),
+        ),
     ];
     if mended.iter().any(|(_, code)| code.is_none()) {
         return Ok(Outcome::Unknown);
@@ -118,6 +137,45 @@ fn mend_posting(mut code: Vec<u8>) -> Option<Vec<u8>> {
     // test eax, eax; js over; nop. What is pending includes RVI, so the highest of it is no lower.
     code.get_mut(place..place + 8)?
         .copy_from_slice(&[0x85, 0xc0, 0x78, 0x0a, 0x0f, 0x1f, 0x40, 0x00]);
+    Some(code)
+}
+
+/// `endbr64; ret`.
+const NOTHING: [u8; 5] = [0xf3, 0x0f, 0x1e, 0xfa, 0xc3];
+
+/// The function, which is at `address`, with a note of the interrupt before it is delivered. It takes the place of an argument to the
+/// function at `watcher`, which watches interrupts and does nothing. `exit` is the code that reads the note at a VM exit.
+fn mend_injection(
+    mut code: Vec<u8>,
+    address: usize,
+    exit: &[u8],
+    watcher: Option<usize>,
+) -> Option<Vec<u8>> {
+    // mov rcx, [rbp + RIP]; movzx edx, word ptr [rbp + CS]; mov esi, r12d; mov edi, [rbp + ..]; call watcher;
+    // xor r8d, r8d; xor ecx, ecx; xor edx, edx; mov esi, r12d; mov rdi, rbp; call interrupt
+    let place = find_once(
+        &code,
+        &pattern!(0x48 0x8b 0x8d _ _ _ _ 0x0f 0xb7 0x95 _ _ _ _ 0x44 0x89 0xe6 0x8b 0x7d _ 0xe8 _ _ _ _
+            0x45 0x31 0xc0 0x31 0xc9 0x31 0xd2 0x44 0x89 0xe6 0x48 0x89 0xef 0xe8 _ _ _ _),
+    )?;
+    const CALL_END: usize = 25;
+    let called = i64::from(displacement(&code, place + CALL_END - 4)?)
+        + i64::try_from(address.checked_add(place + CALL_END)?).ok()?;
+    if called != i64::try_from(watcher?).ok()? {
+        return None;
+    }
+    // mov edx, [rbx + idt_vector_info]; mov esi, IDT_VECTORING_INFO; mov rdi, rbx; or edx, 1 << 31
+    let note = find_once(
+        exit,
+        &pattern!(0x8b 0x93 _ _ _ _ 0xbe 0x08 0x44 0x00 0x00 0x48 0x89 0xdf 0x81 0xca 0x00 0x00 0x00 0x80),
+    )?;
+    // mov [rbp + idt_vector_info], r12d: the vector; an external interrupt's type is 0
+    let [operation @ .., _, _, _, _] = code.get_mut(place..place + 7)? else {
+        return None;
+    };
+    operation.copy_from_slice(&[0x44, 0x89, 0xa5]);
+    code.get_mut(place + 3..place + 7)?
+        .copy_from_slice(&displacement(exit, note + 2)?.to_le_bytes());
     Some(code)
 }
 
@@ -280,6 +338,44 @@ mod tests {
         let mut other = delivery;
         other[3] = 0xf0;
         assert_eq!(mend_running(&before, &other), None);
+    }
+
+    /// The known part of `VMX_Deliver_Virtual_Interrupt`, at 0x1000, which calls 0x9000 and 0x5000.
+    fn injection() -> Vec<u8> {
+        let mut code = vec![0x90; 3];
+        code.extend([0x48, 0x8b, 0x8d, 0xe8, 0, 0, 0]);
+        code.extend([
+            0x0f, 0xb7, 0x95, 0x80, 1, 0, 0, 0x44, 0x89, 0xe6, 0x8b, 0x7d, 0x38,
+        ]);
+        code.push(0xe8);
+        code.extend((0x9000_u32 - 0x1000 - 3 - 25).to_le_bytes());
+        code.extend([0x45, 0x31, 0xc0, 0x31, 0xc9, 0x31, 0xd2, 0x44, 0x89, 0xe6]);
+        code.extend([0x48, 0x89, 0xef, 0xe8, 0, 0x40, 0, 0]);
+        code
+    }
+
+    /// The part of `VMexit` that reads which event was on its way.
+    fn exit() -> Vec<u8> {
+        let mut code = vec![0x8b, 0x93, 0xb0, 0x90, 0, 0, 0xbe, 0x08, 0x44, 0, 0];
+        code.extend([0x48, 0x89, 0xdf, 0x81, 0xca, 0, 0, 0, 0x80]);
+        code
+    }
+
+    #[test]
+    fn a_virtual_interrupt_is_noted_where_an_exit_reads_it() {
+        let before = injection();
+        let after = mend_injection(before.clone(), 0x1000, &exit(), Some(0x9000)).unwrap();
+        assert_eq!(after[3..10], [0x44, 0x89, 0xa5, 0xb0, 0x90, 0, 0]);
+        assert_eq!(after[..3], before[..3]);
+        assert_eq!(after[10..], before[10..]);
+        // What it would take the argument from does something, or is something else.
+        assert_eq!(mend_injection(before.clone(), 0x1000, &exit(), None), None);
+        let elsewhere = mend_injection(before.clone(), 0x1000, &exit(), Some(0x9004));
+        assert_eq!(elsewhere, None);
+        assert_eq!(
+            mend_injection(before, 0x1000, &[0x90; 40], Some(0x9000)),
+            None
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod events;
 mod keys;
 mod process;
 pub mod prompt;
+mod screen;
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -141,6 +142,9 @@ impl Session {
         let tpm = chip::start(workspace, &machine)?;
         let mut process =
             Process::start(config.emulator.command(&machine)?, &machine.emulator_log())?;
+        if config.emulator.has_screen() {
+            screen::forget(machine.emulator_log());
+        }
         let stream = accept(&listener, &mut process, &machine, &interrupted)?;
         let console = Console::follow(stream, log, sink).map_err(|e| no_console(&e))?;
         let events = EventLog::new(machine.events());

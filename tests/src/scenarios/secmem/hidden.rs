@@ -48,8 +48,7 @@ pub fn scenarios() -> Vec<Scenario> {
             Ground::Bochs,
             LIMIT,
             next,
-        )
-        .only_when_long(),
+        ),
     ]
 }
 

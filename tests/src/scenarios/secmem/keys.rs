@@ -31,15 +31,12 @@ const SURVIVOR: Victim = Victim {
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![
-        Scenario::new(
-            "secmem_keys_of_a_destroyed_vm_are_nowhere_in_memory",
-            Ground::Bochs,
-            LIMIT,
-            destroyed,
-        )
-        .only_when_long(),
-    ]
+    vec![Scenario::new(
+        "secmem_keys_of_a_destroyed_vm_are_nowhere_in_memory",
+        Ground::Bochs,
+        LIMIT,
+        destroyed,
+    )]
 }
 
 fn destroyed(context: &Context<'_>) -> Outcome {

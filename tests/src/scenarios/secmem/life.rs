@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::victim::{APICV, AT_REST, Victim};
+use super::victim::{AT_REST, Victim};
 use crate::context::{Context, Setup};
 use crate::manifest::{Group, Manifest};
 use crate::outcome::Outcome;
@@ -18,15 +18,12 @@ const LARGE: Victim = Victim {
 };
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![
-        Scenario::new(
-            "secmem_a_vm_of_a_gigabyte_is_destroyed_keys_first_and_whole",
-            Ground::Bochs,
-            LIMIT,
-            gigabyte,
-        )
-        .only_when_long(),
-    ]
+    vec![Scenario::new(
+        "secmem_a_vm_of_a_gigabyte_is_destroyed_keys_first_and_whole",
+        Ground::Bochs,
+        LIMIT,
+        gigabyte,
+    )]
 }
 
 fn gigabyte(context: &Context<'_>) -> Outcome {
@@ -38,11 +35,7 @@ fn gigabyte(context: &Context<'_>) -> Outcome {
         memory_mib: MACHINE_MIB,
         ..Setup::default()
     };
-    let group = Group {
-        hypervisor: APICV,
-        ..Group::of([vm])
-    };
-    let mut machine = context.start(context.boot_group(&group)?, setup)?;
+    let mut machine = context.start(context.boot_group(&Group::of([vm]))?, setup)?;
     LARGE.ready(&mut machine)?;
     LARGE.ensure_intact(&mut machine)?;
     machine.obey("stop large hard")?;

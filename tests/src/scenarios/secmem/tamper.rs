@@ -28,15 +28,12 @@ const fn victim(name: &'static str, seed: u64) -> Victim {
 }
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![
-        Scenario::new(
-            "secmem_tampering_with_sealed_memory_stops_that_vm_and_no_other",
-            Ground::Bochs,
-            LIMIT,
-            tamper,
-        )
-        .only_when_long(),
-    ]
+    vec![Scenario::new(
+        "secmem_tampering_with_sealed_memory_stops_that_vm_and_no_other",
+        Ground::Bochs,
+        LIMIT,
+        tamper,
+    )]
 }
 
 fn tamper(context: &Context<'_>) -> Outcome {

@@ -25,11 +25,6 @@ pub const AT_REST: &str = "encryption = \"at-rest\"";
 /// Sealed but for what it used last; less than what a sweep goes through.
 pub const WINDOW: &str = "encryption = \"window\"\nwindow = \"4M\"";
 
-/// Bochs 3.1 delivers a virtual interrupt without noting which it is. Where that delivery meets a sealed page (the interrupt descriptor table's, the
-/// stack's), the IDT-vectoring information of the EPT violation tells of an older event, and the guest would get that one.
-/// What the hypervisor injects itself is noted.
-pub const APICV: &str = "apicv = \"off\"";
-
 /// A VM with the guest `secret`.
 #[derive(Debug, Clone, Copy)]
 pub struct Victim {
@@ -110,11 +105,7 @@ pub fn start<'a>(
         part,
         ..Setup::default()
     };
-    let group = Group {
-        hypervisor: APICV,
-        ..Group::of(vms)
-    };
-    context.start(context.boot_group(&group)?, setup)
+    context.start(context.boot_group(&Group::of(vms))?, setup)
 }
 
 #[cfg(test)]

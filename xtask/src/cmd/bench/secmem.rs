@@ -121,12 +121,9 @@ fn boot(workspace: &Workspace, efi: &Path, window: &'static str) -> Result<Boot>
     Ok(boot)
 }
 
-/// The manifest `demo`, whose last table is its VM's, with a window. Without APIC virtualisation, because Bochs forgets which virtual interrupt it
-/// was delivering when it met a sealed page.
+/// The manifest `demo`, whose last table is its VM's, with a window.
 fn with_window(demo: &str, window: &str) -> String {
-    format!(
-        "{demo}\nencryption = \"window\"\nwindow = \"{window}\"\n\n[hypervisor]\napicv = \"off\"\n"
-    )
+    format!("{demo}\nencryption = \"window\"\nwindow = \"{window}\"\n")
 }
 
 fn read(window: &'static str, begin: &Event, end: &Event, counted: &Event) -> Option<Boot> {

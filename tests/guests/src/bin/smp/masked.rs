@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use test_guests::apic::{self, Command, SPURIOUS_VECTOR};
 use test_guests::case::Case;
 use test_guests::params::Params;
-use test_guests::timer::{self, sleep_until, spin_until};
+use test_guests::timer::{self, spin_until};
 use test_guests::{cpu, println, smp, trap};
 
 use crate::{LIMIT, Vcpus};
@@ -108,9 +108,8 @@ fn be_deaf_at_times(vcpu: usize) {
         }
         TURNS.fetch_add(1, Ordering::Relaxed);
         // An interrupt often comes while the exit for HLT is handled; the timer comes when no other does.
-        if timer::arm(cpu::ticks().saturating_add(DOZE)).is_err() {
+        if timer::doze(DOZE, || STOP.load(Ordering::Acquire)).is_err() {
             return;
         }
-        sleep_until(DOZE, || STOP.load(Ordering::Acquire));
     }
 }
