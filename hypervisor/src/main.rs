@@ -38,6 +38,9 @@ use uefi::{Status, entry};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The first watchdog code that is not the firmware's own ("UEFI Specification", "EFI_BOOT_SERVICES.SetWatchdogTimer()").
+const WATCHDOG_CODE: u64 = 0x1_0000;
+
 #[entry]
 fn main() -> Status {
     if memory::heap::start().is_err() {
@@ -66,22 +69,23 @@ impl<E: Display + 'static> From<E> for Refusal {
 
 /// Everything that needs the firmware: files, the plan, the feature gate, memory.
 fn prepare() -> Result<Handover, Refusal> {
+    // The firmware resets a machine whose boot takes five minutes: payloads over a slow network may, and errors are to be read.
+    let _ = uefi::boot::set_watchdog_timer(0, WATCHDOG_CODE, None);
+    // Closes its PCRs on every way out of here.
+    let mut measured = Measured::begin();
     let mut source = Source::of_image()?;
     log::info!(
         "reading {} from {}",
         boot::payload::MANIFEST,
         source.describe()
     );
-    let mut measured = Measured::begin();
     measure_image(&mut source, &mut measured);
     let loaded = boot::payload::load(&mut source, &mut measured)?;
     console::set_level(loaded.plan.hypervisor.log_level);
     CONSOLE.lock().choose(loaded.plan.hypervisor.console);
     boot::payload::print_plan(&loaded.plan);
-    let root_key = tpm::root_key::obtain(&loaded.plan.hypervisor, &mut measured);
-    measured.close();
     // An ephemeral one is missed only by VMs that are encrypted.
-    let root_key = match root_key {
+    let root_key = match tpm::root_key::obtain(&loaded.plan.hypervisor, measured) {
         Err(error) if loaded.plan.hypervisor.root_key == RootKeySource::Tpm => {
             return Err(error.into());
         }

@@ -13,7 +13,7 @@ extern crate alloc;
 
 #[cfg(test)]
 use bulkhead_host::testing;
-pub use bulkhead_host::{addr, hostacpi, order, pci};
+pub use bulkhead_host::{addr, bootfile, hostacpi, order, pci};
 pub use bulkhead_manifest as manifest;
 pub use bulkhead_tpm as tpm;
 

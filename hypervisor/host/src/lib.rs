@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`addr`], [`order`] | what everything else is written in: addresses and sizes; sorting in little code |
+//! | [`bootfile`] | which file the firmware started |
 //! | [`hostacpi`] | what the ACPI tables say |
 //! | [`dmar`] | which remapping units there are, and what is behind each |
 //! | [`pci`] | which functions there are, which of them can be kept apart, how they are silenced and reset |
@@ -17,6 +18,7 @@
 extern crate alloc;
 
 pub mod addr;
+pub mod bootfile;
 pub mod dmar;
 pub mod hostacpi;
 pub mod order;

@@ -3,6 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use bulkhead_core::bootfile;
 use core::fmt;
 use core::net::IpAddr;
 use core::ptr::NonNull;
@@ -11,7 +12,7 @@ use uefi::proto::device_path::{DeviceSubType, DeviceType};
 use uefi::proto::loaded_image::LoadedImage;
 use uefi::proto::media::file::{Directory, File, FileAttribute, FileInfo, FileMode, RegularFile};
 use uefi::proto::media::fs::SimpleFileSystem;
-use uefi::proto::network::pxe::{BaseCode, DhcpV4Packet};
+use uefi::proto::network::pxe::BaseCode;
 use uefi::{CStr8, CString16, Status};
 
 /// Bytes asked of the firmware in one read: some drivers fail on larger ones.
@@ -124,7 +125,10 @@ impl Source {
     pub fn look_at_image<R>(&mut self, look: impl FnOnce(&[u8]) -> R) -> Result<R, SourceError> {
         let path = match self {
             Self::Volume(_) => own_path(),
-            Self::Pxe { client, .. } => boot_file(client),
+            // A loader that came over the network before names what it started; the firmware's own PXE does not.
+            Self::Pxe { client, .. } => {
+                own_path().or_else(|| from_answers(client, bootfile::of_answer))
+            }
         };
         let path = path.ok_or(SourceError::NoSource(Status::NOT_FOUND))?;
         let bytes = self.read(&path)?;
@@ -236,17 +240,14 @@ fn open_shared_pxe(device: uefi::Handle) -> uefi::Result<ScopedProtocol<BaseCode
     unsafe { boot::open_protocol::<BaseCode>(params, boot::OpenProtocolAttributes::GetProtocol) }
 }
 
-/// The boot server: BOOTP `siaddr`.
+/// The boot server.
 fn server_address(client: &BaseCode) -> Option<IpAddr> {
-    from_answers(client, |answer| {
-        let address = answer.bootp_si_addr;
-        (address != [0; 4]).then(|| IpAddr::from(address))
-    })
+    from_answers(client, bootfile::server_of_answer).map(IpAddr::from)
 }
 
 /// What `take` finds in what servers answered: the PXE reply first, then a proxy's offer, then the DHCP acknowledgement.
 #[allow(unsafe_code, reason = "the firmware's packets are a union")]
-fn from_answers<T>(client: &BaseCode, take: impl Fn(&DhcpV4Packet) -> Option<T>) -> Option<T> {
+fn from_answers<T>(client: &BaseCode, take: fn(&[u8]) -> Option<T>) -> Option<T> {
     let mode = client.mode();
     if mode.using_ipv6() {
         return None;
@@ -254,35 +255,19 @@ fn from_answers<T>(client: &BaseCode, take: impl Fn(&DhcpV4Packet) -> Option<T>)
     [mode.pxe_reply(), mode.proxy_offer(), mode.dhcp_ack()]
         .into_iter()
         .find_map(|packet| {
-            // SAFETY: with IPv4 in use the firmware fills the DHCPv4 side; every byte pattern is a valid one.
-            take(unsafe { &packet.dhcpv4 })
+            // SAFETY: every byte of the union is the firmware's, zero where nothing arrived.
+            take(unsafe { &packet.raw })
         })
 }
 
-/// Where on its volume the running image lies, by the device path that the firmware loaded it by.
+/// Where on its volume the running image lies, by the device path that the firmware or a loader started it by.
 fn own_path() -> Option<String> {
     let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle()).ok()?;
-    let mut path = String::new();
-    for node in image.file_path()?.node_iter() {
-        if node.full_type() != (DeviceType::MEDIA, DeviceSubType::MEDIA_FILE_PATH) {
-            continue;
-        }
-        let (units, _) = node.data().as_chunks();
-        let units = units.iter().map(|unit| u16::from_le_bytes(*unit));
-        for letter in char::decode_utf16(units.take_while(|unit| *unit != 0)) {
-            path.push(letter.ok()?);
-        }
-    }
-    (!path.is_empty()).then_some(path)
-}
-
-/// What the running image is called on the server that it came from.
-fn boot_file(client: &BaseCode) -> Option<String> {
-    from_answers(client, |answer| {
-        let name = answer.bootp_boot_file.split(|byte| *byte == 0).next()?;
-        let name = str::from_utf8(name).ok()?;
-        (!name.is_empty()).then(|| name.to_string())
-    })
+    let nodes = image.file_path()?.node_iter();
+    let mut names = nodes
+        .filter(|node| node.full_type() == (DeviceType::MEDIA, DeviceSubType::MEDIA_FILE_PATH))
+        .map(|node| node.data());
+    bootfile::of_nodes(&mut names)
 }
 
 /// Gives the pages back that [`allocate`] took.

@@ -114,6 +114,10 @@ impl Firmware {
         if !status.is_success() {
             return Err(NoLog::Firmware(status));
         }
+        // Some succeed where they have none. Memory may well be there, and is nobody's log.
+        if start == 0 {
+            return Err(NoLog::Firmware(Status::NOT_FOUND));
+        }
         if bool::from(truncated) {
             return Err(NoLog::Truncated);
         }

@@ -1,8 +1,12 @@
-//! The TPM, before the firmware is left: [`Measured`] measures what boots, [`root_key`] gets the root key, [`firmware`] is the way to the chip.
+//! The TPM, before the firmware is left: [`Measured`] measures what boots, [`root_key`] gets the root key, [`firmware`] is the way to the chip;
+//! [`memory_overwrite`] has memory cleared at the next reset.
+//!
+//! Who ends has closed: [`Measured`] closes its PCRs when it is dropped, so no way out of reading what boots leaves the key to be asked for.
 //!
 //! What is measured where, and what a TPM's answer means, is decided in `bulkhead_core::tpm`.
 
 mod firmware;
+mod memory_overwrite;
 pub mod root_key;
 
 use crate::events::send;
@@ -75,36 +79,56 @@ impl Measured {
         self.missed.get_or_insert((what, status));
     }
 
+    /// Closes the PCRs, as dropping does; false where there is a TPM and none could be closed.
+    #[must_use]
+    pub fn close(mut self) -> bool {
+        self.end()
+    }
+
     /// Ends what can be measured as part of Bulkhead, so that nobody can ask for the root key after this, and tells the whole log
-    /// with what the PCRs hold.
-    pub fn close(mut self) {
-        let Some(firmware) = &mut self.firmware else {
-            return;
+    /// with what the PCRs hold. Each of the PCRs is in the policy: one that is closed suffices.
+    fn end(&mut self) -> bool {
+        let Some(mut firmware) = self.firmware.take() else {
+            return true;
         };
+        let mut closed = false;
         for pcr in OWN_PCRS.iter() {
             // The data of "EV_SEPARATOR" in "TCG PC Client Platform Firmware Profile".
-            if let Err(status) = firmware.measure(pcr, EventType::SEPARATOR, &[0; 4], &[0; 4]) {
-                log::warn!("PCR {pcr} could not be closed: {status}");
+            match firmware.measure(pcr, EventType::SEPARATOR, &[0; 4], &[0; 4]) {
+                Ok(()) => closed = true,
+                Err(status) => log::warn!("PCR {pcr} could not be closed: {status}"),
             }
         }
-        let set = PcrSet::from_bits(TOLD_PCRS).unwrap_or_default();
-        match Tpm::new(firmware).pcrs(set) {
-            Ok(values) => values
-                .iter()
-                .for_each(|(pcr, value)| send(&Event::TpmPcr(PcrValue { pcr, value }))),
-            Err(error) => log::warn!("{error}"),
-        }
-        match firmware.event_log() {
-            Ok(log) => {
-                for (number, piece) in log.chunks(LOG_PIECE).enumerate() {
-                    send(&Event::TpmLog(LogPiece {
-                        at: number * LOG_PIECE,
-                        of: log.len(),
-                        bytes: piece,
-                    }));
-                }
+        tell(&mut firmware);
+        closed
+    }
+}
+
+impl Drop for Measured {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Tells what the PCRs hold, and the log that says how that came to be.
+fn tell(firmware: &mut Firmware) {
+    let set = PcrSet::from_bits(TOLD_PCRS).unwrap_or_default();
+    match Tpm::new(firmware).pcrs(set) {
+        Ok(values) => values
+            .iter()
+            .for_each(|(pcr, value)| send(&Event::TpmPcr(PcrValue { pcr, value }))),
+        Err(error) => log::warn!("{error}"),
+    }
+    match firmware.event_log() {
+        Ok(log) => {
+            for (number, piece) in log.chunks(LOG_PIECE).enumerate() {
+                send(&Event::TpmLog(LogPiece {
+                    at: number * LOG_PIECE,
+                    of: log.len(),
+                    bytes: piece,
+                }));
             }
-            Err(error) => log::warn!("{error}"),
         }
+        Err(error) => log::warn!("{error}"),
     }
 }

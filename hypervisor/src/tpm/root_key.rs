@@ -5,6 +5,7 @@
 
 use super::Measured;
 use super::firmware;
+use super::memory_overwrite;
 use crate::arch::random;
 use crate::events::send;
 use alloc::boxed::Box;
@@ -13,15 +14,19 @@ use bulkhead_core::events::{Event, RootKeyOrigin};
 use bulkhead_core::manifest::{HypervisorOptions, RootKeySource};
 use bulkhead_core::tpm::measurement::What;
 use bulkhead_core::tpm::root_key::{self, Entropy, Step};
-use bulkhead_core::tpm::{Tpm, sealed};
+use bulkhead_core::tpm::{Secret, Tpm, sealed};
 use bulkhead_crypto::RootKey;
 use core::fmt;
 use uefi::proto::rng::Rng;
 use uefi::runtime::{self, VariableAttributes, VariableVendor};
 use uefi::{CStr16, Status, boot, cstr16, guid};
+use zeroize::Zeroize;
 
 const VARIABLE: &CStr16 = cstr16!("BulkheadRootKey");
 const VENDOR: VariableVendor = VariableVendor(guid!("904d637c-624f-42d1-a406-134624fb8048"));
+
+/// Half of what the firmware gives an application at least ("UEFI Specification", "x64 Platforms").
+const WIPED_STACK_BYTES: usize = 64 << 10;
 
 /// Why there is no root key.
 pub enum RootKeyError {
@@ -33,6 +38,8 @@ pub enum RootKeyError {
     NotMeasured(What, Status),
     /// The firmware's variable could not be read or written.
     Variable(Status),
+    /// The TPM would give it out again, for no PCR could be closed.
+    NotClosed,
     /// The TPM keeps it back.
     Sealed(root_key::RootKeyError),
 }
@@ -62,24 +69,43 @@ impl fmt::Display for RootKeyError {
                 f,
                 "the firmware's variable BulkheadRootKey cannot be used ({status}); free room for variables in the firmware's settings"
             ),
+            Self::NotClosed => f.write_str(
+                "`root_key = \"tpm\"` in the manifest: no PCR could be closed, so the TPM would give the root key to whoever asks next; \
+                 switch the machine off and on, or update its firmware",
+            ),
             Self::Sealed(error) => error.fmt(f),
         }
     }
 }
 
-/// The root key, as the manifest wants it, and the event that says where it comes from.
+/// The root key, as the manifest wants it, and the event that says where it comes from. Nobody can ask the TPM for it after this.
 ///
 /// # Errors
 /// [`RootKeyError`].
 pub fn obtain(
     options: &HypervisorOptions,
-    measured: &mut Measured,
+    measured: Measured,
+) -> Result<Box<RootKey>, RootKeyError> {
+    let obtained = obtain_and_close(options, measured);
+    wipe_stack();
+    obtained
+}
+
+/// Writes over what calls that have returned left on the stack, the firmware's among them: a command with the key in it lies in
+/// buffers of its driver's.
+#[inline(never)]
+fn wipe_stack() {
+    let mut below = [0_u8; WIPED_STACK_BYTES];
+    below.zeroize();
+}
+
+#[inline(never)]
+fn obtain_and_close(
+    options: &HypervisorOptions,
+    mut measured: Measured,
 ) -> Result<Box<RootKey>, RootKeyError> {
     let (origin, seal, mut key) = match options.root_key {
-        RootKeySource::Ephemeral => {
-            let key = root_key::mix(&entropy(measured)).ok_or(RootKeyError::NoEntropy)?;
-            ("ephemeral", None, key)
-        }
+        RootKeySource::Ephemeral => ("ephemeral", None, fresh(&mut measured)?),
         RootKeySource::Tpm => {
             if !measured.has_tpm() {
                 return Err(RootKeyError::NoTpm);
@@ -87,20 +113,20 @@ pub fn obtain(
             if let Some((what, status)) = &measured.missed {
                 return Err(RootKeyError::NotMeasured(what.clone(), *status));
             }
+            memory_overwrite::request();
             let stored = stored()?;
             let reseal = options.reseal.map(|id| id.0);
-            let origin = match root_key::decide(stored.as_deref(), reseal) {
+            let (origin, seal, key) = match root_key::decide(stored.as_deref(), reseal) {
                 Step::Make => {
-                    make(measured)?;
-                    "made"
+                    let (seal, key) = make(&mut measured)?;
+                    ("made", seal, key)
                 }
-                Step::Unseal => "unsealed",
+                Step::Unseal(stored) => {
+                    let (mut tpm, list) = parts(&mut measured)?;
+                    let key = root_key::unseal(&mut tpm, stored, list)?;
+                    ("unsealed", sealed::id(stored), key)
+                }
             };
-            // A new one, too: so that what the next boot has to do was seen to work.
-            let stored = self::stored()?.ok_or(RootKeyError::Variable(Status::NOT_FOUND))?;
-            let (mut tpm, list) = parts(measured)?;
-            let key = root_key::unseal(&mut tpm, &stored, list)?;
-            let seal = sealed::id(&stored);
             log::info!("root key {seal:08x}: {origin}, kept by the TPM");
             (origin, Some(seal), key)
         }
@@ -111,19 +137,41 @@ pub fn obtain(
         // One that nobody meets again has none: what is printed of it would make two boots differ by some instructions.
         fingerprint: seal.map(|_| root_key::fingerprint(&key)),
     }));
-    Ok(RootKey::take(&mut key))
+    let key = RootKey::take(&mut key);
+    match (options.root_key, measured.close()) {
+        (RootKeySource::Tpm, false) => Err(RootKeyError::NotClosed),
+        _ => Ok(key),
+    }
 }
 
-/// Makes a root key, has the TPM seal it, and stores that.
-fn make(measured: &mut Measured) -> Result<(), RootKeyError> {
-    let key = root_key::mix(&entropy(measured)).ok_or(RootKeyError::NoEntropy)?;
+/// Makes a root key, has the TPM seal it, and stores that. What was stored before stays until the TPM has given the new one back.
+fn make(measured: &mut Measured) -> Result<(u32, Secret), RootKeyError> {
+    let key = fresh(measured)?;
     let (mut tpm, list) = parts(measured)?;
     let sealed = root_key::make(&mut tpm, &key, list)?;
-    // One with other attributes cannot be written over; and one that is not there cannot be deleted.
-    let _ = runtime::delete_variable(VARIABLE, &VENDOR);
+    store(&sealed).map_err(RootKeyError::Variable)?;
+    // A key that the next boot does not find would be lost with all that it opens.
+    match stored()? {
+        Some(found) if found == sealed => Ok((sealed::id(&sealed), key)),
+        _ => Err(RootKeyError::Variable(Status::COMPROMISED_DATA)),
+    }
+}
+
+/// Puts `sealed` in the place of what is stored.
+fn store(sealed: &[u8]) -> Result<(), Status> {
     let attributes = VariableAttributes::NON_VOLATILE | VariableAttributes::BOOTSERVICE_ACCESS;
-    runtime::set_variable(VARIABLE, &VENDOR, attributes, &sealed)
-        .map_err(|error| RootKeyError::Variable(error.status()))
+    let write = || {
+        let written = runtime::set_variable(VARIABLE, &VENDOR, attributes, sealed);
+        written.map_err(|error| error.status())
+    };
+    match write() {
+        // One that has other attributes, which somebody else gave it, cannot be written over.
+        Err(Status::INVALID_PARAMETER) => {
+            runtime::delete_variable(VARIABLE, &VENDOR).map_err(|error| error.status())?;
+            write()
+        }
+        written => written,
+    }
 }
 
 /// The TPM, and what it was told.
@@ -143,7 +191,17 @@ fn stored() -> Result<Option<Vec<u8>>, RootKeyError> {
     }
 }
 
+/// A new key.
+#[inline(never)]
+fn fresh(measured: &mut Measured) -> Result<Secret, RootKeyError> {
+    let entropy = entropy(measured);
+    let key = root_key::mix(&entropy).ok_or(RootKeyError::NoEntropy)?;
+    log::info!("root key: of random bytes from {entropy}");
+    Ok(key)
+}
+
 /// Random bytes from wherever there are some.
+#[inline(never)]
 fn entropy(measured: &mut Measured) -> Entropy {
     let mut found = Entropy::default();
     // Each is drawn where it stays until it is wiped.

@@ -3,19 +3,27 @@
 use crate::command::{self, Command, Handle};
 use crate::error::{Fault, TpmError};
 use crate::pcr::{PcrSet, PcrValues};
-use crate::response::Answer;
+use crate::response::{Answer, MOST_TICKET_BYTES};
 use crate::wire::{MOST_BYTES, Writer};
 use crate::{DIGEST_BYTES, Digest};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use zeroize::Zeroizing;
 
-/// How often a command is given to a TPM that says it is busy.
-const ATTEMPTS: u32 = 50;
+/// How often a command is given to a TPM that says it is busy: with the pauses for some five seconds, which is what a TPM may take
+/// for its self-test, or for making a key.
+const ATTEMPTS: u32 = 500;
 /// Bytes of an answer to `TPM2_GetRandom`, at most: what any TPM gives at once.
 const RANDOM_BYTES: usize = 32;
-/// The most bytes of either part of a sealed object.
-pub const MOST_OBJECT_BYTES: usize = 256;
+/// The most bytes of a part of a sealed object. Of 32 sealed bytes a TPM makes some 160 private ones, 80 public ones, and 120 about how
+/// they were made.
+pub const MOST_OBJECT_BYTES: usize = 240;
+
+// The largest answer fits, `TPM2_Create`'s: header, parameter size, the object's three parts, their digest, the ticket, the
+// authorisation area. The others have no three of such parts, or, with what PCRs hold, eight of their digests.
+const _: () = assert!(
+    10 + 4 + 3 * (2 + MOST_OBJECT_BYTES) + (2 + DIGEST_BYTES) + MOST_TICKET_BYTES + 5 <= MOST_BYTES
+);
 
 /// The way to a TPM.
 pub trait Transport {

@@ -1,6 +1,6 @@
 //! What changed between the sealing of a key and now: the answer to "why does the TPM not give it out".
 
-use crate::measurement::{Measurement, OWN_PCRS, What, describe_pcr};
+use crate::measurement::{Measurement, OWN_PCRS, PAYLOAD_PCR, What, describe_pcr};
 use crate::pcr::PcrValues;
 use crate::sealed::SealedKey;
 use alloc::vec::Vec;
@@ -20,6 +20,8 @@ pub enum Difference {
     /// A PCR of Bulkhead's has another value, though nothing that was measured into it is different: the order is, or another
     /// program measured into it.
     Unexplained(u8),
+    /// The same, where not all that was measured then was noted: it may be one of the others, too.
+    Unnoted(u8),
 }
 
 impl fmt::Display for Difference {
@@ -32,6 +34,11 @@ impl fmt::Display for Difference {
             Self::Unexplained(pcr) => write!(
                 f,
                 "PCR {pcr}: {}, in another order, or something else measured into it",
+                describe_pcr(*pcr)
+            ),
+            Self::Unnoted(pcr) => write!(
+                f,
+                "PCR {pcr}: {}, one of those that there was no room to note, in another order, or something else measured into it",
                 describe_pcr(*pcr)
             ),
         }
@@ -66,7 +73,7 @@ pub fn differences(
             Difference::Changed(what) | Difference::Gone(what) | Difference::New(what) => {
                 what.pcr() == pcr
             }
-            Difference::Firmware(_) | Difference::Unexplained(_) => false,
+            Difference::Firmware(_) | Difference::Unexplained(_) | Difference::Unnoted(_) => false,
         })
     };
     for (pcr, value) in sealed.pcrs.iter() {
@@ -76,7 +83,11 @@ pub fn differences(
         if !OWN_PCRS.has(pcr) {
             found.push(Difference::Firmware(pcr));
         } else if !explained(&found, pcr) {
-            found.push(Difference::Unexplained(pcr));
+            // Payloads come last: they are what has no room.
+            found.push(match sealed.complete || pcr != PAYLOAD_PCR {
+                true => Difference::Unexplained(pcr),
+                false => Difference::Unnoted(pcr),
+            });
         }
     }
     found

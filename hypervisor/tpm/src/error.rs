@@ -89,16 +89,23 @@ impl TpmError {
 }
 
 impl fmt::Display for ResponseCode {
+    /// None of the advice is to clear the TPM: that loses what everybody else has sealed with it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let meaning = match self.base() {
             0x100 => "the firmware did not start it",
-            0x101 => "it failed its self-test; have it replaced",
+            0x101 => {
+                "it failed its self-test; switch the machine off and on, and have the TPM replaced if it stays so"
+            }
             0x85 | 0x120 => {
                 "its storage hierarchy is turned off; turn it on in the firmware's settings"
             }
-            0x8e | 0xa2 => "its owner has a password; clear the TPM in the firmware's settings",
+            0x8e | 0xa2 => {
+                "its owner has a password, and Bulkhead has none; have the owner set an empty one (`tpm2_changeauth -c owner`), which \
+                 loses no key"
+            }
             0x921 => {
-                "it is locked after too many wrong passwords; wait, or clear it in the firmware's settings"
+                "it is locked after too many wrong passwords; leave the machine on until it lets go, some hours at most, or have who knows \
+                 the lockout password end it"
             }
             0x902 | 0x903 => "it has no memory left; switch the machine off and on",
             0x9d => "a policy is not satisfied",
@@ -132,3 +139,31 @@ impl fmt::Display for TpmError {
 }
 
 impl core::error::Error for TpmError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn no_advice_costs_other_peoples_keys() {
+        for code in 1..0x1000 {
+            let text = ResponseCode(code).to_string();
+            assert!(!text.to_lowercase().contains("clear"), "{text}");
+        }
+    }
+
+    #[test]
+    fn refusals_that_a_person_can_end_say_how() {
+        for (code, advice) in [
+            (0x98e, "empty"),
+            (0x9a2, "empty"),
+            (0x921, "leave the machine on"),
+            (0x185, "turn it on"),
+            (0x902, "off and on"),
+        ] {
+            let text = ResponseCode(code).to_string();
+            assert!(text.contains(advice), "{text}");
+        }
+    }
+}

@@ -38,7 +38,7 @@ mod wire;
 use core::fmt;
 use sha2::{Digest as _, Sha256};
 
-pub use chip::{SealedObject, Tpm, Transport};
+pub use chip::{SealedObject, Secret, Tpm, Transport};
 pub use error::TpmError;
 pub use measurement::{Measurement, What};
 pub use pcr::{PcrSet, PcrValues};
@@ -59,6 +59,12 @@ impl Digest {
             hash.update(part);
         }
         Self(hash.finalize().into())
+    }
+
+    /// Whether a PCR that holds this was never extended: a reset makes it all zeros, or all ones.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        [[0x00; DIGEST_BYTES], [0xff; DIGEST_BYTES]].contains(&self.0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Platform configuration registers: sets of them, their values, and the policy under which such values are asked for.
 
 use crate::command::code;
-use crate::wire::Writer;
+use crate::wire::{MOST_BYTES, Writer};
 use crate::{DIGEST_BYTES, Digest};
 
 /// PCRs that a PC's TPM has at least ("TCG PC Client Platform TPM Profile", "PCR Attributes").
@@ -143,6 +143,7 @@ impl PcrValues {
 
     /// The digest of all values, ascending.
     fn composite(&self) -> Digest {
+        const { assert!(PCRS as usize * DIGEST_BYTES <= MOST_BYTES) };
         let mut values = Writer::new();
         for (_, value) in self.iter() {
             values.put(&value.0);

@@ -9,6 +9,10 @@ use core::ops::RangeInclusive;
 
 /// The most bytes of a ticket's digest: a SHA-512.
 const MOST_TICKET_DIGEST: usize = 64;
+/// Bytes of a ticket's tag and hierarchy.
+const TAG_AND_HIERARCHY: usize = 6;
+/// The most bytes of a ticket.
+pub(crate) const MOST_TICKET_BYTES: usize = TAG_AND_HIERARCHY + 2 + MOST_TICKET_DIGEST;
 
 /// What follows an answer's header.
 #[derive(Clone, Copy)]
@@ -92,7 +96,6 @@ impl<'a> Parameters<'a> {
 
     /// The next parameter, a `TPMT_TK_CREATION`, as it is.
     pub(crate) fn ticket(&mut self) -> Result<&'a [u8], Fault> {
-        const TAG_AND_HIERARCHY: usize = 6;
         let at = self.start + self.reader.position();
         let whole = self.reader.rest();
         let mut read = || {

@@ -1,12 +1,14 @@
 //! The root key: made from everything random that the machine has, and, where the manifest asks for it, kept by the TPM.
 //!
-//! [`mix`] makes one. [`decide`] says which [`Step`] is next; [`make`] seals a new one, [`unseal`] gets an old one back. The shell stores what `make` returns and then unseals that: so the first boot shows that the second will work.
+//! [`mix`] makes one. [`decide`] says which [`Step`] is next; [`make`] seals a new one, [`unseal`] gets an old one back. What `make`
+//! returns was unsealed once, so that nothing takes an older key's place that the next boot does not get back.
 
 use crate::Digest;
 use crate::chip::{Secret, Tpm};
 use crate::difference::{Difference, List, differences};
 use crate::error::TpmError;
-use crate::measurement::{Measurement, SEALED_PCRS};
+use crate::measurement::{Measurement, SEALED_PCRS, describe_pcr};
+use crate::pcr::PcrValues;
 use crate::sealed::{SealedKey, SealedKeyError, id};
 use alloc::vec::Vec;
 use core::fmt;
@@ -16,11 +18,13 @@ use zeroize::Zeroize;
 /// What sets these hashes apart from all others.
 const LABEL: &[u8] = b"Bulkhead root key 1";
 
+/// Hashed before a root key to its fingerprint; `docs/events.md` says so.
+const FINGERPRINT_LABEL: &[u8] = b"Bulkhead root key fingerprint";
+
 /// What tells root keys apart without telling what they are: nobody finds 256 random bits by their digest.
 #[must_use]
 pub fn fingerprint(secret: &Secret) -> [u8; 8] {
-    let Digest([a, b, c, d, e, f, g, h, ..]) =
-        Digest::of(&[b"Bulkhead root key fingerprint", &***secret]);
+    let Digest([a, b, c, d, e, f, g, h, ..]) = Digest::of(&[FINGERPRINT_LABEL, &***secret]);
     [a, b, c, d, e, f, g, h]
 }
 
@@ -35,7 +39,25 @@ pub struct Entropy {
     pub tpm: Option<[u8; 32]>,
 }
 
+impl fmt::Display for Entropy {
+    /// The places that gave some.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places = [
+            ("processor", self.processor.is_some()),
+            ("firmware", self.firmware.is_some()),
+            ("TPM", self.tpm.is_some()),
+        ];
+        let mut before = "";
+        for (name, _) in places.iter().filter(|(_, gave)| *gave) {
+            write!(f, "{before}{name}")?;
+            before = ", ";
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Entropy {
+    #[inline(never)]
     fn drop(&mut self) {
         self.processor.zeroize();
         self.firmware.zeroize();
@@ -44,6 +66,7 @@ impl Drop for Entropy {
 }
 
 /// A key that nobody can guess who cannot guess all of `entropy`; nothing where there is none.
+#[inline(never)]
 #[must_use]
 pub fn mix(entropy: &Entropy) -> Option<Secret> {
     let Entropy {
@@ -67,11 +90,11 @@ pub fn mix(entropy: &Entropy) -> Option<Secret> {
 
 /// What is done about the root key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+pub enum Step<'a> {
     /// A new one is made.
     Make,
-    /// The one that is stored is unsealed.
-    Unseal,
+    /// This one, which is stored, is unsealed.
+    Unseal(&'a [u8]),
 }
 
 /// Why there is no root key.
@@ -103,6 +126,13 @@ pub enum RootKeyError {
         /// The sealed key's name.
         id: u32,
     },
+    /// A PCR that a key is to be bound to holds what it held at the reset: whoever boots what finds the same there.
+    NotMeasured {
+        /// The PCR.
+        pcr: u8,
+    },
+    /// The TPM did not give back what it had just sealed.
+    NotGivenBack,
     /// The TPM failed.
     Tpm(TpmError),
 }
@@ -117,6 +147,20 @@ impl fmt::Display for RootKeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = match self {
             Self::Tpm(error) => return error.fmt(f),
+            Self::NotGivenBack => {
+                return f.write_str(
+                    "the TPM did not give back the root key that it had sealed a moment before; nothing was stored, and what was stored \
+                     is still there",
+                );
+            }
+            Self::NotMeasured { pcr } => {
+                return write!(
+                    f,
+                    "the firmware measured nothing into PCR {pcr} ({}) of the TPM's SHA-256 bank, so no key can be bound to what boots; \
+                     have the firmware's settings measure into SHA-256, or write `root_key = \"ephemeral\"`",
+                    describe_pcr(*pcr)
+                );
+            }
             Self::Unreadable { id, error } => {
                 write!(f, "the sealed root key {id:08x} cannot be read: {error}")?;
                 id
@@ -159,23 +203,34 @@ impl core::error::Error for RootKeyError {}
 
 /// What to do, where `stored` is kept, if anything, and the manifest gives up the sealed key named `reseal`.
 #[must_use]
-pub fn decide(stored: Option<&[u8]>, reseal: Option<u32>) -> Step {
+pub fn decide(stored: Option<&[u8]>, reseal: Option<u32>) -> Step<'_> {
     match stored {
-        Some(bytes) if reseal != Some(id(bytes)) => Step::Unseal,
+        Some(bytes) if reseal != Some(id(bytes)) => Step::Unseal(bytes),
         _ => Step::Make,
     }
 }
 
-/// Seals `secret` for what was measured up to now.
+/// What the PCRs hold that a key is bound to, each of which something was measured into: a firmware that fills another bank leaves
+/// this one as the reset made it, and a key sealed for that would be given out to everybody.
+fn sealed_pcrs(tpm: &mut Tpm<'_>) -> Result<PcrValues, RootKeyError> {
+    let pcrs = tpm.pcrs(SEALED_PCRS)?;
+    let untouched = pcrs.iter().find(|(_, value)| value.is_untouched());
+    match untouched.map(|(pcr, _)| pcr) {
+        Some(pcr) => Err(RootKeyError::NotMeasured { pcr }),
+        None => Ok(pcrs),
+    }
+}
+
+/// Seals `secret` for what was measured up to now, and has the TPM give it back once.
 ///
 /// # Errors
-/// [`RootKeyError::Tpm`].
+/// [`RootKeyError::Tpm`], [`RootKeyError::NotMeasured`], [`RootKeyError::NotGivenBack`].
 pub fn make(
     tpm: &mut Tpm<'_>,
     secret: &Secret,
     measured: &[Measurement],
 ) -> Result<Vec<u8>, RootKeyError> {
-    let pcrs = tpm.pcrs(SEALED_PCRS)?;
+    let pcrs = sealed_pcrs(tpm)?;
     let object = tpm.seal(secret, &pcrs)?;
     let sealed = SealedKey {
         pcrs,
@@ -183,7 +238,12 @@ pub fn make(
         measurements: measured.to_vec(),
         complete: true,
     };
-    Ok(sealed.encode())
+    let stored = sealed.encode();
+    match unseal(tpm, &stored, measured) {
+        Ok(given) if given == *secret => Ok(stored),
+        Err(RootKeyError::Tpm(error)) => Err(error.into()),
+        _ => Err(RootKeyError::NotGivenBack),
+    }
 }
 
 /// Gets the key back of which `stored` is kept.
@@ -198,7 +258,7 @@ pub fn unseal(
     let id = id(stored);
     let sealed =
         SealedKey::decode(stored).map_err(|error| RootKeyError::Unreadable { id, error })?;
-    let pcrs = tpm.pcrs(SEALED_PCRS)?;
+    let pcrs = sealed_pcrs(tpm)?;
     match tpm.unseal(&sealed.object, SEALED_PCRS) {
         // Anyone who knows which values a policy asks for can seal for it; only who boots as we did was there with such values.
         Ok(secret) if sealed.object.was_made_with(&pcrs) => Ok(secret),

@@ -17,6 +17,8 @@ const MAGIC: [u8; 8] = *b"BulkSeal";
 const VERSION: u16 = 1;
 /// The most bytes: what a firmware surely keeps in one variable.
 pub const MOST_BYTES: usize = 4096;
+/// The most bytes of a payload's name.
+const MOST_NAME_BYTES: usize = 256;
 
 /// A sealed root key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -169,6 +171,9 @@ fn append(bytes: &mut Vec<u8>, measurement: &Measurement) -> bool {
     let Ok(length) = u16::try_from(name.len()) else {
         return false;
     };
+    if kind == PAYLOAD && !is_name(name.as_bytes()) {
+        return false;
+    }
     if bytes.len() + 3 + name.len() + measurement.digest.0.len() > MOST_BYTES {
         return false;
     }
@@ -182,15 +187,22 @@ fn append(bytes: &mut Vec<u8>, measurement: &Measurement) -> bool {
 fn measurement(reader: &mut Reader<'_>) -> Result<Measurement, SealedKeyError> {
     let at = reader.position();
     let kind = reader.u8()?;
-    let name = str::from_utf8(reader.sized()?);
-    let what = match (kind, name) {
+    let name = reader.sized()?;
+    let what = match (kind, str::from_utf8(name)) {
         (IMAGE, Ok("")) => What::Image,
         (MANIFEST, Ok("")) => What::Manifest,
-        (PAYLOAD, Ok(path)) => What::Payload(String::from(path)),
+        (PAYLOAD, Ok(path)) if is_name(name) => What::Payload(String::from(path)),
         _ => return Err(SealedKeyError::Damaged(at)),
     };
     let digest = Digest(reader.array()?);
     Ok(Measurement { what, digest })
+}
+
+/// Whether `name` may be that of a payload: errors print it, and whoever can write the variable chose it. What the manifest allows is
+/// printable ASCII, too, and shorter.
+fn is_name(name: &[u8]) -> bool {
+    let printable = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+    (1..=MOST_NAME_BYTES).contains(&name.len()) && name.iter().all(printable)
 }
 
 fn object_part(reader: &mut Reader<'_>) -> Result<Vec<u8>, SealedKeyError> {

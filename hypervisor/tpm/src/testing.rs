@@ -220,6 +220,8 @@ impl Transport for Chip {
     fn submit(&mut self, command: &[u8], answer: &mut [u8]) -> Result<(), usize> {
         let word = |at: usize| u32::from_be_bytes(command[at..at + 4].try_into().unwrap());
         assert_eq!(word(2) as usize, command.len(), "the command's size");
+        // What EDK II compares with what this TPM gives at most.
+        assert!(answer.len() < 1024, "more room than may be offered");
         let (sessions, code) = (command[1] == 2, word(6));
         let number = self.commands.len();
         self.commands.push(code);

@@ -3,8 +3,9 @@
 use alloc::vec::Vec;
 use zeroize::Zeroizing;
 
-/// The most bytes of a command or an answer. No command here comes near, and every TPM takes as much.
-pub(crate) const MOST_BYTES: usize = 1024;
+/// The most bytes of a command or an answer, and of the room offered for one. A firmware may refuse room that is not smaller than the
+/// largest answer its TPM gives, whatever the answer will be: EDK II does; and there are TPMs that give 1024 bytes at most.
+pub(crate) const MOST_BYTES: usize = 896;
 
 /// Reads from the front of `bytes`.
 #[derive(Clone, Copy)]

@@ -3,27 +3,26 @@
 //! QEMU's machine has a TPM by swtpm and no VT-x: each boot ends in that error, after everything that is looked at here. Machines of one
 //! scenario follow one another in one directory, so that a later one has the TPM and the firmware's variables of an earlier.
 
+mod log;
+
 use std::fs;
 
-use bulkhead_tpm::event_log::EventLog;
-use sha2::{Digest, Sha256};
 use xtask::error::IoContext;
 use xtask::image::Boot;
 use xtask::platform::equipment::{Equipment, TpmState};
 use xtask::session::events::Event;
 
 use crate::context::{Context, Setup};
+use crate::key_search::has_key;
 use crate::lab::HELLO;
 use crate::machine::Machine;
-use crate::manifest::{Manifest, sha256};
-use crate::outcome::{Failure, Outcome, ensure};
+use crate::manifest::Manifest;
+use crate::outcome::{Outcome, ensure};
 use crate::scenario::{Ground, Scenario};
 
 const LIMIT: u64 = 240;
 /// What every boot here ends with, unless the root key is missing.
 const NO_VTX: &str = "VT-x is missing";
-/// Hashed before a root key to its fingerprint; `docs/events.md` says so.
-const FINGERPRINT: &[u8] = b"Bulkhead root key fingerprint";
 
 pub fn scenarios() -> Vec<Scenario> {
     let scenario = |name, check: fn(&Context<'_>) -> Outcome| {
@@ -35,6 +34,11 @@ pub fn scenarios() -> Vec<Scenario> {
             first_and_second_boot,
         ),
         scenario("tpm_event_log_replays_to_the_pcrs", event_log),
+        scenario(
+            "tpm_is_closed_and_its_log_told_although_a_payload_is_missing",
+            missing_payload,
+        ),
+        scenario("tpm_measures_the_image_that_came_over_pxe", image_over_pxe),
         scenario(
             "tpm_names_the_manifest_that_was_changed_until_a_reseal",
             changed_manifest,
@@ -51,27 +55,28 @@ fn tpm_manifest() -> Manifest {
     manifest
 }
 
-/// Boots with a TPM in this state, and waits for the end.
-fn run<'a>(
-    context: &'a Context<'_>,
-    boot: Boot,
-    tpm: Option<TpmState>,
-) -> Outcome<(Machine<'a>, String)> {
-    let setup = Setup {
+/// A machine with a TPM in this state.
+fn with_tpm(state: TpmState) -> Setup {
+    Setup {
         equipment: Equipment {
-            tpm,
+            tpm: Some(state),
             ..Equipment::default()
         },
         ..Setup::default()
-    };
-    let mut machine = context.start(boot, setup)?;
+    }
+}
+
+/// Boots with a TPM in this state, and waits for the end, before which the PCRs have to be closed, whatever it is.
+fn run<'a>(context: &'a Context<'_>, boot: Boot, tpm: TpmState) -> Outcome<(Machine<'a>, String)> {
+    let mut machine = context.start(boot, with_tpm(tpm))?;
     let error = machine.refused()?;
+    log::ensure_closed(&mut machine)?;
     Ok((machine, error))
 }
 
 /// Boots and has a root key; the event that says which.
 fn boots(context: &Context<'_>, boot: Boot, tpm: TpmState, origin: &str) -> Outcome<Event> {
-    let (mut machine, error) = run(context, boot, Some(tpm))?;
+    let (mut machine, error) = run(context, boot, tpm)?;
     let key = machine.event("root-key", 0)?;
     machine.ensure(error.starts_with(NO_VTX), || error)?;
     machine.ensure(key.text("origin") == origin, || {
@@ -82,7 +87,7 @@ fn boots(context: &Context<'_>, boot: Boot, tpm: TpmState, origin: &str) -> Outc
 
 /// Boots and is refused the root key; the error has each of `named`, and none of `others`.
 fn keeps_sealed(context: &Context<'_>, boot: Boot, named: &[&str], others: &[&str]) -> Outcome {
-    let (mut machine, error) = run(context, boot, Some(TpmState::Kept))?;
+    let (mut machine, error) = run(context, boot, TpmState::Kept)?;
     context.note(error.clone());
     let keys = machine.count("root-key", |_| true);
     machine.ensure(keys == 0, || "there is a root key".to_owned())?;
@@ -102,7 +107,7 @@ fn keeps_sealed(context: &Context<'_>, boot: Boot, named: &[&str], others: &[&st
 fn first_and_second_boot(context: &Context<'_>) -> Outcome {
     let boot = context.boot_guest(&tpm_manifest())?;
     let made = boots(context, boot.clone(), TpmState::New, "made")?;
-    let (mut machine, _) = run(context, boot, Some(TpmState::Kept))?;
+    let (mut machine, _) = run(context, boot, TpmState::Kept)?;
     let unsealed = machine.event("root-key", 0)?;
     let same = |key| made.text(key) == unsealed.text(key) && !made.text(key).is_empty();
     machine.ensure(
@@ -127,119 +132,92 @@ fn first_and_second_boot(context: &Context<'_>) -> Outcome {
     }
     for place in places {
         let bytes = fs::read(&place).context("read", &place)?;
-        let found = bytes.windows(32).any(|key| print_of(key) == fingerprint);
-        machine.ensure(!found, || {
+        machine.ensure(!has_key(&bytes, &fingerprint), || {
             format!("the root key is in {} in the clear", place.display())
         })?;
     }
-    // The negative control: where it is, it is found.
-    let planted = [&b"some bytes"[..], &[7; 32], b"more"].concat();
-    let found = |key| planted.windows(32).any(|window| print_of(window) == key);
-    ensure(
-        found(print_of(&[7; 32])) && !found(print_of(&[8; 32])),
-        || "a key in the clear would not be found".to_owned(),
-    )
-}
-
-/// The fingerprint of a root key, as events have it.
-fn print_of(key: &[u8]) -> String {
-    let digest = Sha256::new().chain_update(FINGERPRINT).chain_update(key);
-    hex(&digest.finalize()[..8])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(())
 }
 
 /// Measuring does not need a sealed key: an ephemeral one is in use here.
 fn event_log(context: &Context<'_>) -> Outcome {
     let manifest = Manifest::of(HELLO);
     let boot = context.boot_guest(&manifest)?;
-    let (mut machine, error) = run(context, boot, Some(TpmState::New))?;
+    let (mut machine, error) = run(context, boot, TpmState::New)?;
     machine.ensure(error.starts_with(NO_VTX), || error)?;
     let origin = machine.event("root-key", 0)?;
     machine.ensure(origin.text("origin") == "ephemeral", || {
         origin.0.to_string()
     })?;
-    let hello = context.lab.payload(HELLO)?;
-    let payload = fs::read(&hello).context("read", &hello)?;
-    let image = fs::read(&context.lab.efi).context("read", &context.lab.efi)?;
     let text = manifest.to_string();
-    let files: [(&str, u64, &[u8]); 3] = [
-        ("image", 11, &image),
-        ("manifest", 12, text.as_bytes()),
-        ("payload `hello.elf`", 13, &payload),
-    ];
-    for (number, (what, pcr, bytes)) in files.into_iter().enumerate() {
-        let event = machine.event("measurement", number)?;
-        let right = event.text("what") == what
-            && event.number("pcr") == Some(pcr)
-            && event.text("sha256") == sha256(bytes);
-        machine.ensure(right, || format!("{what} was to be measured: {}", event.0))?;
-    }
-    let values: Vec<_> = machine
-        .events()
-        .into_iter()
-        .filter(|event| event.name() == "tpm-pcr")
-        .collect();
-    let value_of = |pcr: u64| {
-        let event = values.iter().find(|event| event.number("pcr") == Some(pcr));
-        event.map(|event| event.text("sha256").to_owned())
-    };
-    // What the TPM did, done here: each file, then the separator.
-    for (what, pcr, bytes) in files {
-        let mut value = [0; 32];
-        for measured in [bytes, &[0; 4]] {
-            let digest = Sha256::digest(measured);
-            value = Sha256::new()
-                .chain_update(value)
-                .chain_update(digest)
-                .finalize()
-                .into();
-        }
-        machine.ensure(value_of(pcr) == Some(hex(&value)), || {
-            format!("PCR {pcr} does not hold {what}: {:?}", value_of(pcr))
-        })?;
-    }
-    let log = whole_log(&machine.events())?;
-    let log = EventLog::parse(&log).map_err(|error| Failure::Unmet(error.to_string()))?;
-    let replayed = log
-        .replay()
-        .map_err(|error| Failure::Unmet(error.to_string()))?;
-    context.note(format!("{} events in the log", log.events().count()));
-    machine.ensure(replayed.iter().count() >= 10, || {
-        format!("few PCRs are in the log: {:?}", replayed.set())
-    })?;
-    for (pcr, value) in replayed.iter() {
-        let told = value_of(pcr.into());
-        machine.ensure(told == Some(value.to_string()), || {
-            format!("PCR {pcr}: {told:?} in the TPM, {value} by the log")
-        })?;
-    }
-    Ok(())
+    let (image, payload) = (image(context)?, hello(context)?);
+    log::ensure_measured(
+        &mut machine,
+        &[
+            ("image", 11, &image),
+            ("manifest", 12, text.as_bytes()),
+            ("payload `hello.elf`", 13, &payload),
+        ],
+    )
 }
 
-/// The log, from its pieces.
-fn whole_log(events: &[Event]) -> Outcome<Vec<u8>> {
-    let mut log = Vec::new();
-    let mut length = None;
-    for piece in events.iter().filter(|event| event.name() == "tpm-log") {
-        ensure(piece.number("at") == Some(log.len() as u64), || {
-            format!("a piece of the log is missing before {}", piece.0)
-        })?;
-        length = piece.number("of");
-        let digits = piece.text("bytes");
-        let bytes = (0..digits.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&digits[at..at + 2], 16));
-        for byte in bytes {
-            log.push(byte.map_err(|error| Failure::Unmet(error.to_string()))?);
-        }
-    }
-    ensure(length == Some(log.len() as u64), || {
-        format!("{} bytes of a log of {length:?}", log.len())
-    })?;
-    Ok(log)
+/// What comes before a file that is not there was measured, and nobody gets at the key by having a file go missing.
+fn missing_payload(context: &Context<'_>) -> Outcome {
+    let mut manifest = tpm_manifest();
+    manifest.initrd = Some("missing.img".to_owned());
+    let text = manifest.to_string();
+    let files = [(HELLO, context.lab.payload(HELLO)?)];
+    let boot = context.boot_unchecked(&text, &files)?;
+    let (mut machine, error) = run(context, boot, TpmState::New)?;
+    machine.ensure(error.contains("missing.img"), || error)?;
+    let keys = machine.count("root-key", |_| true);
+    machine.ensure(keys == 0, || "there is a root key".to_owned())?;
+    let (image, payload) = (image(context)?, hello(context)?);
+    log::ensure_measured(
+        &mut machine,
+        &[
+            ("image", 11, &image),
+            ("manifest", 12, text.as_bytes()),
+            ("payload `hello.elf`", 13, &payload),
+        ],
+    )
+}
+
+/// Over PXE no device path says which file it was: the server does.
+fn image_over_pxe(context: &Context<'_>) -> Outcome {
+    let setup = Setup {
+        pxe: true,
+        ..with_tpm(TpmState::New)
+    };
+    let manifest = tpm_manifest();
+    let mut machine = context.start(context.boot_guest(&manifest)?, setup)?;
+    let error = machine.refused()?;
+    machine.ensure(error.starts_with(NO_VTX), || error)?;
+    machine.ensure_console(&["from TFTP server", "nothing was started"])?;
+    let key = machine.event("root-key", 0)?;
+    machine.ensure(key.text("origin") == "made", || key.0.to_string())?;
+    log::ensure_closed(&mut machine)?;
+    let text = manifest.to_string();
+    let (image, payload) = (image(context)?, hello(context)?);
+    log::ensure_measured(
+        &mut machine,
+        &[
+            ("image", 11, &image),
+            ("manifest", 12, text.as_bytes()),
+            ("payload `hello.elf`", 13, &payload),
+        ],
+    )
+}
+
+/// The bytes of `bulkhead.efi`.
+fn image(context: &Context<'_>) -> Outcome<Vec<u8>> {
+    Ok(fs::read(&context.lab.efi).context("read", &context.lab.efi)?)
+}
+
+/// The bytes of the guest.
+fn hello(context: &Context<'_>) -> Outcome<Vec<u8>> {
+    let file = context.lab.payload(HELLO)?;
+    Ok(fs::read(&file).context("read", &file)?)
 }
 
 fn changed_manifest(context: &Context<'_>) -> Outcome {
@@ -294,7 +272,7 @@ fn changed_image(context: &Context<'_>) -> Outcome {
     let boot = context.boot_guest(&tpm_manifest())?;
     boots(context, boot.clone(), TpmState::New, "made")?;
     // Behind the last section: no instruction changes.
-    let mut image = fs::read(&context.lab.efi).context("read", &context.lab.efi)?;
+    let mut image = image(context)?;
     image.extend(*b"one more");
     let changed = context.file("changed.efi", image)?;
     keeps_sealed(
@@ -306,8 +284,7 @@ fn changed_image(context: &Context<'_>) -> Outcome {
 }
 
 fn changed_payload(context: &Context<'_>) -> Outcome {
-    let hello = context.lab.payload(HELLO)?;
-    let mut bytes = fs::read(&hello).context("read", &hello)?;
+    let mut bytes = hello(context)?;
     context.file("guest.elf", &bytes)?;
     let mut manifest = tpm_manifest();
     manifest.kernel = "guest.elf".to_owned();
@@ -329,7 +306,8 @@ fn changed_payload(context: &Context<'_>) -> Outcome {
 
 fn no_tpm(context: &Context<'_>) -> Outcome {
     let boot = context.boot_guest(&tpm_manifest())?;
-    let (mut machine, error) = run(context, boot, None)?;
+    let mut machine = context.start(boot, Setup::default())?;
+    let error = machine.refused()?;
     machine.ensure(error.contains("the firmware has no TPM 2.0"), || error)?;
     machine.ensure_events(&["boot", "plan", "halt"])
 }

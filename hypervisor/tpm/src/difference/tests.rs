@@ -78,7 +78,11 @@ fn a_list_cut_short_does_not_make_the_rest_new() {
     let found = differences(&sealed(true), &more, &values(1, 2, 1));
     assert_eq!(found, [Difference::New(What::Payload("new".to_string()))]);
     let found = differences(&sealed(false), &more, &values(1, 2, 1));
-    assert_eq!(found, [Difference::Unexplained(13)]);
+    assert_eq!(found, [Difference::Unnoted(13)]);
+    assert!(List(&found).to_string().contains("no room to note"));
+    // Image and manifest are noted in any case.
+    let found = differences(&sealed(false), &measured(1, 1), &values(2, 1, 1));
+    assert_eq!(found, [Difference::Unexplained(11)]);
 }
 
 #[test]

@@ -173,9 +173,33 @@ fn what_is_stored_is_unsealed_unless_it_is_given_up() {
     let id = id(&stored);
     assert_eq!(decide(None, None), Step::Make);
     assert_eq!(decide(None, Some(id)), Step::Make);
-    assert_eq!(decide(Some(&stored), None), Step::Unseal);
-    assert_eq!(decide(Some(&stored), Some(id ^ 1)), Step::Unseal);
+    assert_eq!(decide(Some(&stored), None), Step::Unseal(&stored));
+    assert_eq!(decide(Some(&stored), Some(id ^ 1)), Step::Unseal(&stored));
     assert_eq!(decide(Some(&stored), Some(id)), Step::Make);
+}
+
+#[test]
+fn a_new_key_that_does_not_come_back_is_not_returned() {
+    const UNSEAL: u32 = 0x15e;
+    // Another secret, a policy that is not satisfied at once, an object that it does not know again.
+    for refused in [None, Some((UNSEAL, 0x99d)), Some((0x157, 0x1df))] {
+        let (mut chip, measured) = boot(&files());
+        chip.refuse = refused;
+        chip.tamper = Some(std::boxed::Box::new(|_, answer| {
+            let at = answer.windows(32).position(|bytes| bytes == SECRET);
+            // Where the object has it, it is not in the clear with a real one.
+            if let Some(at) = at.filter(|_| answer.len() < 64) {
+                answer[at] ^= 1;
+            }
+        }));
+        let made = make(&mut Tpm::new(&mut chip), &secret(), &measured);
+        assert_eq!(made, Err(RootKeyError::NotGivenBack), "{refused:?}");
+        assert_eq!(chip.left_over(), 0);
+    }
+    let (mut chip, measured) = boot(&files());
+    chip.refuse = Some((UNSEAL, 0x902));
+    let made = make(&mut Tpm::new(&mut chip), &secret(), &measured);
+    assert!(matches!(made, Err(RootKeyError::Tpm(_))), "{made:?}");
 }
 
 #[test]
@@ -200,8 +224,10 @@ fn errors_say_what_differs_and_what_to_do() {
 #[test]
 fn a_chip_that_is_busy_is_asked_again_and_not_for_ever() {
     let (mut chip, measured) = boot(&files());
-    chip.busy = 5;
-    assert!(unseal(&mut Tpm::new(&mut chip), &stored(), &measured).is_ok());
+    for busy in [5, 499] {
+        chip.busy = busy;
+        assert!(unseal(&mut Tpm::new(&mut chip), &stored(), &measured).is_ok());
+    }
     chip.busy = u32::MAX;
     let error = unseal(&mut Tpm::new(&mut chip), &stored(), &measured).unwrap_err();
     assert!(error.to_string().contains("stayed busy"), "{error}");
@@ -216,6 +242,28 @@ fn a_chip_without_the_bank_is_told_about() {
         error.to_string().contains("SHA-256 PCR bank is off"),
         "{error}"
     );
+}
+
+/// A firmware that fills another bank, one that leaves out a PCR, a TPM that answers nothing but ones.
+#[test]
+fn no_key_is_bound_to_a_pcr_that_nothing_was_measured_into() {
+    let (mut chip, measured) = boot(&files());
+    for pcr in SEALED_PCRS.iter() {
+        let filled = chip.pcrs[usize::from(pcr)];
+        for value in [0x00, 0xff] {
+            chip.pcrs[usize::from(pcr)] = Digest([value; 32]);
+            let untouched = RootKeyError::NotMeasured { pcr };
+            let made = make(&mut Tpm::new(&mut chip), &secret(), &measured);
+            assert_eq!(made, Err(untouched.clone()));
+            // Nor is one given out that was sealed by who did not look.
+            let got = unseal(&mut Tpm::new(&mut chip), &stored(), &measured);
+            assert_eq!(got, Err(untouched.clone()));
+            assert!(untouched.to_string().contains(&std::format!("PCR {pcr} (")));
+        }
+        chip.pcrs[usize::from(pcr)] = filled;
+    }
+    assert!(!chip.commands.contains(&0x153), "something was sealed");
+    assert!(make(&mut Tpm::new(&mut chip), &secret(), &measured).is_ok());
 }
 
 #[test]
@@ -251,9 +299,26 @@ fn an_owner_with_a_password_is_told_what_to_do() {
     );
 }
 
+/// `printf '%s%s' 'Bulkhead root key fingerprint' 'thirty-two bytes of a root key..' | sha256sum`
+#[test]
+fn a_fingerprint_is_the_digest_that_the_page_of_events_says() {
+    let expected = [0x92, 0x96, 0x16, 0xd7, 0x42, 0xfa, 0x36, 0x26];
+    assert_eq!(fingerprint(&secret()), expected);
+}
+
 #[test]
 fn without_entropy_there_is_no_key() {
     assert!(mix(&Entropy::default()).is_none());
+}
+
+#[test]
+fn what_gave_random_bytes_is_named() {
+    let mut entropy = Entropy::default();
+    assert_eq!(entropy.to_string(), "");
+    entropy.tpm = Some([1; 32]);
+    assert_eq!(entropy.to_string(), "TPM");
+    entropy.processor = Some([1; 32]);
+    assert_eq!(entropy.to_string(), "processor, TPM");
 }
 
 #[test]

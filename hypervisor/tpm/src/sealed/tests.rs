@@ -76,6 +76,48 @@ fn other_bytes_are_told_apart() {
 }
 
 #[test]
+fn names_that_a_terminal_would_obey_are_refused() {
+    let good = sample(1).encode();
+    let at = good.windows(6).position(|name| name == b"file-0").unwrap();
+    for byte in (0..=u8::MAX).filter(|byte| !(0x20..0x7f).contains(byte)) {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        let read = SealedKey::decode(&bytes);
+        assert!(
+            matches!(read, Err(SealedKeyError::Damaged(_))),
+            "{byte:#04x}"
+        );
+    }
+    // U+202E turns the rest of a line around.
+    let mut bytes = good.clone();
+    bytes[at..at + 3].copy_from_slice("\u{202e}".as_bytes());
+    assert!(SealedKey::decode(&bytes).is_err());
+}
+
+#[test]
+fn names_longer_than_any_path_are_refused() {
+    let named = |length| {
+        let mut sealed = sample(1);
+        sealed.measurements[2].what = What::Payload("x".repeat(length));
+        sealed
+    };
+    let longest = named(MOST_NAME_BYTES);
+    let mut bytes = longest.encode();
+    assert_eq!(SealedKey::decode(&bytes), Ok(longest));
+    let length = MOST_NAME_BYTES + 1;
+    let at = bytes.windows(2).position(|two| two == b"xx").unwrap();
+    bytes[at - 2..at].copy_from_slice(&(length as u16).to_be_bytes());
+    bytes.insert(at, b'x');
+    assert!(matches!(
+        SealedKey::decode(&bytes),
+        Err(SealedKeyError::Damaged(_))
+    ));
+    // Nor is one written: it goes unnamed, like what has no room.
+    let read = SealedKey::decode(&named(length).encode()).unwrap();
+    assert!(!read.complete && read.measurements.len() == 2);
+}
+
+#[test]
 fn the_name_goes_by_the_bytes() {
     let bytes = sample(1).encode();
     let mut other = bytes.clone();
