@@ -46,6 +46,7 @@ pub struct Running {
 }
 
 impl Drop for Running {
+    #[inline(never)]
     fn drop(&mut self) {
         self.gprs.0.zeroize();
     }

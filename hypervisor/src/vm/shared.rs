@@ -255,6 +255,7 @@ impl VmShared {
     }
 
     /// Has this CPU forget what the view shows.
+    #[inline(never)]
     pub fn forget_view(&self) {
         instruction::forget_view(super::machine().features.ept.features(), self.eptp);
     }

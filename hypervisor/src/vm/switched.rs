@@ -50,6 +50,7 @@ impl Area {
 
 impl Drop for Area {
     /// Wipes the registers: they are their VM's, and whoever gets the memory next is not.
+    #[inline(never)]
     fn drop(&mut self) {
         // SAFETY: the area is this value's alone, as long as the layout says, and was zeroed when it was allocated.
         let bytes = unsafe { slice::from_raw_parts_mut(self.at.as_ptr(), self.layout.size()) };
@@ -69,6 +70,7 @@ pub struct Switched {
 }
 
 impl Drop for Switched {
+    #[inline(never)]
     fn drop(&mut self) {
         self.msrs.zeroize();
         self.debug.zeroize();
