@@ -1,10 +1,11 @@
 //! What CPUs have each other do, and how long one waits for another.
 //!
 //! [`Slip`] is where a CPU finds what it is asked for; the asker sees there that it was done. [`Patience`] says when an asker
-//! goes from waiting to interrupting to giving up. The interrupts are the shell's.
+//! goes from waiting to interrupting to giving up. [`Losses`] is for what a CPU has to know only before it runs a vCPU. The interrupts
+//! are the shell's.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
 
@@ -26,6 +27,8 @@ bitflags! {
         const EMPTY_CACHES = 1 << 4;
         /// Program a key of TME-MK, as the first CPU of a package.
         const PROGRAM_KEY = 1 << 5;
+        /// Forget the translations of the view that its guest has.
+        const FORGET_VIEW = 1 << 6;
     }
 }
 
@@ -80,6 +83,31 @@ impl Slip {
         let wanted = self.wanted.load(Ordering::SeqCst);
         let taken = self.taken.load(Ordering::SeqCst);
         (wanted | taken) & requests.bits() == 0
+    }
+}
+
+/// Counts how often a VM's view lost translations that CPUs may have cached.
+///
+/// Who takes translations away notes the loss first and then asks those CPUs to forget them where a vCPU of the VM runs. A CPU says
+/// first that a vCPU runs, then looks for losses, and forgets before it enters. Whichever is later sees the other.
+#[derive(Debug, Default)]
+pub struct Losses(AtomicU64);
+
+/// The losses that a vCPU's CPU knew of when it was entered last.
+#[derive(Debug, Default)]
+pub struct KnownLosses(u64);
+
+impl Losses {
+    /// Something was lost.
+    pub fn note(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether something was lost since `known`, which then knows.
+    #[must_use]
+    pub fn are_new(&self, known: &mut KnownLosses) -> bool {
+        let now = self.0.load(Ordering::SeqCst);
+        core::mem::replace(&mut known.0, now) != now
     }
 }
 
@@ -173,6 +201,50 @@ mod tests {
         slip.done(Requests::FORGET_HOST);
         assert!(slip.is_done(Requests::FORGET_HOST));
         assert!(!slip.is_done(Requests::LEAVE));
+    }
+
+    #[test]
+    fn no_vcpu_runs_with_what_was_lost_whoever_of_two_cpus_is_faster() {
+        const ROUNDS: u64 = 20_000;
+        let (losses, slip) = (Losses::default(), Slip::new());
+        // What the view says, and what nobody may hold an older one than.
+        let (view, proven) = (AtomicU64::new(0), AtomicU64::new(0));
+        let running = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut known = KnownLosses::default();
+                let mut cached = 0;
+                while proven.load(Ordering::SeqCst) < ROUNDS {
+                    running.store(1, Ordering::SeqCst);
+                    if losses.are_new(&mut known) {
+                        cached = view.load(Ordering::SeqCst);
+                    }
+                    for _ in 0..3 {
+                        assert!(cached >= proven.load(Ordering::SeqCst));
+                        let taken = slip.take();
+                        if !taken.is_empty() {
+                            cached = view.load(Ordering::SeqCst);
+                            slip.done(taken);
+                        }
+                    }
+                    running.store(0, Ordering::SeqCst);
+                }
+            });
+            for round in 1..=ROUNDS {
+                view.store(round, Ordering::SeqCst);
+                losses.note();
+                if running.load(Ordering::SeqCst) != 0 {
+                    slip.ask(Requests::FORGET_VIEW);
+                    // One that runs no more is told by what was noted.
+                    while !slip.is_done(Requests::FORGET_VIEW)
+                        && running.load(Ordering::SeqCst) != 0
+                    {
+                        core::hint::spin_loop();
+                    }
+                }
+                proven.store(round, Ordering::SeqCst);
+            }
+        });
     }
 
     #[test]

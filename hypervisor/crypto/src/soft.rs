@@ -5,7 +5,7 @@
 //! compile that out, and without them this crate does not compile either.
 //!
 //! Expanded keys are zeroized when they are dropped. What the libraries leave of a key or a page on the stack is not wiped: whoever
-//! needs that, on a processor without AES-NI, has to clear the stack below the call.
+//! needs that, on a processor without AES-NI, has to clear the stack below the call, as the hypervisor does.
 
 #[cfg(not(any(aes_force_soft, doc, doctest)))]
 compile_error!(

@@ -21,7 +21,7 @@ const CALIBRATION: Duration = Duration::from_millis(10);
 const TOLERANCE_PERMILLE: u64 = 10;
 
 /// CPUs beyond this many are left alone.
-const MAX_CPUS: usize = 64;
+pub const MAX_CPUS: usize = 64;
 /// No processor counts more slowly.
 const SLOWEST_KHZ: u32 = 1_000;
 

@@ -1,6 +1,7 @@
 //! The hypervisor's stacks, each with an absent page below it, registered so that a report can walk them.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use zeroize::Zeroize;
 
 /// Most stacks there can be.
 const MAX_STACKS: usize = 8 * 64;
@@ -8,6 +9,16 @@ const MAX_STACKS: usize = 8 * 64;
 static BOUNDS: [[AtomicU64; 2]; MAX_STACKS] =
     [const { [AtomicU64::new(0), AtomicU64::new(0)] }; MAX_STACKS];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that [`wipe`] overwrites: more than it takes to derive a VM's keys, or to use them without AES-NI.
+const WIPED: usize = 16 << 10;
+
+/// Overwrites what calls that have returned left below the caller's frame.
+#[inline(never)]
+pub fn wipe() {
+    let mut below = [0_u64; WIPED / size_of::<u64>()];
+    below.zeroize();
+}
 
 /// Registers the mapped part of a stack, `low..high`.
 pub fn register(low: u64, high: u64) {

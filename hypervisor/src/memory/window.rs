@@ -57,6 +57,23 @@ pub fn show_page<T>(
     })
 }
 
+/// As [`show_page`], for a right that need not be to write.
+///
+/// # Panics
+/// Where the right is to more or less than one frame.
+pub fn look_at_page<T>(
+    right: MapRight,
+    work: impl FnOnce(&Page, &mut SaveArea) -> T,
+) -> (Result<T, HostError>, MapRight) {
+    assert!(right.run().count == FrameCount(1));
+    let mut own = pcpu::this().window.lock();
+    own.show(right, |at, _, area| {
+        // SAFETY: as in `show_page`; nobody has a right to write to a sealed frame.
+        let page = unsafe { &*at.cast::<Page>() };
+        work(page, area)
+    })
+}
+
 /// Does `work` with this CPU's room for vector registers.
 pub fn with_save_area<T>(work: impl FnOnce(&mut SaveArea) -> T) -> T {
     work(&mut pcpu::this().window.lock().area)

@@ -8,6 +8,7 @@
 use super::Pcpu;
 use crate::arch::cpu::{self, rdtsc};
 use crate::arch::lapic;
+use crate::boot::facts::MAX_CPUS;
 use crate::secmem::tmemk;
 use crate::vm;
 use crate::vmx::{instruction, operation};
@@ -64,18 +65,21 @@ pub fn elsewhere(requests: Requests) -> Result<(), NoAnswer> {
     others(own).try_for_each(|cpu| wait(own, cpu, requests))
 }
 
-/// Has the CPUs with these numbers do `requests`, the caller's too if it is one of them, and waits until all did. Those that run no
-/// VMs are left out.
+// One bit for each CPU of a set.
+const _: () = assert!(MAX_CPUS <= u64::BITS as usize);
+
+/// Has the CPUs whose numbers' bits are set in `cpus` do `requests`, the caller's too if it is one of them, and waits until all did.
+/// Those that run no VMs are left out.
 ///
 /// # Errors
 /// The first that did not in time.
-pub fn among(cpus: &[usize], requests: Requests) -> Result<(), NoAnswer> {
+pub fn among(cpus: u64, requests: Requests) -> Result<(), NoAnswer> {
     let own = super::this();
-    let mut chosen = others(own).filter(|cpu| cpus.contains(&cpu.index));
+    let mut chosen = others(own).filter(|cpu| cpus & 1 << cpu.index != 0);
     for cpu in chosen.clone() {
         ask(cpu, requests);
     }
-    if cpus.contains(&own.index) {
+    if cpus & 1 << own.index != 0 {
         carry_out(requests);
     }
     chosen.try_for_each(|cpu| wait(own, cpu, requests))
@@ -169,6 +173,11 @@ fn carry_out(requests: Requests) {
     }
     if requests.contains(Requests::FORGET_VIEWS) {
         instruction::forget_views();
+    }
+    if requests.contains(Requests::FORGET_VIEW)
+        && let Some(vm) = super::this().guest()
+    {
+        vm.forget_view();
     }
     if requests.contains(Requests::EMPTY_CACHES) {
         cpu::empty_caches();

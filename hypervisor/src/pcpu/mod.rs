@@ -15,14 +15,16 @@ use crate::arch::descriptor::HostDescriptors;
 use crate::arch::lapic;
 use crate::memory::window::CpuWindow;
 use crate::vm::run::Running;
+use crate::vm::shared::{self, VmShared};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use barrier::Barrier;
 use bulkhead_core::call::Slip;
+use bulkhead_core::ledger::VmId;
 use bulkhead_core::mitigation::SwitchCounters;
 use checks::Checks;
 use core::arch::asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use spin::{Mutex, Once};
 
 const IA32_GS_BASE: u32 = 0xc000_0101;
@@ -65,6 +67,8 @@ pub struct Pcpu {
     pub idle_since: AtomicU64,
     /// How often it was given to another vCPU than before.
     pub switches: AtomicU64,
+    /// One more than the number of the VM whose vCPU it runs or ran last, 0 before the first.
+    guest: AtomicU32,
 }
 
 static PCPUS: Once<Vec<Pcpu>> = Once::new();
@@ -92,7 +96,20 @@ impl Pcpu {
             idle_ticks: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             switches: AtomicU64::new(0),
+            guest: AtomicU32::new(0),
         }
+    }
+
+    /// It is about to run a vCPU of `vm`.
+    pub fn set_guest(&self, vm: VmId) {
+        self.guest.store(u32::from(vm.0) + 1, Ordering::SeqCst);
+    }
+
+    /// The VM whose vCPU it runs or ran last.
+    #[must_use]
+    pub fn guest(&self) -> Option<&'static VmShared> {
+        let number = self.guest.load(Ordering::SeqCst).checked_sub(1)?;
+        shared::by_id(VmId(number as u16))
     }
 
     /// Whether it runs VMs, or would.

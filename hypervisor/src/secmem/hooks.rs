@@ -30,13 +30,8 @@ use guest_loader::MemoryLayout;
 
 /// A VM is made; it has no memory yet. Its sealing, where the plan asks for it.
 #[must_use]
-pub fn vm_created(
-    vm: VmId,
-    plan: &VmPlan,
-    layout: &MemoryLayout,
-    cpus: &[usize],
-) -> Option<Box<Sealed>> {
-    Sealed::of_plan(vm, plan, layout, cpus).map(Box::new)
+pub fn vm_created(vm: VmId, plan: &VmPlan, layout: &MemoryLayout) -> Option<Box<Sealed>> {
+    Sealed::of_plan(vm, plan, layout).map(Box::new)
 }
 
 /// A VM has all its frames, and nobody touched them yet.

@@ -1,6 +1,7 @@
 //! The root key, and from it a key for each life of each encrypted VM.
 
 use crate::arch::random;
+use crate::memory::stack;
 use crate::vm::{self, switched};
 use alloc::boxed::Box;
 use bulkhead_core::ledger::VmId;
@@ -71,6 +72,7 @@ pub fn install(key: Box<RootKey>) {
         key,
         implementation,
     });
+    stack::wipe();
 }
 
 /// How pages are sealed, once a root key is there.
@@ -79,11 +81,18 @@ pub fn implementation() -> Option<Implementation> {
     ROOT.get().map(|root| root.implementation)
 }
 
-/// Begins a life of `vm`.
+/// Begins a life of `vm`. Nothing that leads to its key stays on the stack.
 ///
 /// # Errors
 /// [`KeyError`].
 pub fn begin_life(vm: VmId, area: &mut SaveArea) -> Result<Life<Keys>, KeyError> {
+    let life = derive(vm, area);
+    stack::wipe();
+    life
+}
+
+#[inline(never)]
+fn derive(vm: VmId, area: &mut SaveArea) -> Result<Life<Keys>, KeyError> {
     let root = ROOT.get().ok_or(KeyError::WithoutRoot)?;
     loop {
         let number = NUMBERS.next().map_err(|_| KeyError::OutOfNumbers)?;

@@ -29,8 +29,6 @@ pub struct Sealed {
     vm: VmId,
     name: VmName,
     window: Option<FrameCount>,
-    /// The CPUs on which its vCPUs run.
-    cpus: Vec<usize>,
     ram: Vec<RamRange>,
     /// Between two lives.
     records: Option<Records>,
@@ -64,9 +62,9 @@ struct Samples {
 }
 
 impl Sealed {
-    /// For VM `vm`, whose vCPUs run on `cpus`; `None` where the plan asks for no encryption.
+    /// For VM `vm`; `None` where the plan asks for no encryption.
     #[must_use]
-    pub fn of_plan(vm: VmId, plan: &VmPlan, layout: &MemoryLayout, cpus: &[usize]) -> Option<Self> {
+    pub fn of_plan(vm: VmId, plan: &VmPlan, layout: &MemoryLayout) -> Option<Self> {
         let (window, samples) = match plan.encryption {
             Encryption::Off => return None,
             Encryption::AtRest => (None, 0),
@@ -79,17 +77,10 @@ impl Sealed {
             gpa: range.start,
             count: FrameCount(range.len() / FRAME_SIZE),
         });
-        let mut own: Vec<usize> = Vec::with_capacity(cpus.len());
-        for cpu in cpus {
-            if !own.contains(cpu) {
-                own.push(*cpu);
-            }
-        }
         Some(Self {
             vm,
             name: plan.name.clone(),
             window,
-            cpus: own,
             ram: ram.collect(),
             records: Some(Records::new(pages, window)),
             alive: None,
@@ -222,7 +213,7 @@ impl Sealed {
         };
         let mut sealer = FrameSealer {
             keys: life.key(),
-            cpus: &self.cpus,
+            vm: self.vm,
             unseal_ticks: 0,
             seal_ticks: 0,
         };
@@ -261,7 +252,7 @@ impl Sealed {
         };
         let mut sealer = FrameSealer {
             keys: life.key(),
-            cpus: &self.cpus,
+            vm: self.vm,
             unseal_ticks: 0,
             seal_ticks: 0,
         };

@@ -3,21 +3,21 @@
 use super::keys::{self, Keys};
 use crate::arch::cpu;
 use crate::memory::pool::Pool;
-use crate::memory::{self, Memory, window};
-use crate::pcpu::call;
+use crate::memory::{self, Memory, stack, window};
+use crate::vm::shared;
 use bulkhead_core::addr::Frame;
-use bulkhead_core::call::Requests;
-use bulkhead_core::ledger::{Ledger, MapRight};
+use bulkhead_core::hostpt::HostError;
+use bulkhead_core::ledger::{Ledger, MapRight, VmId};
 use bulkhead_core::secmem::{Place, Sealer, Tag};
 use bulkhead_core::table::Invalidate;
-use bulkhead_crypto::{Page, Path, SaveArea};
+use bulkhead_crypto::{Implementation, Page, Path, SaveArea};
 
 /// The effects of sealing, for one VM.
 pub struct FrameSealer<'a> {
     /// What its pages are sealed with.
     pub keys: &'a Keys,
-    /// The CPUs on which its vCPUs run: no other has its view cached.
-    pub cpus: &'a [usize],
+    /// Whose they are.
+    pub vm: VmId,
     /// Ticks in cipher and tag while pages were unsealed.
     pub unseal_ticks: u64,
     /// Ticks in cipher and tag while pages were sealed.
@@ -26,7 +26,11 @@ pub struct FrameSealer<'a> {
 
 impl Invalidate for FrameSealer<'_> {
     fn invalidate(&mut self, _root: Frame) {
-        if let Err(silent) = call::among(self.cpus, Requests::FORGET_VIEWS) {
+        // A VM that nobody knows yet has no vCPUs.
+        let Some(vm) = shared::by_id(self.vm) else {
+            return;
+        };
+        if let Err(silent) = vm.lose_translations() {
             panic!("{silent}: its guest may still reach what is to be sealed");
         }
     }
@@ -52,9 +56,10 @@ impl Sealer for FrameSealer<'_> {
     }
 
     fn verify(&mut self, place: Place, tag: Tag, right: MapRight) -> (bool, MapRight) {
-        on_page(right, |page, area| {
-            self.keys.mac.verify(place, page, tag, area).is_ok()
-        })
+        let (verified, right) = window::look_at_page(right, |page, area| {
+            with_vectors(|| self.keys.mac.verify(place, page, tag, area).is_ok())
+        });
+        (shown(verified), right)
     }
 
     fn decrypt(&mut self, place: Place, tag: Tag, right: MapRight) -> (bool, MapRight) {
@@ -71,19 +76,30 @@ impl Sealer for FrameSealer<'_> {
     }
 }
 
-/// Works on the page that `right` is to. Whatever vector state a guest left in the registers survives: the routines keep what they
-/// use, in as much of each register as XCR0 enables, so XCR0 enables all of it meanwhile.
+/// Works on the page that `right` is to.
 fn on_page<T>(right: MapRight, work: impl FnOnce(&mut Page, &mut SaveArea) -> T) -> (T, MapRight) {
-    let is_wide = keys::implementation().is_some_and(|chosen| chosen.path() == Path::Vaes);
-    let (done, right) = window::show_page(right, |page, area| {
-        if is_wide {
-            cpu::with_all_xcr0(|| work(page, area))
-        } else {
-            work(page, area)
+    let (done, right) = window::show_page(right, |page, area| with_vectors(|| work(page, area)));
+    (shown(done), right)
+}
+
+/// Runs cipher or tag. Whatever vector state a guest left in the registers survives: the routines keep what they
+/// use, in as much of each register as XCR0 enables, so XCR0 enables all of it meanwhile. The fallback without routines computes on
+/// the stack, which is wiped.
+fn with_vectors<T>(work: impl FnOnce() -> T) -> T {
+    match keys::implementation().map(Implementation::path) {
+        Some(Path::Vaes) => cpu::with_all_xcr0(work),
+        Some(Path::AesNi) => work(),
+        Some(Path::Soft) | None => {
+            let done = work();
+            stack::wipe();
+            done
         }
-    });
+    }
+}
+
+fn shown<T>(done: Result<T, HostError>) -> T {
     match done {
-        Ok(done) => (done, right),
+        Ok(done) => done,
         Err(error) => panic!("a frame that is being sealed or unsealed cannot be shown: {error}"),
     }
 }

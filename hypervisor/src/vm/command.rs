@@ -13,7 +13,7 @@ use crate::console::terminal::Answer;
 use crate::{events, memory};
 use alloc::string::String;
 use alloc::vec::Vec;
-use bulkhead_core::console::reply::{MachineStats, MemoryDump, Reply, VmRow, VmStats};
+use bulkhead_core::console::reply::{MachineStats, MemoryDump, Reply, Unreadable, VmRow, VmStats};
 use bulkhead_core::console::{Command, CommandError, MemoryRange, Mux, Request};
 use bulkhead_core::events::Event;
 use bulkhead_core::ledger::Audit;
@@ -124,9 +124,13 @@ impl Control {
     }
 
     fn memory(&mut self, vm: usize, range: MemoryRange) -> Answer {
-        let Controlled { vm, .. } = self.named(vm);
+        let controlled = self.named(vm);
+        let vm = &controlled.vm;
         let name = vm.plan.name.as_str();
-        let inspected = vm.shared.memory.lock().inspect(range);
+        let inspected = match controlled.is_lost() {
+            true => Err(Unreadable::Lost),
+            false => vm.shared.memory.lock().inspect(range),
+        };
         text(&match &inspected {
             Ok(Inspected { hpa, state, bytes }) => Reply::Memory(MemoryDump {
                 vm: name,

@@ -25,6 +25,8 @@ use bulkhead_core::events::Event;
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::Audit;
 use bulkhead_core::lifecycle::{Action, End, Lifecycle, Order, Refusal, State};
+use core::fmt::Display;
+use core::sync::atomic::Ordering;
 use core::time::Duration;
 use guest_loader::EntryState;
 
@@ -77,6 +79,8 @@ pub(super) struct Controlled {
     ran: (u64, Option<u64>),
     /// Host TSC since which it is paused.
     paused: Option<u64>,
+    /// It was said of this pause that all its memory is sealed.
+    sealed: bool,
     owed: Owed,
     /// What ended the run before.
     last: Option<End>,
@@ -216,6 +220,7 @@ impl Controlled {
             used: false,
             ran: (0, Some(0)),
             paused: None,
+            sealed: false,
             owed: Owed::default(),
             last: None,
         }
@@ -224,6 +229,12 @@ impl Controlled {
     /// Whether its CPUs have its vCPUs.
     pub(super) const fn is_out(&self) -> bool {
         self.out
+    }
+
+    /// Whether frames of its may be bad that a machine check hit: nobody is to read them.
+    pub(super) fn is_lost(&self) -> bool {
+        let is_cleared = matches!(self.work, Work::Load(_)) && self.last == Some(End::Hardware);
+        is_cleared || self.vm.shared.lost.load(Ordering::SeqCst)
     }
 
     /// How long it has run, or had when it ended.
@@ -331,6 +342,7 @@ impl Controlled {
 
     fn unpark(&mut self) {
         self.owed.unpark = true;
+        self.sealed = false;
         if matches!(self.work, Work::Seal) {
             self.work = Work::None;
         }
@@ -363,6 +375,9 @@ impl Controlled {
     }
 
     fn begin_load(&mut self) {
+        // What ends it from here on ends the life that begins.
+        *self.vm.shared.ending.lock() = None;
+        self.vm.shared.lost.store(false, Ordering::SeqCst);
         self.work = Work::Load(Load::begin(self.used));
         self.used = true;
     }
@@ -393,8 +408,8 @@ impl Controlled {
         !matches!(self.work, Work::None)
     }
 
-    /// Seals a piece of a paused VM's memory. What its devices have copied meanwhile, a frame that arrived say, is sealed once it is
-    /// looked at again.
+    /// Seals a piece of a paused VM's memory. What its devices have copied meanwhile, for what is typed to it say, is sealed once it is
+    /// looked at again, and not told of again.
     fn seal(&mut self) {
         let mut own = self.vm.shared.memory.lock();
         let more = hooks::vm_paused(&mut own);
@@ -402,9 +417,12 @@ impl Controlled {
         drop(own);
         match more {
             Ok(true) => return,
-            Ok(false) if readable == 0 => events::send(&Event::VmSealed {
-                vm: self.vm.plan.name.as_str(),
-            }),
+            Ok(false) if readable == 0 && !self.sealed => {
+                self.sealed = true;
+                events::send(&Event::VmSealed {
+                    vm: self.vm.plan.name.as_str(),
+                });
+            }
             Ok(false) => {}
             Err(reason) => super::memory::stop(self.vm.shared.id, reason),
         }
@@ -413,17 +431,30 @@ impl Controlled {
 
     /// Whether it is paused and has memory that is to be sealed.
     fn is_to_be_sealed(&self) -> bool {
+        let shared = self.vm.shared;
         let is_paused = self.life.state() == State::Paused && !self.owed.unpark;
         is_paused
             && matches!(self.work, Work::None)
-            && (self.vm.shared.memory.lock().sealed()).is_some_and(|sealed| sealed.readable() > 0)
+            && !shared.is_in_guest()
+            && (shared.memory.lock().sealed())
+                .is_some_and(|sealed| !self.sealed || sealed.readable() > 0)
     }
 
     /// Nothing of it runs, or will without being loaded: gives its memory back, unless it keeps that. Frames that a machine
     /// check hit may be bad: nobody touches them before somebody starts the VM, and nobody else gets them.
     fn release(&mut self) {
-        if self.vm.keeps_memory() || self.last == Some(End::Hardware) {
-            hooks::vm_destroyed(&mut self.vm.shared.memory.lock());
+        let is_lost = self.vm.shared.lost.load(Ordering::SeqCst);
+        if is_lost || self.vm.keeps_memory() {
+            let mut own = self.vm.shared.memory.lock();
+            hooks::vm_destroyed(&mut own);
+            let frames = own.backing().taken();
+            drop(own);
+            if is_lost {
+                events::send(&Event::VmMemoryKept {
+                    vm: self.vm.plan.name.as_str(),
+                    frames,
+                });
+            }
             self.count();
         } else {
             self.work = Work::Destroy(Destroy::begin());
@@ -469,6 +500,7 @@ impl Controlled {
         }
         events::send(&Event::VmStart { vm: name });
         self.paused = None;
+        self.sealed = false;
         self.vm.start(entry, self.last == Some(End::Watchdog));
         self.out = true;
         self.ran = (rdtsc(), None);
@@ -478,9 +510,17 @@ impl Controlled {
 
     /// The guest cannot be loaded.
     fn fail(&mut self, error: &VmError) {
-        let vm = self.vm.plan.name.as_str();
-        log::error!("VM \"{vm}\" cannot be started: {error}");
-        events::send(&Event::VmStop { vm, reason: error });
+        // Whoever ended the VM meanwhile knows better than the loader, which had to do without a page.
+        let ending = self.vm.shared.ending.lock().take();
+        let reason: &dyn Display = match &ending {
+            Some(ending) => &ending.end,
+            None => error,
+        };
+        log::error!("VM \"{}\" cannot be started: {reason}", self.vm.plan.name);
+        self.stopped(reason, ending.map(|ending| ending.end));
+        if self.vm.shared.lost.load(Ordering::SeqCst) {
+            self.last = Some(End::Hardware);
+        }
         self.life.failed();
         self.release();
     }
@@ -489,10 +529,14 @@ impl Controlled {
     fn ended(&mut self, now: u64) {
         let vcpus = core::mem::take(&mut *self.vm.shared.returned.lock());
         let ending = self.vm.shared.ending.lock().take();
-        let ending = ending.unwrap_or(Ending {
+        let mut ending = ending.unwrap_or(Ending {
             end: End::Operator,
             rip: None,
         });
+        if self.vm.shared.lost.load(Ordering::SeqCst) {
+            // Whatever came first: it is not started again by itself.
+            ending.end = End::Hardware;
+        }
         drop(vcpus);
         self.owed = Owed::default();
         self.report(ending);
@@ -533,10 +577,16 @@ impl Controlled {
             }
             _ => log::info!("VM \"{vm}\": {end}"),
         }
-        if let End::Guest(StopReason::Integrity { gpa }) = end {
+        self.stopped(&end, Some(end));
+        VmNumbers::gather(&self.vm).send();
+    }
+
+    /// Says that it runs no more, and names the page where one was tampered with.
+    fn stopped(&self, reason: &dyn Display, end: Option<End>) {
+        let vm = self.vm.plan.name.as_str();
+        if let Some(End::Guest(StopReason::Integrity { gpa })) = end {
             events::send(&Event::Integrity { vm, gpa });
         }
-        events::send(&Event::VmStop { vm, reason: &end });
-        VmNumbers::gather(&self.vm).send();
+        events::send(&Event::VmStop { vm, reason });
     }
 }

@@ -19,6 +19,8 @@ const RUNS: usize = 64;
 /// How far a VM is.
 pub struct Destroy {
     step: Step,
+    /// The frames stay the VM's.
+    keeps: bool,
     freed: Freed,
 }
 
@@ -27,7 +29,7 @@ enum Step {
     Key,
     /// The view is emptied, from this address on: a multiple of 1 GiB, so that no page has to be split.
     Unmap(Gpa),
-    /// The frames are given back, from this page on.
+    /// The frames are given back, or at least what they hold is given up: from this page on.
     Free(u64),
 }
 
@@ -46,7 +48,17 @@ impl Destroy {
     pub fn begin() -> Self {
         Self {
             step: Step::Key,
+            keeps: false,
             freed: Freed::default(),
+        }
+    }
+
+    /// Begins where the VM keeps its frames, which [`populate`](super::populate) then finds there, dirty.
+    #[must_use]
+    pub fn keeping() -> Self {
+        Self {
+            keeps: true,
+            ..Self::begin()
         }
     }
 
@@ -63,6 +75,10 @@ impl Destroy {
                     hooks::vm_unmapped(own);
                     self.step = Step::Free(0);
                 }
+            },
+            Step::Free(page) if self.keeps => match discard(own, *page) {
+                Some(next) => *page = next,
+                None => return Some(self.freed),
             },
             Step::Free(page) => match free(own, *page, &mut self.freed) {
                 Some(next) => *page = next,
@@ -119,6 +135,15 @@ fn free(own: &VmMemory, page: u64, freed: &mut Freed) -> Option<u64> {
         next += run.count.0;
     }
     Some(next)
+}
+
+/// Gives up what the next frames hold, from page `page` on; the page to go on with.
+fn discard(own: &VmMemory, page: u64) -> Option<u64> {
+    let run = own.backing.piece(page, FrameCount(SCRUB_FRAMES))?;
+    if let Err(error) = memory::lock().ledger.discard(own.vm, run) {
+        panic!("what a destroyed VM's frames hold cannot be given up: {error}");
+    }
+    Some(page + run.count.0)
 }
 
 /// Nobody gets the frames of `run` before they are zero: the ledger is held.

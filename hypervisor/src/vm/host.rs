@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "loads CPU registers on a guest's behalf")]
 
 use super::passthrough;
-use super::shared::VmShared;
+use super::shared::{VmShared, Wanted};
 use crate::arch::{cpu, lapic};
 use crate::pcpu;
 use crate::vmx::instruction::{self, Current};
@@ -24,7 +24,7 @@ pub struct Host {
     pub traced: bool,
     /// The vCPU signalled itself or another of its CPU, or its devices did.
     signalled: bool,
-    /// It was another.
+    /// It was another, or the VM is not to run.
     leave: bool,
 }
 
@@ -47,6 +47,14 @@ impl Host {
     pub fn forget_signals(&mut self) {
         self.signalled = false;
         self.leave = false;
+    }
+
+    /// Has the guest left where its VM was ended or parked meanwhile: by a page that did not come back for a copy, say.
+    fn note_end(&mut self) {
+        if self.vm.wanted() != Wanted::Run {
+            self.signalled = true;
+            self.leave = true;
+        }
     }
 
     #[cold]
@@ -130,11 +138,15 @@ impl Cpu for Host {
     }
 
     fn read_guest(&mut self, gpa: Gpa, bytes: &mut [u8]) -> bool {
-        self.vm.space().read(gpa, bytes).is_ok()
+        let done = self.vm.space().read(gpa, bytes).is_ok();
+        self.note_end();
+        done
     }
 
     fn write_guest(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
-        self.vm.space().write_bytes(gpa, bytes).is_ok()
+        let done = self.vm.space().write_bytes(gpa, bytes).is_ok();
+        self.note_end();
+        done
     }
 
     #[inline(always)]

@@ -26,8 +26,8 @@ pub enum Load {
     },
     /// It gets its memory.
     Populate(Populate),
-    /// Encrypted memory that it kept is given back: a life has a key of its own.
-    GiveBack(Destroy),
+    /// What lies in encrypted memory that it kept is given up: a life has a key of its own.
+    GiveUp(Destroy),
     /// The memory that it kept is zeroed: from this page on.
     Clear(u64),
     /// Its memory is all zero.
@@ -54,7 +54,7 @@ impl Load {
                     let own = vm.shared.memory.lock();
                     *self = match (own.is_there(), *used) {
                         (false, _) => Self::Populate(Populate::begin()),
-                        (true, _) if own.sealed().is_some() => Self::GiveBack(Destroy::begin()),
+                        (true, _) if own.sealed().is_some() => Self::GiveUp(Destroy::keeping()),
                         (true, true) => Self::Clear(0),
                         (true, false) => Self::Prepare,
                     };
@@ -65,7 +65,7 @@ impl Load {
                     *self = Self::Prepare;
                 }
             }
-            Self::GiveBack(destroy) => {
+            Self::GiveUp(destroy) => {
                 if destroy.step(&mut vm.shared.memory.lock()).is_some() {
                     *self = Self::Populate(Populate::begin());
                 }

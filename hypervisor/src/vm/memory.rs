@@ -25,11 +25,14 @@ use guest_loader::MemoryLayout;
 use spin::RelaxStrategy;
 use spin::mutex::Mutex;
 
-/// How a CPU waits for a VM's memory: it does what other CPUs ask of it, because whoever has the memory may wait for just
+/// How a CPU waits for a VM's memory or devices: it does what other CPUs ask of it, because whoever has them may wait for just
 /// that, to know that no CPU reaches what was unmapped.
 pub struct Serving;
 
 impl RelaxStrategy for Serving {
+    /// Out of the way: a port access that finds the devices free shall not save registers for this call.
+    #[cold]
+    #[inline(never)]
     fn relax() {
         call::serve(pcpu::this());
         spin_loop();
@@ -71,12 +74,7 @@ impl VmMemory {
     ///
     /// # Errors
     /// The machine has less memory than was promised to VMs, this one included.
-    pub fn new(
-        vm: VmId,
-        layout: MemoryLayout,
-        plan: &VmPlan,
-        cpus: &[usize],
-    ) -> Result<Self, VmError> {
+    pub fn new(vm: VmId, layout: MemoryLayout, plan: &VmPlan) -> Result<Self, VmError> {
         let overlays = plan.disks.iter();
         let backing = Backing::new(
             FrameCount::covering(plan.memory.bytes()),
@@ -90,7 +88,7 @@ impl VmMemory {
             layout,
             view,
             backing,
-            sealed: hooks::vm_created(vm, plan, &layout, cpus),
+            sealed: hooks::vm_created(vm, plan, &layout),
         })
     }
 

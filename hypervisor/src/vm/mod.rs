@@ -35,6 +35,7 @@ use alloc::vec::Vec;
 use bulkhead_core::addr::{Frame, FrameCount, Hpa};
 use bulkhead_core::apic::LocalApic;
 use bulkhead_core::bus::Signal;
+use bulkhead_core::call::KnownLosses;
 use bulkhead_core::cow::CowError;
 use bulkhead_core::cpuid::{CpuidConfig, CpuidResult, CpuidTable, Crystal, VmxInstructions};
 use bulkhead_core::device::pci::TooManyDevices;
@@ -261,7 +262,7 @@ impl Vm {
         functions: &[Address],
     ) -> Result<Self, VmError> {
         let layout = MemoryLayout::new(plan.memory.bytes()).map_err(VmError::Layout)?;
-        let mut own = VmMemory::new(id, layout, &plan, placement)?;
+        let mut own = VmMemory::new(id, layout, &plan)?;
         let given = match functions {
             [] => None,
             _ => Some(give_devices(&mut own, placement, functions)?),
@@ -452,6 +453,7 @@ impl Vm {
             switched: Switched::new(),
             vmcs,
             entry: Some(entry),
+            known: KnownLosses::default(),
             launched: false,
         })
     }

@@ -5,7 +5,7 @@
 //! stays noted in the [`Unsent`] of the vCPU that kicked, which goes on when it has its next turn and runs on when nothing is
 //! left. The VM's other vCPUs are not held up.
 
-use super::shared::{VmBus, VmShared};
+use super::shared::{VmBus, VmShared, Wanted};
 use super::{Vm, ticks};
 use crate::arch::cpu::rdtsc;
 use alloc::vec::Vec;
@@ -203,6 +203,11 @@ impl Network {
         let Some(Card { vm, nic }) = self.cards.get(usize::from(to.0)) else {
             return;
         };
+        // A parked VM's cards are as if unplugged: it takes no frame, and what was sealed of it stays sealed.
+        if vm.wanted() != Wanted::Run {
+            self.switch.lock().refused(to);
+            return;
+        }
         let patience = rdtsc().saturating_add(ticks(BATCH_MS) / WAITS_A_BATCH);
         let received = loop {
             if let Some(mut devices) = vm.devices.try_lock() {

@@ -2,14 +2,15 @@
 
 use super::host::Host;
 use super::network::Unsent;
-use super::shared::{Ending, Locked, VcpuPort};
+use super::shared::{Ending, Locked, VcpuPort, Wanted};
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
 use crate::console::terminal;
-use crate::pcpu;
+use crate::pcpu::{self, Pcpu};
 use crate::secmem::hooks;
 use crate::vmx::enter::RunFrame;
 use bulkhead_core::addr::{Gva, Hpa};
+use bulkhead_core::call::KnownLosses;
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::insn::Gprs;
 use bulkhead_core::lifecycle::End;
@@ -18,8 +19,9 @@ use bulkhead_core::vmx::exit::{self, REASON_NAMES};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 use guest_loader::EntryState;
+use zeroize::Zeroize;
 
-/// One vCPU, all of it; it belongs to one CPU, and to the exit handler while the guest runs.
+/// One vCPU, all of it; it belongs to one CPU, and to the exit handler while the guest runs. Its registers are wiped when it is dropped.
 pub struct Running {
     /// The vCPU's state.
     pub vcpu: Vcpu,
@@ -37,8 +39,17 @@ pub struct Running {
     pub vmcs: Hpa,
     /// How it starts; taken when its CPU fills the VMCS.
     pub entry: Option<EntryState>,
+    /// What its view lost that this CPU knows of.
+    pub known: KnownLosses,
     /// The VMCS was entered since it was loaded on this CPU.
     pub launched: bool,
+}
+
+impl Drop for Running {
+    #[inline(never)]
+    fn drop(&mut self) {
+        self.gprs.0.zeroize();
+    }
 }
 
 /// Why the guest was left.
@@ -205,7 +216,7 @@ fn finish(vcpu: &mut Vcpu, host: &mut Host, gprs: &mut Gprs) -> bool {
         let mail = port.mailbox.take();
         vcpu.receive(host, gprs, mail);
     }
-    vcpu.prepare_entry(host) == Readiness::Enter && !leave
+    vcpu.prepare_entry(host) == Readiness::Enter && !leave && host.vm.wanted() == Wanted::Run
 }
 
 impl Running {
@@ -264,6 +275,16 @@ impl Running {
     pub fn say(&self) {
         if let Some(port) = self.host.vm.vcpus.get(self.host.me as usize) {
             port.say(&self.vcpu.counters);
+        }
+    }
+
+    /// Tells other CPUs that it is about to be in the guest, and has this one forget first what they did not tell it.
+    pub fn begin(&mut self, own: &Pcpu) {
+        let vm = self.host.vm;
+        own.set_guest(vm.id);
+        self.set_running(true);
+        if vm.losses.are_new(&mut self.known) {
+            vm.forget_view();
         }
     }
 

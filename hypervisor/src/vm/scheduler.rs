@@ -15,6 +15,7 @@ use crate::vmx::vmcs;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::fault::StopReason;
+use bulkhead_core::insn::Gprs;
 use bulkhead_core::ledger::VmId;
 use bulkhead_core::lifecycle::End;
 use bulkhead_core::sched::{CpuScheduler, Decision, EntityId, GroupId};
@@ -158,6 +159,13 @@ impl Local {
         if let Err(failed) = unsafe { instruction::vmclear(running.vmcs) } {
             panic!("{failed}, of a VMCS that was in use");
         }
+        let frame = enter::frame_at(self.own.exit_stack);
+        // SAFETY: the exit stack is this CPU's, and not in use: no guest runs here.
+        #[allow(unsafe_code, reason = "the frame lies on a raw stack")]
+        unsafe {
+            // The registers of whichever guest was here last.
+            (*frame).gpr = Gprs([0; 16]);
+        }
         let vm = running.host.vm;
         vm.returned.lock().push(running);
         if let Some(boot) = pcpu::all().first() {
@@ -219,7 +227,7 @@ impl Local {
             return;
         };
         running.vcpu.begin(begin, until);
-        running.set_running(true);
+        running.begin(own);
         let me = running.host.me;
         running.host.vm.set_deaf(me, false);
         running.take_mail();

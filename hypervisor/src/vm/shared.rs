@@ -5,12 +5,15 @@
 use crate::arch::cpu::rdtsc;
 use crate::arch::lapic;
 use crate::memory::guest::GuestSpace;
+use crate::pcpu::call::{self, NoAnswer};
 use crate::pcpu::{self, Pcpu};
 use crate::secmem::sealed::Sealed;
+use crate::vmx::instruction;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
+use bulkhead_core::call::{Losses, Requests};
 use bulkhead_core::console::ExitTrace;
 use bulkhead_core::device::board::{Devices, Start};
 use bulkhead_core::ept::Eptp;
@@ -81,6 +84,9 @@ pub struct VcpuPort {
     asked: AtomicBool,
 }
 
+/// A VM's devices, as all CPUs reach them. Whoever has them may bring pages for a while, and wait for other CPUs to forget some.
+pub type SharedDevices = Mutex<Devices, Serving>;
+
 /// One VM, as every CPU sees it.
 pub struct VmShared {
     /// Its number.
@@ -94,7 +100,7 @@ pub struct VmShared {
     /// What its VMCSs point to the view with.
     pub eptp: Eptp,
     /// Its devices.
-    pub devices: Mutex<Devices>,
+    pub devices: SharedDevices,
     /// Its vCPUs.
     pub vcpus: Vec<VcpuPort>,
     /// Its part of each CPU that it runs on.
@@ -103,12 +109,16 @@ pub struct VmShared {
     pub returned: Mutex<Vec<Box<Running>>>,
     /// How its run ended, the first reason.
     pub ending: Mutex<Option<Ending>>,
+    /// A machine check hit it since it was started: nobody touches its frames before it is started again, and nobody else gets them.
+    pub lost: AtomicBool,
     /// Exits are told to `secmem`, which takes some for samples.
     pub sampled: AtomicBool,
     /// How often a vCPU got a CPU that another VM's had.
     pub scheduled_in: AtomicU64,
     /// How often another VM's vCPU got a CPU that a vCPU of this one had.
     pub scheduled_out: AtomicU64,
+    /// How often its view lost translations.
+    pub losses: Losses,
     /// vCPUs that nothing but another vCPU can wake, one bit each.
     deaf: AtomicU64,
     wanted: AtomicU8,
@@ -159,9 +169,11 @@ impl VmShared {
             share,
             returned: Mutex::new(Vec::with_capacity(placement.len())),
             ending: Mutex::new(None),
+            lost: AtomicBool::new(false),
             sampled: AtomicBool::new(sampled),
             scheduled_in: AtomicU64::new(0),
             scheduled_out: AtomicU64::new(0),
+            losses: Losses::default(),
             deaf: AtomicU64::new(0),
             wanted: AtomicU8::new(Wanted::Nothing as u8),
             traced: AtomicBool::new(false),
@@ -201,9 +213,15 @@ impl VmShared {
         }
     }
 
-    /// Lets the vCPUs run that their CPUs are about to be given.
+    /// Lets the vCPUs run that their CPUs are about to be given, unless the run ended before it began: while the guest was loaded.
     pub fn open(&self) {
-        self.wanted.store(Wanted::Run as u8, Ordering::SeqCst);
+        // Held until it is written: an end that comes now finds `Run` there to overwrite.
+        let ending = self.ending.lock();
+        let wanted = match *ending {
+            None => Wanted::Run,
+            Some(_) => Wanted::Nothing,
+        };
+        self.wanted.store(wanted as u8, Ordering::SeqCst);
     }
 
     /// Parks the vCPUs, or lets them run again; nothing where the VM's run has ended.
@@ -216,6 +234,30 @@ impl VmShared {
         if changed.is_ok() {
             self.kick();
         }
+    }
+
+    /// Whether a vCPU of its is in the guest, or about to be.
+    #[must_use]
+    pub fn is_in_guest(&self) -> bool {
+        let mut ports = self.vcpus.iter();
+        ports.any(|port| port.running.load(Ordering::SeqCst))
+    }
+
+    /// Its view lost translations: no vCPU of its runs with them afterwards. CPUs where none runs now learn of it before they enter one.
+    ///
+    /// # Errors
+    /// A CPU that did not answer.
+    pub fn lose_translations(&self) -> Result<(), NoAnswer> {
+        self.losses.note();
+        let running = (self.vcpus.iter()).filter(|port| port.running.load(Ordering::SeqCst));
+        let cpus = running.fold(0, |cpus, port| cpus | 1 << port.pcpu);
+        call::among(cpus, Requests::FORGET_VIEW)
+    }
+
+    /// Has this CPU forget what the view shows.
+    #[inline(never)]
+    pub fn forget_view(&self) {
+        instruction::forget_view(super::machine().features.ept.features(), self.eptp);
     }
 
     /// Has its CPUs look around.
@@ -264,6 +306,9 @@ impl VmShared {
 
     /// Ends the VM's run, unless something else did before.
     pub fn end(&self, ending: Ending) {
+        if ending.end == End::Hardware {
+            self.lost.store(true, Ordering::SeqCst);
+        }
         self.ending.lock().get_or_insert(ending);
         self.wanted.store(Wanted::Nothing as u8, Ordering::SeqCst);
         self.kick();
@@ -322,7 +367,7 @@ impl VmShared {
         self.vcpus.iter().any(|port| port.mailbox.is_waiting())
     }
 
-    /// Puts everything but memory into the state before the first run.
+    /// Puts everything but memory, and how the run ended, into the state before the first run.
     pub fn reset(&self, start: Start) {
         self.devices.lock().restart(start);
         for port in &self.vcpus {
@@ -332,7 +377,6 @@ impl VmShared {
             *port.counters.lock() = Counters::default();
         }
         self.deaf.store(0, Ordering::SeqCst);
-        *self.ending.lock() = None;
     }
 }
 
@@ -387,7 +431,7 @@ impl Signals for VmBus<'_> {
 }
 
 /// The VM's devices, behind their lock.
-pub struct Locked<'a>(pub &'a Mutex<Devices>);
+pub struct Locked<'a>(pub &'a SharedDevices);
 
 impl DeviceAccess for Locked<'_> {
     #[inline(always)]

@@ -9,6 +9,8 @@ use bulkhead_core::msr::{SWITCHED_MSRS, TSC_AUX};
 use core::alloc::Layout;
 use core::arch::asm;
 use core::ptr::NonNull;
+use core::slice;
+use zeroize::Zeroize;
 
 /// MXCSR after reset, checked by XRSTOR even when SSE is put in its initial state.
 const MXCSR: u32 = 0x1f80;
@@ -47,19 +49,33 @@ impl Area {
 }
 
 impl Drop for Area {
+    /// Wipes the registers: they are their VM's, and whoever gets the memory next is not.
+    #[inline(never)]
     fn drop(&mut self) {
+        // SAFETY: the area is this value's alone, as long as the layout says, and was zeroed when it was allocated.
+        let bytes = unsafe { slice::from_raw_parts_mut(self.at.as_ptr(), self.layout.size()) };
+        bytes.zeroize();
         // SAFETY: allocated with this layout.
         unsafe { dealloc(self.at.as_ptr(), self.layout) }
     }
 }
 
-/// One vCPU's registers while another has the CPU.
+/// One vCPU's registers while another has the CPU; wiped when it is dropped.
 pub struct Switched {
     msrs: [u64; SWITCHED_MSRS.len()],
     cr2: u64,
     debug: [u64; 4],
     dr6: u64,
     area: Area,
+}
+
+impl Drop for Switched {
+    #[inline(never)]
+    fn drop(&mut self) {
+        self.msrs.zeroize();
+        self.debug.zeroize();
+        self.cr2.zeroize();
+    }
 }
 
 impl Switched {

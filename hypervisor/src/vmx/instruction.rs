@@ -3,6 +3,7 @@
 //! All of them report failure in CF and ZF (Intel SDM vol. 3C, "Conventions").
 
 use bulkhead_core::addr::Hpa;
+use bulkhead_core::ept::{EptFeatures, Eptp};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::arch::asm;
 
@@ -125,6 +126,8 @@ pub fn entry_failure() -> VmxFailed {
     }
 }
 
+/// The INVEPT type that forgets what one root shows.
+const ONE_CONTEXT: u64 = 1;
 /// The INVEPT and INVVPID type that forgets everything.
 const ALL_CONTEXTS: u64 = 2;
 
@@ -138,6 +141,21 @@ pub fn invept_all() -> Result<(), VmxFailed> {
     // SAFETY: forgetting translations is always allowed; the CPU walks the tables again.
     unsafe {
         asm!("invept {}, [{}]", "setc {}", "setz {}", in(reg) ALL_CONTEXTS, in(reg) &raw const descriptor,
+             out(reg_byte) carry, out(reg_byte) zero, options(nostack));
+    }
+    check("INVEPT", carry, zero)
+}
+
+/// INVEPT of one EPT root.
+///
+/// # Errors
+/// The processor lacks this type of INVEPT, or the pointer is none.
+pub fn invept_one(view: Eptp) -> Result<(), VmxFailed> {
+    let descriptor = [view.raw(), 0];
+    let (carry, zero): (u8, u8);
+    // SAFETY: as in `invept_all`.
+    unsafe {
+        asm!("invept {}, [{}]", "setc {}", "setz {}", in(reg) ONE_CONTEXT, in(reg) &raw const descriptor,
              out(reg_byte) carry, out(reg_byte) zero, options(nostack));
     }
     check("INVEPT", carry, zero)
@@ -164,6 +182,18 @@ pub fn invvpid_all() -> Result<(), VmxFailed> {
 /// The processor lacks what the feature gate requires.
 pub fn forget_views() {
     if let Err(failed) = invept_all() {
+        panic!("{failed}, which this processor has");
+    }
+}
+
+/// Has this CPU forget the same of one VM, `view` being its root, or of all where the processor cannot tell them apart.
+///
+/// # Panics
+/// As [`forget_views`].
+pub fn forget_view(features: EptFeatures, view: Eptp) {
+    if !features.contains(EptFeatures::INVEPT_SINGLE) {
+        forget_views();
+    } else if let Err(failed) = invept_one(view) {
         panic!("{failed}, which this processor has");
     }
 }

@@ -27,8 +27,8 @@ pub struct CowDisk<S> {
     map: BlockMap,
     pub(super) storage: S,
     read_only: bool,
-    /// A block on its way from the image to the overlay.
-    block: Box<[u8; BLOCK_BYTES]>,
+    /// A block on its way from the image to the overlay; nothing of the guest's stays in it.
+    pub(super) block: Box<[u8; BLOCK_BYTES]>,
 }
 
 impl<S: Storage> CowDisk<S> {
@@ -102,8 +102,12 @@ impl<S: Storage> CowDisk<S> {
                 .and_then(|rest| rest.get_mut(..bytes.len()))
                 .ok_or(DiskError::OutOfRange)?
                 .copy_from_slice(bytes);
-            let whole = self.block.as_slice();
-            stored(self.storage.write_overlay(overlay, 0, whole))?;
+            let written = self
+                .storage
+                .write_overlay(overlay, 0, self.block.as_slice());
+            // What the guest wrote is its own: its memory may be sealed, this is not.
+            self.block.fill(0);
+            stored(written)?;
         }
         claim.commit();
         Ok(())

@@ -163,6 +163,16 @@ fn failed_copy_leaves_the_block_in_the_image() {
 }
 
 #[test]
+fn nothing_of_the_guests_stays_in_the_disk_whether_it_could_be_written_or_not() {
+    for good in [1, u32::MAX] {
+        let mut disk = disk(4096, 1);
+        disk.storage.good = good;
+        assert_eq!(disk.write(1, &[9; 512]).is_ok(), good > 1);
+        assert!(disk.block.iter().all(|byte| *byte == 0));
+    }
+}
+
+#[test]
 fn read_only_disk_refuses_writes() {
     let storage = Vectors::new(image(4096), 0);
     let mut disk = CowDisk::read_only(4096, storage).unwrap();

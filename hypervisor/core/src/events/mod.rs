@@ -84,6 +84,13 @@ pub enum Event<'a> {
         /// Frames of those that were zeroed.
         scrubbed: FrameCount,
     },
+    /// A machine check hit a VM, which runs no more: it keeps its frames.
+    VmMemoryKept {
+        /// Its name.
+        vm: &'a str,
+        /// How many.
+        frames: FrameCount,
+    },
     /// A VM that stopped is about to begin anew.
     VmRestart {
         /// Its name.
@@ -243,7 +250,7 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// The names of all events.
-    pub const NAMES: [&'static str; 39] = [
+    pub const NAMES: [&'static str; 40] = [
         "boot",
         "measurement",
         "plan",
@@ -255,6 +262,7 @@ impl Event<'_> {
         "vm-start",
         "vm-stop",
         "vm-destroyed",
+        "vm-memory-kept",
         "vm-restart",
         "vm-back-off",
         "vm-pause",
@@ -300,6 +308,7 @@ impl Event<'_> {
             Self::VmStart { .. } => "vm-start",
             Self::VmStop { .. } => "vm-stop",
             Self::VmDestroyed { .. } => "vm-destroyed",
+            Self::VmMemoryKept { .. } => "vm-memory-kept",
             Self::VmRestart { .. } => "vm-restart",
             Self::VmBackOff { .. } => "vm-back-off",
             Self::VmPause { .. } => "vm-pause",
@@ -372,6 +381,10 @@ impl Event<'_> {
                 object.text("vm", vm)?;
                 object.number("freed", freed.0)?;
                 object.number("scrubbed", scrubbed.0)?;
+            }
+            Self::VmMemoryKept { vm, frames } => {
+                object.text("vm", vm)?;
+                object.number("frames", frames.0)?;
             }
             Self::VmRestart { vm, reason, count } => {
                 object.text("vm", vm)?;

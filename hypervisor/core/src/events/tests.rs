@@ -64,6 +64,10 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
             freed: FrameCount(65536),
             scrubbed: FrameCount(65536),
         },
+        Event::VmMemoryKept {
+            vm: "demo",
+            frames: FrameCount(65536),
+        },
         Event::VmRestart {
             vm: "demo",
             reason: &"reboot",

@@ -112,8 +112,7 @@ pub struct FrameInfo {
     pub open: bool,
     /// The key it is sealed under.
     pub key: KeyId,
-    /// Counts its changes of owner and how often it was sealed: tells "the same frame" from "the same frame again", and one
-    /// sealing from the one before.
+    /// Counts how often it was sealed for its owner: tells one sealing from the one before.
     pub version: u32,
     /// Mappings that may still be cached, the borrower's included.
     pub maps: u32,
@@ -327,7 +326,10 @@ impl Entry {
     const fn set_owner(&mut self, owner: Owner, rights: Rights) {
         self.owner = OwnerTag::of(owner);
         self.rights = rights.bits();
-        self.version = self.version.wrapping_add(1);
+        // The count is as long as the owner has the frame, or the sealings of one VM could use it up for another. So that
+        // (key, page, version) is never repeated: a VM takes all its frames before it has the key of a life, and gives them back
+        // after that key was wiped; while it has it, a page has one frame, whose version only rises.
+        self.version = 0;
     }
 
     /// What the frame holds is lost.
@@ -346,6 +348,12 @@ impl Entry {
     pub(super) const fn unseal(&mut self) {
         self.detail = 0;
         self.state = State::Clear;
+    }
+
+    /// What the frame holds is no longer wanted.
+    pub(super) const fn discard(&mut self) {
+        self.detail = 0;
+        self.state = State::Dirty;
     }
 
     pub(super) const fn share(&mut self, to: VmId, rights: Rights) {

@@ -9,6 +9,7 @@
 //!                        ^ |                            |  ^ share/unshare
 //!                        | +--alloc, scrub--------------+  +----> Shared
 //!                        +-----------free (no mapping left)----+
+//!                        +-----------discard (the same, but the owner stays)
 //! ```
 //!
 //! A frame's map count counts every mapping that some TLB may still hold: it falls only when the

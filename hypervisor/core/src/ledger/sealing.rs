@@ -67,6 +67,21 @@ impl Ledger<'_> {
         Ok(())
     }
 
+    /// Makes a VM's frames dirty, sealed ones too, whose key is gone: they stay the VM's, and it can have them zeroed.
+    ///
+    /// # Errors
+    /// The frames are not the VM's, shared, or still mapped; then nothing changed.
+    pub fn discard(&mut self, vm: VmId, run: FrameRun) -> Result<(), LedgerError> {
+        self.check_owned(run, Owner::Vm(vm))?;
+        self.check_unmapped(run)?;
+        self.each(run, |frame, entry| match entry.state() {
+            State::Shared => Err(LedgerError::StillMapped(frame)),
+            _ => Ok(()),
+        })?;
+        self.update(run, Entry::discard);
+        Ok(())
+    }
+
     /// Lets the operator read frames of a VM whose memory is not encrypted.
     ///
     /// # Errors

@@ -306,17 +306,6 @@ fn what_belongs_to_nobody_or_the_firmware_cannot_be_freed() {
 }
 
 #[test]
-fn version_tells_a_frame_from_the_same_frame_again() {
-    let mut entries = entries(512);
-    let mut ledger = usable(&mut entries);
-    let frames = give(&mut ledger, VM, 1);
-    let before = ledger.info(frames.first).unwrap().version;
-    ledger.free(Owner::Vm(VM), frames).unwrap();
-    assert_eq!(give(&mut ledger, VM, 1), frames);
-    assert_ne!(ledger.info(frames.first).unwrap().version, before);
-}
-
-#[test]
 fn borrower_maps_within_its_rights_and_only_while_the_share_lasts() {
     let mut entries = entries(512);
     let mut ledger = usable(&mut entries);

@@ -71,26 +71,28 @@ impl Clock {
         }
     }
 
-    /// The next page to seal, taken out, by what `look` says of each that the hand comes to; `None` where all have to stay.
-    pub fn choose(&mut self, mut look: impl FnMut(u32) -> Look) -> Option<u32> {
-        // Once round makes every page idle that is not used meanwhile; the second round finds one.
-        for _ in 0..2 * self.places.len() {
-            let at = self.hand;
-            self.hand = if at + 1 < self.places.len() {
-                at + 1
-            } else {
-                0
-            };
-            let Some(place) = self.places.get_mut(at).filter(|place| **place != EMPTY) else {
-                continue;
-            };
-            if look(*place) == Look::Idle {
-                let page = core::mem::replace(place, EMPTY);
-                self.empty.push(at as u32);
-                return Some(page);
-            }
+    /// How many places the hand is to look at before it is said to find nothing: once round makes every page idle that is not used
+    /// meanwhile, the second round finds them.
+    #[must_use]
+    pub fn patience(&self) -> usize {
+        2 * self.places.len()
+    }
+
+    /// Moves the hand by one place. The page there, taken out, if `look` says that it is idle.
+    pub fn advance(&mut self, look: impl FnOnce(u32) -> Look) -> Option<u32> {
+        let at = self.hand;
+        self.hand = if at + 1 < self.places.len() {
+            at + 1
+        } else {
+            0
+        };
+        let place = self.places.get_mut(at).filter(|place| **place != EMPTY)?;
+        if look(*place) != Look::Idle {
+            return None;
         }
-        None
+        let page = core::mem::replace(place, EMPTY);
+        self.empty.push(at as u32);
+        Some(page)
     }
 }
 
@@ -99,11 +101,16 @@ mod tests {
     use super::*;
     use alloc::collections::BTreeSet;
 
+    /// The next page to seal, with all the patience that there is.
+    fn choose(clock: &mut Clock, mut look: impl FnMut(u32) -> Look) -> Option<u32> {
+        (0..clock.patience()).find_map(|_| clock.advance(&mut look))
+    }
+
     #[test]
     fn unused_pages_go_in_the_order_in_which_they_came() {
         let mut clock = Clock::default();
         (0..4).for_each(|page| clock.insert(page));
-        let order: Vec<_> = core::iter::from_fn(|| clock.choose(|_| Look::Idle)).collect();
+        let order: Vec<_> = core::iter::from_fn(|| choose(&mut clock, |_| Look::Idle)).collect();
         assert_eq!(order, [0, 1, 2, 3]);
         assert!(clock.is_empty());
     }
@@ -120,11 +127,11 @@ mod tests {
                 Look::Idle
             }
         };
-        assert_eq!(clock.choose(&mut look), Some(1));
+        assert_eq!(choose(&mut clock, &mut look), Some(1));
         clock.insert(9);
-        assert_eq!(clock.choose(&mut look), Some(3));
+        assert_eq!(choose(&mut clock, &mut look), Some(3));
         // 9 came after them.
-        assert_eq!(clock.choose(&mut look), Some(0));
+        assert_eq!(choose(&mut clock, &mut look), Some(0));
     }
 
     #[test]
@@ -136,12 +143,12 @@ mod tests {
             looks += 1;
             Look::Used
         };
-        assert_eq!(clock.choose(always), None);
+        assert_eq!(choose(&mut clock, always), None);
         assert_eq!(looks, 6);
         let only_two = |page| if page == 2 { Look::Idle } else { Look::Pinned };
-        assert_eq!(clock.choose(only_two), Some(2));
+        assert_eq!(choose(&mut clock, only_two), Some(2));
         assert_eq!(clock.len(), 2);
-        assert_eq!(Clock::default().choose(|_| Look::Idle), None);
+        assert_eq!(choose(&mut Clock::default(), |_| Look::Idle), None);
     }
 
     #[test]
@@ -153,7 +160,7 @@ mod tests {
             clock.insert(page);
             model.insert(page);
             while model.len() > 50 || random.below(3) == 0 {
-                let Some(page) = clock.choose(|_| match random.below(4) {
+                let Some(page) = choose(&mut clock, |_| match random.below(4) {
                     0 => Look::Idle,
                     1 => Look::Pinned,
                     _ => Look::Used,

@@ -7,8 +7,8 @@ use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa};
 use crate::backing::Backing;
 use crate::ept::{Ept, EptCaps, EptFeatures};
 use crate::ledger::{
-    Entry, FrameRun, KeyId, Ledger, MapRight, MemoryKind, MemoryRange, Owner, Rights, Scrub, State,
-    VmId,
+    Entry, FrameRun, KeyId, Ledger, LedgerError, MapRight, MemoryKind, MemoryRange, Owner, Rights,
+    Scrub, State, VmId,
 };
 use crate::mtrr::Mtrrs;
 use crate::table::Invalidate;
@@ -37,6 +37,8 @@ struct Machine<'a> {
     content: BTreeMap<u64, u64>,
     cached: BTreeMap<u64, Frame>,
     flushes: u64,
+    /// How often the books were taken.
+    holds: u64,
 }
 
 /// A mixer that stands for cipher and MAC: every bit of the result depends on every word.
@@ -83,6 +85,7 @@ impl Sealer for Machine<'_> {
     type Tables = FakeMemory;
 
     fn books<T>(&mut self, work: impl FnOnce(&mut Ledger<'_>, &mut FakeMemory) -> T) -> T {
+        self.holds += 1;
         work(&mut self.ledger, &mut self.tables)
     }
 
@@ -155,6 +158,7 @@ impl<'a> Lab<'a> {
                 content: BTreeMap::new(),
                 cached: BTreeMap::new(),
                 flushes: 0,
+                holds: 0,
             },
             ept,
             mtrrs: Mtrrs::read(36, |register| match register {
@@ -353,6 +357,35 @@ fn a_page_that_is_copied_stays_readable_and_another_goes() {
     assert_eq!(lab.space.readable(), 0);
 }
 
+#[test]
+fn the_ledger_is_let_go_of_between_two_stretches_of_pages() {
+    let mut entries = entries();
+    let mut lab = Lab::new(&mut entries, Some(512));
+    // Backwards, so that none comes ahead.
+    (0..512).rev().for_each(|page| {
+        lab.present(page).unwrap();
+    });
+    let runs: Vec<_> = (0..512)
+        .map(|page| lab.pages().frame(page).unwrap())
+        .collect();
+    let ledger = &mut lab.machine.ledger;
+    let rights: Vec<_> = runs
+        .into_iter()
+        .map(|run| ledger.grant_window(VM, run, Rights::READ).unwrap())
+        .collect();
+    let before = lab.machine.holds;
+    // All are looked at, twice, and none can be sealed.
+    lab.present(1000).unwrap();
+    assert!(lab.space.counts().pinned >= 2 * 512);
+    assert!(lab.machine.holds - before > 2 * 512 / 64);
+    let before = lab.machine.holds;
+    assert_eq!(lab.survey().readable, 513);
+    assert!(lab.machine.holds - before >= (RAM + OVERLAY) / 64);
+    for right in rights {
+        lab.machine.ledger.surrender(right);
+    }
+}
+
 /// Has every page hold its number, sealed.
 fn filled<'a>(entries: &'a mut [Entry], window: Option<u64>) -> Lab<'a> {
     let mut lab = Lab::new(entries, window);
@@ -413,6 +446,24 @@ fn whatever_is_done_to_a_sealed_page_is_found_out() {
     assert_ne!(lab.machine.content[&one], before);
     lab.machine.content.insert(one, before);
     assert!(lab.access(5).is_err());
+}
+
+#[test]
+fn pages_that_cannot_be_sealed_stay_counted_as_readable_and_the_others_are_sealed() {
+    let mut entries = entries();
+    let mut lab = Lab::new(&mut entries, Some(512));
+    (0..40).rev().for_each(|page| {
+        lab.access(page).unwrap();
+    });
+    let stuck = lab.frame(7);
+    lab.machine.ledger.set_version(stuck, u32::MAX);
+    let refused = Err(Refusal::Ledger(LedgerError::NoVersionLeft(stuck)));
+    assert_eq!(lab.seal_all(), refused);
+    lab.check_counts();
+    // Tried again and again, it is the only one that is left.
+    (0..4).for_each(|_| assert_eq!(lab.seal_all(), refused));
+    assert_eq!(lab.space.readable(), 1);
+    lab.check_counts();
 }
 
 #[test]

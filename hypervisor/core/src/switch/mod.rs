@@ -164,7 +164,7 @@ impl Switch {
         self.count(to, |counters| counters.received.count(bytes));
     }
 
-    /// `to` had no buffer for a frame, or no time.
+    /// `to` had no buffer for a frame, or no time, or its VM is paused.
     pub fn refused(&mut self, to: PortId) {
         self.count(to, |counters| counters.drops.count(DropReason::NoBuffer));
     }

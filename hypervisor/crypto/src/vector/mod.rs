@@ -34,9 +34,22 @@ pub const TAG_GROUP: usize = 8;
 const AVX512_STATE: u32 = 0b111 << 5;
 
 /// One AES-256 key's round keys, each twice, for one direction.
-#[derive(Zeroize, ZeroizeOnDrop)]
 #[repr(C, align(64))]
 pub struct RoundKeys([[u8; 32]; ROUND_KEYS]);
+
+impl Drop for RoundKeys {
+    fn drop(&mut self) {
+        wipe(self.0.as_flattened_mut());
+    }
+}
+
+impl ZeroizeOnDrop for RoundKeys {}
+
+/// In no line: a length that is known becomes as many instructions.
+#[inline(never)]
+fn wipe(bytes: &mut [u8]) {
+    bytes.zeroize();
+}
 
 /// What the routines of XTS read.
 #[derive(ZeroizeOnDrop)]

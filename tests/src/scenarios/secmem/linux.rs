@@ -12,7 +12,7 @@ use crate::outcome::{Failure, Outcome};
 use crate::scenario::{Ground, Scenario};
 use crate::scenarios::linux::{DEMO, DEMO_KERNEL, PROMPT};
 
-const LIMIT: u64 = 1800;
+const LIMIT: u64 = 3600;
 const VM: &str = "demo";
 /// How many exits are looked at.
 const SAMPLES: usize = 1000;

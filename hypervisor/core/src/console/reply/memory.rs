@@ -30,6 +30,8 @@ pub enum Unreadable {
     NotMemory(Gpa),
     /// The frame is in the clear, and the VM is one whose memory only itself may read.
     Private(Gpa, Hpa),
+    /// A machine check hit the VM's memory: whoever reads the wrong byte meets the next one.
+    Lost,
 }
 
 impl fmt::Display for MemoryDump<'_> {
@@ -61,6 +63,9 @@ impl fmt::Display for Unreadable {
             Self::Private(gpa, hpa) => write!(
                 f,
                 "has {gpa} in the clear, at {hpa} of the machine: only itself may read it"
+            ),
+            Self::Lost => f.write_str(
+                "lost memory to a machine check: nobody reads it until the VM is started again",
             ),
         }
     }

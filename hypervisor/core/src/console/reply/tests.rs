@@ -268,6 +268,7 @@ fn memory_that_is_not_shown_is_answered_with_the_reason() {
         Gpa(0x20_0000),
         Hpa(0x3f5a_1000)
     ))));
+    assert!(page.contains(&answer(Unreadable::Lost)));
 }
 
 #[test]

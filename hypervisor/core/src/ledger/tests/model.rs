@@ -1,5 +1,7 @@
 //! A million random steps of five owners, each predicted by a plain model of what the ledger should allow.
 
+use std::collections::BTreeSet;
+
 use crate::addr::{Frame, FrameCount};
 
 use super::super::*;
@@ -44,10 +46,15 @@ struct Known {
     borrower: Option<VmId>,
     maps: u32,
     borrower_maps: u32,
+    version: u32,
 }
 
 struct Model {
     frames: Vec<Known>,
+    /// The key of each VM's life; another begins each time that it takes frames.
+    keys: [u32; 5],
+    /// What was sealed: key, frame, version.
+    sealed: BTreeSet<(u32, u64, u32)>,
     rights: Vec<MapRight>,
     granted: u32,
 }
@@ -69,6 +76,21 @@ impl Model {
         match first.owner {
             Owner::Vm(vm) => (first.owner, vm, run),
             owner => (owner, random.vm(), run),
+        }
+    }
+
+    /// `owner` has taken `run`.
+    fn take(&mut self, run: FrameRun, owner: Owner) {
+        assert!(self.all(run, available), "{run:?} was not available");
+        self.change(run, |known| {
+            known.owner = owner;
+            known.version = 0;
+            if known.state == State::Free {
+                known.state = State::Clear;
+            }
+        });
+        if let Owner::Vm(vm) = owner {
+            self.keys[usize::from(vm.0)] += 5;
         }
     }
 
@@ -107,26 +129,18 @@ fn may_map(known: &Known, vm: VmId) -> bool {
     concerned && matches!(known.state, State::Clear | State::Shared)
 }
 
-fn take(known: &mut Known, owner: Owner) {
-    known.owner = owner;
-    if known.state == State::Free {
-        known.state = State::Clear;
-    }
-}
-
 fn step(random: &mut Random, ledger: &mut Ledger<'_>, model: &mut Model) {
     let (owner, vm, wanted) = match random.below(4) {
         0 => (random.owner(), random.vm(), random.run()),
         _ => model.aim(random),
     };
-    match random.below(12) {
+    match random.below(13) {
         0 | 1 => {
             let owner = random.owner();
             match ledger.alloc_run(owner, Request::anywhere(wanted.count)) {
                 Ok(run) => {
                     assert!(run.first.0 >= 256 && run.count == wanted.count);
-                    assert!(model.all(run, available), "{run:?} was not available");
-                    model.change(run, |known| take(known, owner));
+                    model.take(run, owner);
                 }
                 Err(_) => {
                     let frames = &model.frames[256..];
@@ -147,8 +161,7 @@ fn step(random: &mut Random, ledger: &mut Ledger<'_>, model: &mut Model) {
             let done = ledger.alloc_frames(owner, wanted.count, |run| got.push(run));
             assert_eq!(done.is_ok(), free >= wanted.count.0);
             for run in got {
-                assert!(model.all(run, available), "{run:?} was not available");
-                model.change(run, |known| take(known, owner));
+                model.take(run, owner);
             }
         }
         3 | 4 => {
@@ -162,6 +175,7 @@ fn step(random: &mut Random, ledger: &mut Ledger<'_>, model: &mut Model) {
                         owner: Owner::Nobody,
                         state: State::Dirty,
                         borrower: None,
+                        version: 0,
                         ..*known
                     };
                 });
@@ -203,6 +217,16 @@ fn step(random: &mut Random, ledger: &mut Ledger<'_>, model: &mut Model) {
             }
         }
         10 => {
+            let unshared = |known: &Known| {
+                known.owner == Owner::Vm(vm) && unmapped(known) && known.state != State::Shared
+            };
+            let allowed = model.all(wanted, unshared);
+            assert_eq!(ledger.discard(vm, wanted).is_ok(), allowed);
+            if allowed {
+                model.change(wanted, |known| known.state = State::Dirty);
+            }
+        }
+        11 => {
             let to = random.vm();
             let clear = |known: &Known| known.owner == Owner::Vm(vm) && known.state == State::Clear;
             let allowed = to != vm && model.all(wanted, clear);
@@ -235,18 +259,19 @@ fn step(random: &mut Random, ledger: &mut Ledger<'_>, model: &mut Model) {
             let sealable = model.all(wanted, |k| {
                 owned(k) && k.state == State::Clear && unmapped(k)
             });
-            let before = |run: FrameRun| -> Vec<u32> {
-                let frames = run.first.0..run.end().0.min(FRAMES);
-                let info = frames.filter_map(|frame| ledger.info(Frame(frame)));
-                info.map(|info| info.version).collect()
-            };
-            let versions = before(wanted);
-            let sealed = ledger.seal(vm, wanted, KeyId(1));
+            let key = model.keys[usize::from(vm.0)];
+            let sealed = ledger.seal(vm, wanted, KeyId(key));
             if sealable {
-                model.change(wanted, |known| known.state = State::Sealed);
-                for (frame, version) in (wanted.first.0..).zip(versions) {
-                    let info = ledger.info(Frame(frame)).unwrap();
-                    assert_eq!((info.key, info.version), (KeyId(1), version + 1));
+                model.change(wanted, |known| {
+                    known.state = State::Sealed;
+                    known.version += 1;
+                });
+                for frame in span(wanted) {
+                    let info = ledger.info(Frame(frame as u64)).unwrap();
+                    assert_eq!(info.key, KeyId(key));
+                    assert_eq!(info.version, model.frames[frame].version);
+                    let is_new = model.sealed.insert((key, frame as u64, info.version));
+                    assert!(is_new, "sealed twice under the same key and version");
                 }
             }
             // Kept for a while, as by who encrypts.
@@ -294,9 +319,13 @@ fn a_million_random_steps_agree_with_the_model() {
         borrower: None,
         maps: 0,
         borrower_maps: 0,
+        version: 0,
     };
     let mut model = Model {
         frames: vec![fresh; FRAMES as usize],
+        // Each VM's are its own.
+        keys: [0, 1, 2, 3, 4],
+        sealed: BTreeSet::new(),
         rights: Vec::new(),
         granted: 0,
     };
@@ -325,6 +354,7 @@ fn a_million_random_steps_agree_with_the_model() {
                 (known.owner, known.state),
                 "frame {frame}"
             );
+            assert_eq!(info.version, known.version, "frame {frame}");
             assert_eq!(info.maps, known.maps + known.borrower_maps, "frame {frame}");
             assert_eq!(
                 info.borrower.map(|(vm, _)| vm),

@@ -51,6 +51,29 @@ fn frames_that_fail_to_verify_stay_sealed() {
 }
 
 #[test]
+fn frames_that_are_discarded_stay_their_vms_and_cannot_be_mapped_before_they_are_zeroed() {
+    let mut entries = entries(512);
+    let mut ledger = usable(&mut entries);
+    let frames = give(&mut ledger, VM, 2);
+    let right = ledger.seal(VM, frames, KeyId(1)).unwrap();
+    let mapped = Err(LedgerError::StillMapped(frames.first));
+    assert_eq!(ledger.discard(VM, frames), mapped);
+    ledger.surrender(right);
+    let not_owner = Err(LedgerError::NotOwner(frames.first));
+    assert_eq!(ledger.discard(OTHER, frames), not_owner);
+    ledger.discard(VM, frames).unwrap();
+    let info = ledger.info(frames.first).unwrap();
+    let kept = (Owner::Vm(VM), State::Dirty, KeyId(0));
+    assert_eq!((info.owner, info.state, info.key), kept);
+    assert!(ledger.grant(VM, frames, RW).is_err());
+    ledger
+        .scrub(frames, &mut super::Scrubbed::default())
+        .unwrap();
+    let right = ledger.grant(VM, frames, RW).unwrap();
+    ledger.surrender(right);
+}
+
+#[test]
 fn another_right_does_not_unseal() {
     let mut entries = entries(512);
     let mut ledger = usable(&mut entries);
@@ -86,6 +109,20 @@ fn the_last_version_is_not_passed() {
         Err(LedgerError::NoVersionLeft(frames.first))
     );
     assert_eq!(ledger.info(frames.first).unwrap().state, State::Clear);
+}
+
+#[test]
+fn a_frame_that_one_vm_sealed_to_the_last_version_begins_anew_with_the_next() {
+    let mut entries = entries(512);
+    let mut ledger = usable(&mut entries);
+    let frames = give(&mut ledger, VM, 1);
+    ledger.set_version(frames.first, u32::MAX);
+    ledger.free(Owner::Vm(VM), frames).unwrap();
+    assert_eq!(give(&mut ledger, OTHER, 1), frames);
+    assert_eq!(ledger.info(frames.first).unwrap().version, 0);
+    let right = ledger.seal(OTHER, frames, KeyId(2)).unwrap();
+    ledger.surrender(right);
+    assert_eq!(ledger.info(frames.first).unwrap().version, 1);
 }
 
 #[test]

@@ -10,7 +10,9 @@ use crate::secmem::refusal::Refusal;
 use crate::table::{Flushed, TableMemory};
 
 /// Pages that are looked at while the ledger is locked.
-const STRETCH: u64 = 4096;
+pub(super) const STRETCH: usize = 64;
+/// Pages that a call of [`Space::seal_some`] looks at.
+const SWEEP: u64 = 4096;
 
 /// Pages on their way to be sealed.
 type Batch = [Option<Leaving>; BATCH];
@@ -73,28 +75,32 @@ impl Space {
         let mut pinned = 0;
         let (map, touched) = (view.pages, &self.records.touched);
         let sweep = &mut self.sweep;
-        let taken = sealer.books(|ledger, tables| {
-            // A bounded stretch at a time: the ledger is everybody's.
-            let end = (*sweep + STRETCH).min(map.pages());
-            while *sweep < end
-                && let Some(place) = leaving.get_mut(filled)
-            {
-                let page = *sweep;
-                *sweep += 1;
-                let Some(run) = map.frame(page).filter(|_| is_touched(touched, page)) else {
-                    continue;
-                };
-                match holds(ledger, run, map.is_ram(page)) {
-                    Holds::Readable => {
-                        *place = Some(unmap(page, map, view, tables)?);
-                        filled += 1;
+        let end = (*sweep + SWEEP).min(map.pages());
+        let mut taken = Ok(());
+        // A stretch at a time: the ledger is everybody's.
+        while taken.is_ok() && *sweep < end && filled < BATCH {
+            let stretch = (*sweep + STRETCH as u64).min(end);
+            taken = sealer.books(|ledger, tables| {
+                while *sweep < stretch
+                    && let Some(place) = leaving.get_mut(filled)
+                {
+                    let page = *sweep;
+                    *sweep += 1;
+                    let Some(run) = map.frame(page).filter(|_| is_touched(touched, page)) else {
+                        continue;
+                    };
+                    match holds(ledger, run, map.is_ram(page)) {
+                        Holds::Readable => {
+                            *place = Some(unmap(page, map, view, tables)?);
+                            filled += 1;
+                        }
+                        Holds::Pinned => pinned += 1,
+                        Holds::Sealed => {}
                     }
-                    Holds::Pinned => pinned += 1,
-                    Holds::Sealed => {}
                 }
-            }
-            Ok::<_, Refusal>(())
-        });
+                Ok::<_, Refusal>(())
+            });
+        }
         self.counts.pinned += pinned;
         self.seal(leaving, view, sealer)?;
         taken?;
@@ -116,36 +122,47 @@ impl Space {
         let mut leaving = NOBODY;
         let mut pinned = 0;
         let mut chosen = 0;
+        let wanted = BATCH.min(wanted as usize);
         let map = view.pages;
         let clock = &mut self.records.clock;
-        let taken = sealer.books(|ledger, tables| {
-            for place in leaving.iter_mut().take(wanted as usize) {
-                let page = clock.choose(|page| {
-                    let page = u64::from(page);
-                    let is_ram = map.is_ram(page);
-                    match map.frame(page).map(|run| holds(ledger, run, is_ram)) {
-                        Some(Holds::Readable) => {}
-                        _ => {
-                            pinned += 1;
-                            return Look::Pinned;
+        let mut patience = clock.patience();
+        let mut taken = Ok(());
+        // A stretch at a time: the ledger is everybody's.
+        while taken.is_ok() && patience > 0 && chosen < wanted {
+            let stretch = patience.min(STRETCH);
+            patience -= stretch;
+            taken = sealer.books(|ledger, tables| {
+                for _ in 0..stretch {
+                    let Some(place) = leaving.get_mut(chosen).filter(|_| chosen < wanted) else {
+                        break;
+                    };
+                    let page = clock.advance(|page| {
+                        let page = u64::from(page);
+                        let is_ram = map.is_ram(page);
+                        match map.frame(page).map(|run| holds(ledger, run, is_ram)) {
+                            Some(Holds::Readable) => {}
+                            _ => {
+                                pinned += 1;
+                                return Look::Pinned;
+                            }
                         }
+                        let was_used = choice == Choice::Unused
+                            && is_ram
+                            && view.ept.take_accessed(tables, map.gpa(page));
+                        if was_used { Look::Used } else { Look::Idle }
+                    });
+                    if let Some(page) = page {
+                        let unmapped = unmap(page.into(), map, view, tables);
+                        *place = Some(unmapped.inspect_err(|_| clock.insert(page))?);
+                        chosen += 1;
                     }
-                    let was_used = choice == Choice::Unused
-                        && is_ram
-                        && view.ept.take_accessed(tables, map.gpa(page));
-                    if was_used { Look::Used } else { Look::Idle }
-                });
-                let Some(page) = page.map(u64::from) else {
-                    break;
-                };
-                *place = Some(unmap(page, map, view, tables)?);
-                chosen += 1;
-            }
-            Ok::<_, Refusal>(())
-        });
+                }
+                Ok::<_, Refusal>(())
+            });
+        }
         self.counts.pinned += pinned;
         self.seal(leaving, view, sealer)?;
-        taken.map(|()| chosen)
+        taken.map(|()| chosen as u64)
     }
 
     /// Seals pages that were taken out of the view.
@@ -172,6 +189,10 @@ impl Space {
             };
             let proven = unmapped.zip(proof.as_ref());
             let sealed = self.seal_page(page, proven, view.pages, sealer);
+            if sealed.is_err() && self.window.is_some() {
+                // It is in the clear, and counted there.
+                self.records.clock.insert(page as u32);
+            }
             // The others' rights are given back all the same.
             outcome = outcome.and(sealed);
         }

@@ -80,7 +80,8 @@ pub struct Counts {
     pub sealed: u64,
     /// Flushes of the view.
     pub flushes: u64,
-    /// How often a page was to be sealed while the hypervisor copied from or to it, or somebody else had it.
+    /// Looks at pages that could not be sealed because the hypervisor copied from or to them, or somebody else had them: one page may be
+    /// looked at often.
     pub pinned: u64,
 }
 

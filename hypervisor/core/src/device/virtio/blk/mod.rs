@@ -1,7 +1,7 @@
 //! The block device (Virtio 1.2, "Block Device").
 //!
 //! [`Block`] checks a request whole before it moves a byte, then moves it through a buffer of 4 KiB between the chain and
-//! a [`Disk`]. A request is done when [`notify`](VirtioDevice::notify) returns. What is wrong with a request, its status
+//! a [`Disk`], and leaves zeroes there. A request is done when [`notify`](VirtioDevice::notify) returns. What is wrong with a request, its status
 //! says; only a chain that has no room for the status is the driver's end.
 
 mod disk;
@@ -157,9 +157,23 @@ impl Block {
         }
     }
 
+    /// Moves a request's data as [`Block::move_pieces`] does, and leaves nothing of it here: the guest's memory may be sealed.
+    fn transfer(
+        &mut self,
+        request: &Request,
+        step: impl FnMut(&mut dyn Disk, u64, u32, &mut [u8]) -> Result<Status, QueueError>,
+    ) -> Result<Status, QueueError> {
+        let moved = self.move_pieces(request, step);
+        let used = PIECE_BYTES.min(request.bytes as usize);
+        if let Some(used) = self.piece.get_mut(..used) {
+            used.fill(0);
+        }
+        moved
+    }
+
     /// Moves a request's data piece by piece: `step` gets the disk, the piece's first sector, its place in the data, and
     /// the buffer.
-    fn transfer(
+    fn move_pieces(
         &mut self,
         request: &Request,
         mut step: impl FnMut(&mut dyn Disk, u64, u32, &mut [u8]) -> Result<Status, QueueError>,

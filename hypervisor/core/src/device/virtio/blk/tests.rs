@@ -108,6 +108,8 @@ impl Bench {
         let (head, written) = self.ring.used(&self.guest).unwrap();
         assert_eq!(head, 0);
         assert_eq!(self.ring.used(&self.guest), None);
+        let left = self.block.piece.iter().filter(|byte| **byte != 0).count();
+        assert_eq!(left, 0, "bytes of a request's data stay in the device");
         Ok(written)
     }
 
