@@ -31,6 +31,10 @@ pub fn exchange(vm: &VmShared) -> bool {
 
 /// The same where nobody has the VM's devices; false, and nothing is done, where somebody has.
 pub fn try_exchange(vm: &VmShared) -> bool {
+    if vm.is_hit() {
+        // Its last words may lie in the frame that is bad.
+        return true;
+    }
     let devices = vm.visit_devices();
     devices.is_some_and(|mut devices| move_output(vm, &mut devices))
 }

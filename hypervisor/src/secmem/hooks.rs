@@ -34,16 +34,19 @@ pub fn vm_created(vm: VmId, plan: &VmPlan, layout: &MemoryLayout) -> Option<Box<
     Sealed::of_plan(vm, plan, layout).map(Box::new)
 }
 
-/// A VM has all its frames, and nobody touched them yet.
+/// A VM has all its frames, which nobody maps and which are not zeroed yet.
 pub fn vm_taken(own: &mut VmMemory) {
-    let vm = own.vm();
+    if own.sealed().is_none() {
+        return;
+    }
     let runs: Vec<_> = own.backing().runs().collect();
+    let key = tmemk::take(own.vm(), &runs);
     if let Some(sealed) = own.sealed_mut() {
-        sealed.set_hardware_key(tmemk::take(vm, &runs));
+        sealed.set_hardware_key(key);
     }
 }
 
-/// A VM's frames are mapped by nobody, and about to be given back.
+/// A VM's frames are mapped by nobody, and about to be given back or given up.
 pub fn vm_unmapped(own: &mut VmMemory) {
     let key = own.sealed_mut().and_then(Sealed::take_hardware_key);
     if let Some(key) = key {
@@ -106,7 +109,7 @@ pub fn vm_paused(own: &mut VmMemory) -> Result<bool, StopReason> {
     own.seal()
 }
 
-/// A VM's run has ended, nothing of it runs, and its frames are about to be given back: its key goes first.
+/// A VM's run has ended, and nothing of it runs: its key goes, before its frames are given back where they are.
 pub fn vm_destroyed(own: &mut VmMemory) {
     let Some(sealed) = own.sealed_mut() else {
         return;

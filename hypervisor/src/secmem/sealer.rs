@@ -90,11 +90,17 @@ fn with_vectors<T>(work: impl FnOnce() -> T) -> T {
         Some(Path::Vaes) => cpu::with_all_xcr0(work),
         Some(Path::AesNi) => work(),
         Some(Path::Soft) | None => {
-            let done = work();
+            let done = apart(work);
             stack::wipe();
             done
         }
     }
+}
+
+/// Runs `work` below the caller's part of the stack, where what it leaves can be wiped.
+#[inline(never)]
+fn apart<T>(work: impl FnOnce() -> T) -> T {
+    work()
 }
 
 fn shown<T>(done: Result<T, HostError>) -> T {

@@ -80,7 +80,7 @@ pub(super) struct Controlled {
     /// Host TSC since which it is paused.
     paused: Option<u64>,
     /// It was said of this pause that all its memory is sealed.
-    sealed: bool,
+    told_sealed: bool,
     owed: Owed,
     /// What ended the run before.
     last: Option<End>,
@@ -220,7 +220,7 @@ impl Controlled {
             used: false,
             ran: (0, Some(0)),
             paused: None,
-            sealed: false,
+            told_sealed: false,
             owed: Owed::default(),
             last: None,
         }
@@ -234,7 +234,7 @@ impl Controlled {
     /// Whether frames of its may be bad that a machine check hit: nobody is to read them.
     pub(super) fn is_lost(&self) -> bool {
         let is_cleared = matches!(self.work, Work::Load(_)) && self.last == Some(End::Hardware);
-        is_cleared || self.vm.shared.lost.load(Ordering::SeqCst)
+        is_cleared || self.vm.shared.is_hit()
     }
 
     /// How long it has run, or had when it ended.
@@ -342,7 +342,7 @@ impl Controlled {
 
     fn unpark(&mut self) {
         self.owed.unpark = true;
-        self.sealed = false;
+        self.told_sealed = false;
         if matches!(self.work, Work::Seal) {
             self.work = Work::None;
         }
@@ -377,7 +377,7 @@ impl Controlled {
     fn begin_load(&mut self) {
         // What ends it from here on ends the life that begins.
         *self.vm.shared.ending.lock() = None;
-        self.vm.shared.lost.store(false, Ordering::SeqCst);
+        self.vm.shared.hit.store(false, Ordering::SeqCst);
         self.work = Work::Load(Load::begin(self.used));
         self.used = true;
     }
@@ -411,14 +411,18 @@ impl Controlled {
     /// Seals a piece of a paused VM's memory. What its devices have copied meanwhile, for what is typed to it say, is sealed once it is
     /// looked at again, and not told of again.
     fn seal(&mut self) {
+        if self.vm.shared.is_hit() {
+            self.work = Work::None;
+            return;
+        }
         let mut own = self.vm.shared.memory.lock();
         let more = hooks::vm_paused(&mut own);
         let readable = own.sealed().map_or(0, Sealed::readable);
         drop(own);
         match more {
             Ok(true) => return,
-            Ok(false) if readable == 0 && !self.sealed => {
-                self.sealed = true;
+            Ok(false) if readable == 0 && !self.told_sealed => {
+                self.told_sealed = true;
                 events::send(&Event::VmSealed {
                     vm: self.vm.plan.name.as_str(),
                 });
@@ -436,20 +440,21 @@ impl Controlled {
         is_paused
             && matches!(self.work, Work::None)
             && !shared.is_in_guest()
+            && !shared.is_hit()
             && (shared.memory.lock().sealed())
-                .is_some_and(|sealed| !self.sealed || sealed.readable() > 0)
+                .is_some_and(|sealed| !self.told_sealed || sealed.readable() > 0)
     }
 
     /// Nothing of it runs, or will without being loaded: gives its memory back, unless it keeps that. Frames that a machine
-    /// check hit may be bad: nobody touches them before somebody starts the VM, and nobody else gets them.
+    /// check hit may be bad: nobody touches them, and nobody else gets them, before somebody starts the VM.
     fn release(&mut self) {
-        let is_lost = self.vm.shared.lost.load(Ordering::SeqCst);
-        if is_lost || self.vm.keeps_memory() {
+        let is_hit = self.vm.shared.is_hit();
+        if is_hit || self.vm.keeps_memory() {
             let mut own = self.vm.shared.memory.lock();
             hooks::vm_destroyed(&mut own);
             let frames = own.backing().taken();
             drop(own);
-            if is_lost {
+            if is_hit {
                 events::send(&Event::VmMemoryKept {
                     vm: self.vm.plan.name.as_str(),
                     frames,
@@ -500,7 +505,7 @@ impl Controlled {
         }
         events::send(&Event::VmStart { vm: name });
         self.paused = None;
-        self.sealed = false;
+        self.told_sealed = false;
         self.vm.start(entry, self.last == Some(End::Watchdog));
         self.out = true;
         self.ran = (rdtsc(), None);
@@ -518,7 +523,7 @@ impl Controlled {
         };
         log::error!("VM \"{}\" cannot be started: {reason}", self.vm.plan.name);
         self.stopped(reason, ending.map(|ending| ending.end));
-        if self.vm.shared.lost.load(Ordering::SeqCst) {
+        if self.vm.shared.is_hit() {
             self.last = Some(End::Hardware);
         }
         self.life.failed();
@@ -533,7 +538,7 @@ impl Controlled {
             end: End::Operator,
             rip: None,
         });
-        if self.vm.shared.lost.load(Ordering::SeqCst) {
+        if self.vm.shared.is_hit() {
             // Whatever came first: it is not started again by itself.
             ending.end = End::Hardware;
         }

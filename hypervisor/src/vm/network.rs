@@ -203,7 +203,7 @@ impl Network {
         let Some(Card { vm, nic }) = self.cards.get(usize::from(to.0)) else {
             return;
         };
-        // A parked VM's cards are as if unplugged: it takes no frame, and what was sealed of it stays sealed.
+        // A parked VM takes no frame: what was sealed of it stays sealed.
         if vm.wanted() != Wanted::Run {
             self.switch.lock().refused(to);
             return;

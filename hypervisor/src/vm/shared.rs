@@ -109,8 +109,8 @@ pub struct VmShared {
     pub returned: Mutex<Vec<Box<Running>>>,
     /// How its run ended, the first reason.
     pub ending: Mutex<Option<Ending>>,
-    /// A machine check hit it since it was started: nobody touches its frames before it is started again, and nobody else gets them.
-    pub lost: AtomicBool,
+    /// A machine check hit it since it was started: nobody touches its frames, and nobody else gets them, before it is started again.
+    pub hit: AtomicBool,
     /// Exits are told to `secmem`, which takes some for samples.
     pub sampled: AtomicBool,
     /// How often a vCPU got a CPU that another VM's had.
@@ -169,7 +169,7 @@ impl VmShared {
             share,
             returned: Mutex::new(Vec::with_capacity(placement.len())),
             ending: Mutex::new(None),
-            lost: AtomicBool::new(false),
+            hit: AtomicBool::new(false),
             sampled: AtomicBool::new(sampled),
             scheduled_in: AtomicU64::new(0),
             scheduled_out: AtomicU64::new(0),
@@ -304,10 +304,16 @@ impl VmShared {
         self.trace.lock().admit(now)
     }
 
+    /// Whether a machine check hit it since it was started: no byte of its memory is to be read.
+    #[must_use]
+    pub fn is_hit(&self) -> bool {
+        self.hit.load(Ordering::SeqCst)
+    }
+
     /// Ends the VM's run, unless something else did before.
     pub fn end(&self, ending: Ending) {
         if ending.end == End::Hardware {
-            self.lost.store(true, Ordering::SeqCst);
+            self.hit.store(true, Ordering::SeqCst);
         }
         self.ending.lock().get_or_insert(ending);
         self.wanted.store(Wanted::Nothing as u8, Ordering::SeqCst);

@@ -131,7 +131,7 @@ fn mend(binary: &Path) -> Result<()> {
     step.done(match interrupts::mend(&mut file)? {
         interrupts::Outcome::Mended => "mended in the private copy",
         interrupts::Outcome::Unknown => {
-            "its code is not the known one and stays as it is; where it is wrong, guests hang or crash on several CPUs"
+            "its code is not the known one and stays as it is; where it is wrong, guests hang or crash on several CPUs or with sealed memory; `apicv = \"off\"` avoids most of it"
         }
     });
     fs::write(binary, file).context("write", binary)

@@ -295,7 +295,9 @@ impl Lifecycle {
         }
         match self.state {
             State::Running | State::Paused => self.ended_by_itself(end, now),
-            State::Stopping { .. } if self.then == Then::Start => self.start_afresh(),
+            State::Stopping { .. } if self.then == Then::Start && end != End::Hardware => {
+                self.start_afresh()
+            }
             State::Stopping { .. } => {
                 self.state = State::Stopped;
                 Action::Nothing

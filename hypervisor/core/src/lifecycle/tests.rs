@@ -494,5 +494,11 @@ fn a_vm_that_the_hardware_hit_is_not_started_again_by_itself() {
         assert_eq!(vm.ended(End::Hardware, at(2)), Action::Nothing);
         assert_eq!(vm.state(), State::Stopped);
         assert_eq!(vm.order(Order::Start, at(3)), Ok(Action::LoadAndRun));
+        // Not although somebody wanted it, who did not know.
+        let _ = vm.started(at(4));
+        assert!(vm.order(Order::Restart, at(5)).is_ok());
+        assert_eq!(vm.ended(End::Hardware, at(6)), Action::Nothing);
+        assert_eq!(vm.state(), State::Stopped);
+        assert_eq!(vm.order(Order::Start, at(7)), Ok(Action::LoadAndRun));
     }
 }

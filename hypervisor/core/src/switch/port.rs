@@ -83,7 +83,7 @@ pub enum DropReason {
     Spoofed,
     /// The sender is over its rate.
     OverRate,
-    /// The receiver had no buffer for it.
+    /// The receiver had no buffer for it, or does not run at the moment.
     NoBuffer,
     /// No wire would carry a frame of its length, or its ARP packet is cut short.
     Malformed,

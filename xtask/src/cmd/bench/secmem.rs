@@ -44,7 +44,7 @@ struct Boot {
     other_ticks: Option<f64>,
     /// Ticks in the guest, to the shell and down again.
     guest_ticks: u64,
-    /// Ticks that Bulkhead worked for it meanwhile, all of the above included.
+    /// Ticks that Bulkhead worked on its exits meanwhile. The pages that loading it brought are in the figures above and not in these.
     root_ticks: u64,
 }
 
