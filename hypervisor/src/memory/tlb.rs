@@ -30,7 +30,12 @@ impl InvalidatePage for HostTlb {
 pub struct ViewTlb;
 
 impl Invalidate for ViewTlb {
-    fn invalidate(&mut self, _root: Frame) {
+    fn invalidate(&mut self, root: Frame) {
+        self.invalidate_all(&mut core::iter::once(root));
+    }
+
+    /// Whatever the roots: those of all VMs are forgotten.
+    fn invalidate_all(&mut self, _roots: &mut dyn Iterator<Item = Frame>) {
         if let Err(silent) = call::everywhere(Requests::FORGET_VIEWS) {
             panic!("{silent}: its guests may still reach what is no longer theirs");
         }

@@ -8,13 +8,13 @@ use crate::vm::machine;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, FrameCount, Gpa};
 use bulkhead_core::backing::Backing;
-use bulkhead_core::ept::Ept;
 use bulkhead_core::events::{SecmemCounters, SecmemSample};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{KeyId, VmId};
 use bulkhead_core::manifest::{Encryption, Plan, VmName, VmPlan};
 use bulkhead_core::secmem::tmemk::HardwareKey;
-use bulkhead_core::secmem::{Life, PageMap, RamRange, Records, Refusal, Space, View};
+use bulkhead_core::secmem::{Life, Mapper, PageMap, RamRange, Records, Refusal, Space};
+use bulkhead_core::views::Views;
 use guest_loader::MemoryLayout;
 
 /// Of so many exits that are no plain ones, one is a sample.
@@ -173,10 +173,15 @@ impl Sealed {
     ///
     /// # Errors
     /// Why the VM cannot go on.
-    pub fn bring(&mut self, page: u64, ept: &mut Ept, backing: &Backing) -> Result<(), StopReason> {
+    pub fn bring(
+        &mut self,
+        page: u64,
+        views: &mut Views,
+        backing: &Backing,
+    ) -> Result<(), StopReason> {
         let gpa = self.map(backing).gpa(page);
-        self.work(ept, backing, |space, view, sealer| {
-            space.present(page, view, sealer).map(drop)
+        self.work(views, backing, |space, mapper, sealer| {
+            space.present(page, mapper, sealer).map(drop)
         })
         .map_err(|refusal| reason(&refusal, gpa))
     }
@@ -185,9 +190,9 @@ impl Sealed {
     ///
     /// # Errors
     /// Why the VM cannot go on.
-    pub fn seal(&mut self, ept: &mut Ept, backing: &Backing) -> Result<bool, StopReason> {
-        self.work(ept, backing, |space, view, sealer| {
-            space.seal_some(view, sealer)
+    pub fn seal(&mut self, views: &mut Views, backing: &Backing) -> Result<bool, StopReason> {
+        self.work(views, backing, |space, mapper, sealer| {
+            space.seal_some(mapper, sealer)
         })
         .map_err(|refusal| reason(&refusal, Gpa(0)))
     }
@@ -195,16 +200,16 @@ impl Sealed {
     /// Works on the present life, and counts the ticks that it takes.
     fn work<T>(
         &mut self,
-        ept: &mut Ept,
+        views: &mut Views,
         backing: &Backing,
-        work: impl FnOnce(&mut Space, &mut View<'_>, &mut FrameSealer<'_>) -> Result<T, Refusal>,
+        work: impl FnOnce(&mut Space, &mut Mapper<'_>, &mut FrameSealer<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let begin = rdtsc();
         let Some(Alive { life, space, ticks }) = &mut self.alive else {
             return Err(Refusal::NoPage);
         };
-        let mut view = View {
-            ept,
+        let mut mapper = Mapper {
+            views,
             mtrrs: &machine().mtrrs,
             pages: PageMap {
                 backing,
@@ -217,7 +222,7 @@ impl Sealed {
             unseal_ticks: 0,
             seal_ticks: 0,
         };
-        let done = work(space, &mut view, &mut sealer);
+        let done = work(space, &mut mapper, &mut sealer);
         let all = rdtsc().wrapping_sub(begin);
         ticks.unseal += sealer.unseal_ticks;
         ticks.seal += sealer.seal_ticks;

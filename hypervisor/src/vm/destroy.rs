@@ -103,7 +103,7 @@ fn unmap(own: &mut VmMemory, gpa: Gpa) -> Option<Gpa> {
     let mut stale = Vec::with_capacity(RUNS);
     let mut memory = memory::lock();
     while stale.len() < RUNS {
-        match own.view.unmap_run(&mut memory.pool, gpa, count) {
+        match own.views.unmap_run(&mut memory.pool, gpa, count) {
             Ok(Some(run)) => stale.push(run),
             Ok(None) => break,
             Err(error) => panic!("a view cannot be emptied: {error}"),
@@ -112,7 +112,7 @@ fn unmap(own: &mut VmMemory, gpa: Gpa) -> Option<Gpa> {
     // Other CPUs may use the ledger while this one waits for them.
     drop(memory);
     let is_empty = stale.len() < RUNS;
-    let proof = own.view.flush(&mut ViewTlb);
+    let proof = own.views.flush(&mut ViewTlb);
     let mut memory = memory::lock();
     let Memory { ledger, pool, .. } = &mut *memory;
     for run in stale {

@@ -1,7 +1,7 @@
-//! A VM's memory: its frames, the view that shows them to the guest, and the one way to a page that is to be copied.
+//! A VM's memory: its frames, the views that show them to the guest, and the one way to a page that is to be copied.
 //!
-//! Frames and view last for one life of the VM: [`populate`](super::populate) makes them, [`destroy`](super::destroy) gives
-//! them back. The view's root stays, because the VMCSs name it. Which page lies in which frame is
+//! Frames, and what the views show, last for one life of the VM: [`populate`](super::populate) makes them, [`destroy`](super::destroy) gives
+//! them back. The base view's root stays, because the VMCSs name it. Which page lies in which frame is
 //! [`bulkhead_core::backing`]'s; copying is [`crate::memory::guest`]'s and [`disk`](super::disk)'s.
 
 use super::shared::{self, Ending};
@@ -20,6 +20,7 @@ use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, MapRight, Rights, SCRUB_FRAMES, VmId};
 use bulkhead_core::lifecycle::End;
 use bulkhead_core::manifest::VmPlan;
+use bulkhead_core::views::{ViewId, Views};
 use core::hint::spin_loop;
 use guest_loader::MemoryLayout;
 use spin::RelaxStrategy;
@@ -46,7 +47,7 @@ pub type SharedMemory = Mutex<VmMemory, Serving>;
 pub struct VmMemory {
     pub(super) vm: VmId,
     pub(super) layout: MemoryLayout,
-    pub(super) view: Ept,
+    pub(super) views: Views,
     pub(super) backing: Backing,
     /// Where it is encrypted.
     sealed: Option<Box<Sealed>>,
@@ -70,7 +71,7 @@ pub struct Piece {
 }
 
 impl VmMemory {
-    /// The memory of a VM that does not live yet: an empty view, no frames, and the promise that there will be enough.
+    /// The memory of a VM that does not live yet: an empty base view, no frames, and the promise that there will be enough.
     ///
     /// # Errors
     /// The machine has less memory than was promised to VMs, this one included.
@@ -82,11 +83,11 @@ impl VmMemory {
         );
         let mut memory = memory::lock();
         memory.promise(backing.wanted()).map_err(VmError::Ledger)?;
-        let view = Ept::new(vm, machine().features.ept, &mut memory.pool).map_err(VmError::Ept)?;
+        let base = Ept::new(vm, machine().features.ept, &mut memory.pool).map_err(VmError::Ept)?;
         Ok(Self {
             vm,
             layout,
-            view,
+            views: Views::new(base),
             backing,
             sealed: hooks::vm_created(vm, plan, &layout),
         })
@@ -126,7 +127,7 @@ impl VmMemory {
 
     fn bring_page(&mut self, page: u64) -> Result<(), StopReason> {
         match &mut self.sealed {
-            Some(sealed) => sealed.bring(page, &mut self.view, &self.backing),
+            Some(sealed) => sealed.bring(page, &mut self.views, &self.backing),
             None => Ok(()),
         }
     }
@@ -137,7 +138,7 @@ impl VmMemory {
     /// Why the VM cannot go on.
     pub fn seal(&mut self) -> Result<bool, StopReason> {
         match &mut self.sealed {
-            Some(sealed) => sealed.seal(&mut self.view, &self.backing),
+            Some(sealed) => sealed.seal(&mut self.views, &self.backing),
             None => Ok(false),
         }
     }
@@ -158,8 +159,11 @@ impl VmMemory {
 
     /// What its VMCSs point to its view with, in every life.
     #[must_use]
-    pub const fn eptp(&self) -> Eptp {
-        self.view.eptp()
+    pub fn eptp(&self) -> Eptp {
+        match self.views.eptp(ViewId::BASE) {
+            Some(base) => base,
+            None => unreachable!("the base view is never removed"),
+        }
     }
 
     /// How many of its frames are in each state, by name, those there are any of.
@@ -216,7 +220,7 @@ impl VmMemory {
 
     /// The frame that shows at `gpa` in the view, and those that follow in the same page of the view.
     fn page_for_copy(&self, memory: &Memory, gpa: Gpa) -> Option<FrameRun> {
-        let leaf = self.view.translate(&memory.pool, gpa)?;
+        let leaf = self.views.translate(&memory.pool, ViewId::BASE, gpa)?;
         let into_page = (gpa.0 - leaf.input.0) / FRAME_SIZE;
         Some(FrameRun::new(
             Frame(leaf.frame.0 + into_page),

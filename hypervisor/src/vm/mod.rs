@@ -476,6 +476,6 @@ fn give_devices(
     };
     let mut memory = crate::memory::lock();
     memory.redeem(own.backing.taken());
-    let given = passthrough::give(&to, functions, &mut iommu, &mut memory, &mut own.view)?;
+    let given = passthrough::give(&to, functions, &mut iommu, &mut memory, &mut own.views)?;
     Ok(given)
 }

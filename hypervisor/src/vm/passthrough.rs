@@ -18,7 +18,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Hpa};
 use bulkhead_core::device::pci::Passed;
-use bulkhead_core::ept::{Ept, EptAttr, EptError, EptPerms};
+use bulkhead_core::ept::{EptAttr, EptError, EptPerms};
 use bulkhead_core::hostpt::HostAttr;
 use bulkhead_core::ledger::{FrameRun, LedgerError, Rights, VmId};
 use bulkhead_core::manifest::{Assigned, ManifestErrors, Plan};
@@ -33,6 +33,7 @@ use bulkhead_core::passthrough::{
 use bulkhead_core::pci::reset::{self, Reset, ResetRefusal};
 use bulkhead_core::pci::reset_run::Progress;
 use bulkhead_core::pci::{Address, ResetRun};
+use bulkhead_core::views::Views;
 use bulkhead_core::vtd::domain::{IoDomain, IoError};
 use bulkhead_core::vtd::interrupt::message::Message;
 use bulkhead_core::vtd::interrupt::{Destination, Handles, Remapped, Trigger};
@@ -185,7 +186,7 @@ pub struct Given {
     pub high: Option<Range<Gpa>>,
 }
 
-/// Gives `functions` to a VM, whose view is `ept`. They stay silent and in no domain.
+/// Gives `functions` to a VM, whose memory `shown` shows. They stay silent and in no domain.
 ///
 /// # Errors
 /// A function cannot be had; what was mapped so far is lost with the VM, which is not started.
@@ -194,7 +195,7 @@ pub fn give(
     functions: &[Address],
     iommu: &mut Iommu,
     memory: &mut Memory,
-    ept: &mut Ept,
+    shown: &mut Views,
 ) -> Result<Given, PassthroughError> {
     if !iommu.translates() {
         return Err(PassthroughError::NoIommu);
@@ -215,7 +216,8 @@ pub fn give(
     for part in &places.direct {
         let right = memory.ledger.grant_passthrough(to.id, part.run)?;
         let attr = EptAttr::new(EptPerms::READ | EptPerms::WRITE, MemoryType::Uncacheable);
-        ept.map(&mut memory.pool, part.gpa, right, attr)
+        shown
+            .map(&mut memory.pool, part.gpa, right, attr)
             .map_err(|rejected| rejected.error)?;
     }
     VECTORS.call_once(|| HostVectors::new(pcpu::all().len()));

@@ -112,7 +112,7 @@ fn map(own: &mut VmMemory, page: u64) -> Result<Option<u64>, VmError> {
         .grant(own.vm, piece.run, rights)
         .map_err(VmError::Ledger)?;
     let mtrrs = &machine().mtrrs;
-    if let Err(rejected) = own.view.map_memory(pool, piece.gpa, right, perms, mtrrs) {
+    if let Err(rejected) = own.views.map_memory(pool, piece.gpa, right, perms, mtrrs) {
         ledger.surrender(rejected.right);
         return Err(VmError::Ept(rejected.error));
     }

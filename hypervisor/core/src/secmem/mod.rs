@@ -31,4 +31,4 @@ pub use keys::{KeyNumbers, Life, NoNumberLeft};
 pub use pages::{PageMap, RamRange};
 pub use place::{Place, Tag};
 pub use refusal::Refusal;
-pub use space::{Counts, Records, Sealer, Space, Survey, View};
+pub use space::{Counts, Mapper, Records, Sealer, Space, Survey};

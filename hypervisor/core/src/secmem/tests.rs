@@ -14,6 +14,7 @@ use crate::mtrr::Mtrrs;
 use crate::table::Invalidate;
 use crate::table::fake::FakeMemory;
 use crate::testing::Random;
+use crate::views::{ViewId, Views};
 
 const VM: VmId = VmId(3);
 const KEY: KeyId = KeyId(9);
@@ -121,7 +122,7 @@ impl Scrub for NothingToScrub {
 /// One encrypted VM on a machine.
 struct Lab<'a> {
     machine: Machine<'a>,
-    ept: Ept,
+    views: Views,
     mtrrs: Mtrrs,
     space: Space,
     backing: Backing,
@@ -148,7 +149,7 @@ impl<'a> Lab<'a> {
         }
         let mut tables = FakeMemory::new(64);
         let caps = EptCaps::negotiate(EptFeatures::all().bits()).unwrap();
-        let ept = Ept::new(VM, caps, &mut tables).unwrap();
+        let views = Views::new(Ept::new(VM, caps, &mut tables).unwrap());
         let window = window.map(FrameCount);
         let records = Records::new(RAM + OVERLAY, window);
         Self {
@@ -160,7 +161,7 @@ impl<'a> Lab<'a> {
                 flushes: 0,
                 holds: 0,
             },
-            ept,
+            views,
             mtrrs: Mtrrs::read(36, |register| match register {
                 // Enabled, write-back by default, no ranges.
                 0x2ff => 1 << 11 | 6,
@@ -200,27 +201,27 @@ impl<'a> Lab<'a> {
     }
 
     fn present(&mut self, page: u64) -> Result<bool, Refusal> {
-        let mut view = View {
-            ept: &mut self.ept,
+        let mut mapper = Mapper {
+            views: &mut self.views,
             mtrrs: &self.mtrrs,
             pages: PageMap {
                 backing: &self.backing,
                 ram: &RANGES,
             },
         };
-        self.space.present(page, &mut view, &mut self.machine)
+        self.space.present(page, &mut mapper, &mut self.machine)
     }
 
     fn seal_all(&mut self) -> Result<(), Refusal> {
-        let mut view = View {
-            ept: &mut self.ept,
+        let mut mapper = Mapper {
+            views: &mut self.views,
             mtrrs: &self.mtrrs,
             pages: PageMap {
                 backing: &self.backing,
                 ram: &RANGES,
             },
         };
-        while self.space.seal_some(&mut view, &mut self.machine)? {}
+        while self.space.seal_some(&mut mapper, &mut self.machine)? {}
         Ok(())
     }
 
@@ -233,10 +234,17 @@ impl<'a> Lab<'a> {
         } else if let Some(frame) = self.machine.cached.get(&page) {
             *frame
         } else {
-            if self.ept.translate(&self.machine.tables, gpa).is_none() {
+            if self
+                .views
+                .translate(&self.machine.tables, ViewId::BASE, gpa)
+                .is_none()
+            {
                 self.present(page)?;
             }
-            let leaf = self.ept.translate(&self.machine.tables, gpa).unwrap();
+            let leaf = self
+                .views
+                .translate(&self.machine.tables, ViewId::BASE, gpa)
+                .unwrap();
             let frame = Frame(leaf.frame.0 + (gpa.0 - leaf.input.0) / FRAME_SIZE);
             self.machine.cached.insert(page, frame);
             frame

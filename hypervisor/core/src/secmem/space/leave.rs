@@ -1,6 +1,6 @@
 //! From readable to sealed: which pages leave the view together, and what becomes of each.
 
-use super::{BATCH, Sealer, Space, View, is_touched};
+use super::{BATCH, Mapper, Sealer, Space, is_touched};
 use crate::addr::FrameCount;
 use crate::ept::Unmapped;
 use crate::ledger::{FrameRun, Ledger, State};
@@ -41,7 +41,7 @@ impl Space {
     pub(super) fn make_room(
         &mut self,
         count: u64,
-        view: &mut View<'_>,
+        mapper: &mut Mapper<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<(), Refusal> {
         let Some(window) = self.window else {
@@ -53,7 +53,7 @@ impl Space {
         }
         // More than is needed, so that the next ones need no flush; of a small window not too much of it.
         let wanted = beyond.max((window.0 / 16).min(BATCH as u64));
-        self.seal_chosen(wanted, Choice::Unused, view, sealer)?;
+        self.seal_chosen(wanted, Choice::Unused, mapper, sealer)?;
         Ok(())
     }
 
@@ -64,16 +64,16 @@ impl Space {
     /// [`Refusal`]: the VM cannot go on.
     pub fn seal_some(
         &mut self,
-        view: &mut View<'_>,
+        mapper: &mut Mapper<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<bool, Refusal> {
         if self.window.is_some() {
-            return Ok(self.seal_chosen(BATCH as u64, Choice::Any, view, sealer)? > 0);
+            return Ok(self.seal_chosen(BATCH as u64, Choice::Any, mapper, sealer)? > 0);
         }
         let mut leaving = NOBODY;
         let mut filled = 0;
         let mut pinned = 0;
-        let (map, touched) = (view.pages, &self.records.touched);
+        let (map, touched) = (mapper.pages, &self.records.touched);
         let sweep = &mut self.sweep;
         let end = (*sweep + SWEEP).min(map.pages());
         let mut taken = Ok(());
@@ -91,7 +91,7 @@ impl Space {
                     };
                     match holds(ledger, run, map.is_ram(page)) {
                         Holds::Readable => {
-                            *place = Some(unmap(page, map, view, tables)?);
+                            *place = Some(unmap(page, map, mapper, tables)?);
                             filled += 1;
                         }
                         Holds::Pinned => pinned += 1,
@@ -102,7 +102,7 @@ impl Space {
             });
         }
         self.counts.pinned += pinned;
-        self.seal(leaving, view, sealer)?;
+        self.seal(leaving, mapper, sealer)?;
         taken?;
         let is_more = self.sweep < map.pages();
         if !is_more {
@@ -116,14 +116,14 @@ impl Space {
         &mut self,
         wanted: u64,
         choice: Choice,
-        view: &mut View<'_>,
+        mapper: &mut Mapper<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<u64, Refusal> {
         let mut leaving = NOBODY;
         let mut pinned = 0;
         let mut chosen = 0;
         let wanted = BATCH.min(wanted as usize);
-        let map = view.pages;
+        let map = mapper.pages;
         let clock = &mut self.records.clock;
         let mut patience = clock.patience();
         let mut taken = Ok(());
@@ -148,11 +148,11 @@ impl Space {
                         }
                         let was_used = choice == Choice::Unused
                             && is_ram
-                            && view.ept.take_accessed(tables, map.gpa(page));
+                            && mapper.views.take_accessed(tables, map.gpa(page));
                         if was_used { Look::Used } else { Look::Idle }
                     });
                     if let Some(page) = page {
-                        let unmapped = unmap(page.into(), map, view, tables);
+                        let unmapped = unmap(page.into(), map, mapper, tables);
                         *place = Some(unmapped.inspect_err(|_| clock.insert(page))?);
                         chosen += 1;
                     }
@@ -161,7 +161,7 @@ impl Space {
             });
         }
         self.counts.pinned += pinned;
-        self.seal(leaving, view, sealer)?;
+        self.seal(leaving, mapper, sealer)?;
         taken.map(|()| chosen as u64)
     }
 
@@ -169,7 +169,7 @@ impl Space {
     fn seal(
         &mut self,
         leaving: Batch,
-        view: &mut View<'_>,
+        mapper: &mut Mapper<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<(), Refusal> {
         if leaving.iter().all(Option::is_none) {
@@ -179,7 +179,7 @@ impl Space {
             .iter()
             .flatten()
             .any(|page| matches!(page, Leaving::Mapped(..)))
-            .then(|| view.ept.flush(sealer));
+            .then(|| mapper.views.flush(sealer));
         self.counts.flushes += u64::from(proof.is_some());
         let mut outcome = Ok(());
         for leaving in leaving.into_iter().flatten() {
@@ -188,7 +188,7 @@ impl Space {
                 Leaving::Bare(page) => (page, None),
             };
             let proven = unmapped.zip(proof.as_ref());
-            let sealed = self.seal_page(page, proven, view.pages, sealer);
+            let sealed = self.seal_page(page, proven, mapper.pages, sealer);
             if sealed.is_err() && self.window.is_some() {
                 // It is in the clear, and counted there.
                 self.records.clock.insert(page as u32);
@@ -254,13 +254,15 @@ fn holds(ledger: &Ledger<'_>, run: FrameRun, is_ram: bool) -> Holds {
 fn unmap(
     page: u64,
     map: PageMap<'_>,
-    view: &mut View<'_>,
+    mapper: &mut Mapper<'_>,
     tables: &mut impl TableMemory,
 ) -> Result<Leaving, Refusal> {
     if !map.is_ram(page) {
         return Ok(Leaving::Bare(page));
     }
-    let unmapped = view.ept.unmap_run(tables, map.gpa(page), FrameCount(1))?;
+    let unmapped = mapper
+        .views
+        .unmap_run(tables, map.gpa(page), FrameCount(1))?;
     Ok(match unmapped {
         Some(unmapped) => Leaving::Mapped(page, unmapped),
         None => Leaving::Bare(page),

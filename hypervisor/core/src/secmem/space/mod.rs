@@ -27,10 +27,11 @@ use super::pages::PageMap;
 use super::place::{Place, Tag};
 use super::refusal::Refusal;
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, SIZE_2M};
-use crate::ept::{Ept, EptPerms};
+use crate::ept::EptPerms;
 use crate::ledger::{FrameRun, KeyId, Ledger, MapRight, Rights, State, VmId};
 use crate::mtrr::Mtrrs;
 use crate::table::{Invalidate, TableMemory};
+use crate::views::Views;
 
 pub use survey::Survey;
 
@@ -54,11 +55,11 @@ pub trait Sealer: Invalidate {
     fn decrypt(&mut self, place: Place, tag: Tag, right: MapRight) -> (bool, MapRight);
 }
 
-/// The VM's view, and what its pages are mapped with.
+/// The VM's views, and what its pages are mapped with.
 #[derive(Debug)]
-pub struct View<'a> {
-    /// The page tables.
-    pub ept: &'a mut Ept,
+pub struct Mapper<'a> {
+    /// The page tables: what leaves the base leaves all views.
+    pub views: &'a mut Views,
     /// Memory types.
     pub mtrrs: &'a Mtrrs,
     /// Where its pages are.
@@ -190,10 +191,10 @@ impl Space {
     pub fn present(
         &mut self,
         page: u64,
-        view: &mut View<'_>,
+        mapper: &mut Mapper<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<bool, Refusal> {
-        let run = view.pages.frame(page).ok_or(Refusal::NoPage)?;
+        let run = mapper.pages.frame(page).ok_or(Refusal::NoPage)?;
         let state = sealer.books(|ledger, _| ledger.info(run.first).map(|info| info.state));
         let is_fresh = match state {
             Some(State::Sealed) => false,
@@ -204,24 +205,24 @@ impl Space {
         self.counts.faults += 1;
         if is_fresh
             && self.window.is_none()
-            && let Some(block) = self.fresh_block(page, view.pages)
+            && let Some(block) = self.fresh_block(page, mapper.pages)
         {
-            self.bring_fresh(block, view, sealer)?;
+            self.bring_fresh(block, mapper, sealer)?;
             return Ok(true);
         }
         let ahead = self.ahead(page);
-        self.make_room(1 + ahead, view, sealer)?;
+        self.make_room(1 + ahead, mapper, sealer)?;
         for next in page..=page + ahead {
             if next > page {
-                if !self.comes_ahead(next, view.pages, sealer) {
+                if !self.comes_ahead(next, mapper.pages, sealer) {
                     break;
                 }
                 self.counts.ahead += 1;
             }
             if self.was_touched(next) {
-                self.bring_sealed(next, view, sealer)?;
+                self.bring_sealed(next, mapper, sealer)?;
             } else {
-                self.bring_fresh(page_range(next, 1), view, sealer)?;
+                self.bring_fresh(page_range(next, 1), mapper, sealer)?;
             }
             self.expected.0 = next + 1;
         }
@@ -271,13 +272,13 @@ impl Space {
     fn bring_fresh(
         &mut self,
         pages: FrameRun,
-        view: &mut View<'_>,
+        mapper: &mut Mapper<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<(), Refusal> {
         let first = pages.first.0;
-        let run = view.pages.backing.piece(first, pages.count);
+        let run = mapper.pages.backing.piece(first, pages.count);
         let run = run.ok_or(Refusal::NoPage)?;
-        self.map_run(first, run, view, sealer)?;
+        self.map_run(first, run, mapper, sealer)?;
         for page in first..first + pages.count.0 {
             self.note_touched(page);
             self.note_readable(page);
@@ -290,11 +291,11 @@ impl Space {
     fn bring_sealed(
         &mut self,
         page: u64,
-        view: &mut View<'_>,
+        mapper: &mut Mapper<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<(), Refusal> {
-        let run = view.pages.frame(page).ok_or(Refusal::NoPage)?;
-        let place = self.place(page, run.first, view.pages, sealer);
+        let run = mapper.pages.frame(page).ok_or(Refusal::NoPage)?;
+        let place = self.place(page, run.first, mapper.pages, sealer);
         let (unsealing, right) = sealer.books(|ledger, _| ledger.grant_unseal(self.vm, run))?;
         let (is_whole, right) = sealer.decrypt(place, self.tag(page), right);
         if !is_whole {
@@ -307,7 +308,7 @@ impl Space {
         sealer.books(|ledger, _| ledger.unseal(unsealing, right))?;
         // Counted first: clear it is, whether it can be mapped or not.
         self.note_readable(page);
-        self.map_run(page, run, view, sealer)?;
+        self.map_run(page, run, mapper, sealer)?;
         self.counts.unsealed += 1;
         Ok(())
     }
@@ -316,19 +317,24 @@ impl Space {
         &self,
         page: u64,
         run: FrameRun,
-        view: &mut View<'_>,
+        mapper: &mut Mapper<'_>,
         sealer: &mut impl Sealer,
     ) -> Result<(), Refusal> {
-        if !view.pages.is_ram(page) {
+        if !mapper.pages.is_ram(page) {
             return Ok(());
         }
-        let View { ept, mtrrs, pages } = view;
+        let Mapper {
+            views,
+            mtrrs,
+            pages,
+        } = mapper;
         let gpa = pages.gpa(page);
         sealer.books(|ledger, tables| {
             let rights = Rights::READ | Rights::WRITE | Rights::EXECUTE;
             let right = ledger.grant(self.vm, run, rights)?;
             let perms = EptPerms::READ | EptPerms::WRITE | EptPerms::EXECUTE;
-            ept.map_memory(tables, gpa, right, perms, mtrrs)
+            views
+                .map_memory(tables, gpa, right, perms, mtrrs)
                 .map_err(|rejected| {
                     ledger.surrender(rejected.right);
                     Refusal::View(rejected.error)
