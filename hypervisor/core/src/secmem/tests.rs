@@ -506,17 +506,17 @@ fn everything_can_be_given_back_at_the_end_of_a_life() {
     });
     let Lab {
         mut machine,
-        mut ept,
+        mut views,
         backing,
         space,
         ..
     } = lab;
     let everywhere = FrameCount(1 << 20);
-    while let Some(stale) = ept
+    while let Some(stale) = views
         .unmap_run(&mut machine.tables, Gpa(0), everywhere)
         .unwrap()
     {
-        let proof = ept.flush(&mut machine);
+        let proof = views.flush(&mut machine);
         let (_, right) = stale.flushed(&proof, &mut machine.tables).unwrap();
         machine.ledger.surrender(right);
     }
