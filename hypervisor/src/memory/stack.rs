@@ -10,14 +10,12 @@ static BOUNDS: [[AtomicU64; 2]; MAX_STACKS] =
     [const { [AtomicU64::new(0), AtomicU64::new(0)] }; MAX_STACKS];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes that [`wipe`] overwrites: more than it takes to derive a VM's keys, or to use them without AES-NI.
-const WIPED: usize = 16 << 10;
-
-/// Overwrites what calls that have returned left below the caller's frame.
+/// Overwrites what calls that have returned left in `KIB` KiB below the caller's frame.
 #[inline(never)]
-pub fn wipe() {
-    let mut below = [0_u64; WIPED / size_of::<u64>()];
-    below.zeroize();
+pub fn wipe<const KIB: usize>() {
+    const WORDS: usize = 1024 / size_of::<u64>();
+    let mut below = [[0_u64; WORDS]; KIB];
+    below.as_flattened_mut().zeroize();
 }
 
 /// Registers the mapped part of a stack, `low..high`.

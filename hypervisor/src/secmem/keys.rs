@@ -13,6 +13,9 @@ use core::fmt;
 use spin::Once;
 use zeroize::Zeroizing;
 
+/// More stack than it takes to derive a VM's keys, or to use them without AES-NI.
+pub const STACK_KIB: usize = 16;
+
 static ROOT: Once<Root> = Once::new();
 static NUMBERS: KeyNumbers = KeyNumbers::new();
 
@@ -72,7 +75,7 @@ pub fn install(key: Box<RootKey>) {
         key,
         implementation,
     });
-    stack::wipe();
+    stack::wipe::<STACK_KIB>();
 }
 
 /// How pages are sealed, once a root key is there.
@@ -87,7 +90,7 @@ pub fn implementation() -> Option<Implementation> {
 /// [`KeyError`].
 pub fn begin_life(vm: VmId, area: &mut SaveArea) -> Result<Life<Keys>, KeyError> {
     let life = derive(vm, area);
-    stack::wipe();
+    stack::wipe::<STACK_KIB>();
     life
 }
 

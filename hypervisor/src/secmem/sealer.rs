@@ -91,7 +91,7 @@ fn with_vectors<T>(work: impl FnOnce() -> T) -> T {
         Some(Path::AesNi) => work(),
         Some(Path::Soft) | None => {
             let done = apart(work);
-            stack::wipe();
+            stack::wipe::<{ keys::STACK_KIB }>();
             done
         }
     }

@@ -8,6 +8,7 @@ use super::firmware;
 use super::memory_overwrite;
 use crate::arch::random;
 use crate::events::send;
+use crate::memory::stack;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::events::{Event, RootKeyOrigin};
@@ -20,13 +21,12 @@ use core::fmt;
 use uefi::proto::rng::Rng;
 use uefi::runtime::{self, VariableAttributes, VariableVendor};
 use uefi::{CStr16, Status, boot, cstr16, guid};
-use zeroize::Zeroize;
 
 const VARIABLE: &CStr16 = cstr16!("BulkheadRootKey");
 const VENDOR: VariableVendor = VariableVendor(guid!("904d637c-624f-42d1-a406-134624fb8048"));
 
 /// Half of what the firmware gives an application at least ("UEFI Specification", "x64 Platforms").
-const WIPED_STACK_BYTES: usize = 64 << 10;
+const WIPED_STACK_KIB: usize = 64;
 
 /// Why there is no root key.
 pub enum RootKeyError {
@@ -87,16 +87,9 @@ pub fn obtain(
     measured: Measured,
 ) -> Result<Box<RootKey>, RootKeyError> {
     let obtained = obtain_and_close(options, measured);
-    wipe_stack();
+    // What the firmware's driver left there, too: a command with the key in it lies in its buffers.
+    stack::wipe::<WIPED_STACK_KIB>();
     obtained
-}
-
-/// Writes over what calls that have returned left on the stack, the firmware's among them: a command with the key in it lies in
-/// buffers of its driver's.
-#[inline(never)]
-fn wipe_stack() {
-    let mut below = [0_u8; WIPED_STACK_BYTES];
-    below.zeroize();
 }
 
 #[inline(never)]

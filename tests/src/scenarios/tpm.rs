@@ -150,15 +150,7 @@ fn event_log(context: &Context<'_>) -> Outcome {
         origin.0.to_string()
     })?;
     let text = manifest.to_string();
-    let (image, payload) = (image(context)?, hello(context)?);
-    log::ensure_measured(
-        &mut machine,
-        &[
-            ("image", 11, &image),
-            ("manifest", 12, text.as_bytes()),
-            ("payload `hello.elf`", 13, &payload),
-        ],
-    )
+    ensure_all_measured(context, &mut machine, &text)
 }
 
 /// What comes before a file that is not there was measured, and nobody gets at the key by having a file go missing.
@@ -172,15 +164,7 @@ fn missing_payload(context: &Context<'_>) -> Outcome {
     machine.ensure(error.contains("missing.img"), || error)?;
     let keys = machine.count("root-key", |_| true);
     machine.ensure(keys == 0, || "there is a root key".to_owned())?;
-    let (image, payload) = (image(context)?, hello(context)?);
-    log::ensure_measured(
-        &mut machine,
-        &[
-            ("image", 11, &image),
-            ("manifest", 12, text.as_bytes()),
-            ("payload `hello.elf`", 13, &payload),
-        ],
-    )
+    ensure_all_measured(context, &mut machine, &text)
 }
 
 /// Over PXE no device path says which file it was: the server does.
@@ -198,9 +182,14 @@ fn image_over_pxe(context: &Context<'_>) -> Outcome {
     machine.ensure(key.text("origin") == "made", || key.0.to_string())?;
     log::ensure_closed(&mut machine)?;
     let text = manifest.to_string();
+    ensure_all_measured(context, &mut machine, &text)
+}
+
+/// The image, the manifest, whose text is `text`, and the guest were measured, in this order.
+fn ensure_all_measured(context: &Context<'_>, machine: &mut Machine<'_>, text: &str) -> Outcome {
     let (image, payload) = (image(context)?, hello(context)?);
     log::ensure_measured(
-        &mut machine,
+        machine,
         &[
             ("image", 11, &image),
             ("manifest", 12, text.as_bytes()),
