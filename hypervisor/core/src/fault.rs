@@ -74,6 +74,15 @@ pub enum StopReason {
         /// Where the VM has it.
         gpa: Gpa,
     },
+    /// User code uses a page that is, or was, one of the kernel's page tables: the split cannot keep apart what is both.
+    SplitConflict {
+        /// Where the VM has it.
+        gpa: Gpa,
+    },
+    /// The kernel/user split cannot follow the guest's kernel.
+    SplitLost,
+    /// The guest ran user code outside 64-bit mode's paging, which the split cannot follow.
+    SplitOutsideLongMode,
     /// The guest halted with interrupts off: nothing can wake it.
     HaltedForGood,
     /// The guest disabled its local APIC while the processor virtualises it.
@@ -99,6 +108,9 @@ impl StopReason {
             Self::UndecodedAccess { .. } => "undecoded-access",
             Self::Integrity { .. } => "integrity",
             Self::PageLost { .. } => "page-lost",
+            Self::SplitConflict { .. } => "split-conflict",
+            Self::SplitLost => "split-lost",
+            Self::SplitOutsideLongMode => "split-outside-long-mode",
             Self::HaltedForGood => "halted-for-good",
             Self::TaskSwitch => "task-switch",
             Self::EntryRefused(_) => "entry-refused",
@@ -142,6 +154,16 @@ impl fmt::Display for StopReason {
             Self::PageLost { gpa } => {
                 write!(f, "the page at {gpa} could not be brought back; the log says why")
             }
+            Self::SplitConflict { gpa } => write!(
+                f,
+                "user code uses the page at {gpa}, which is one of the kernel's page tables; `split` cannot keep apart what is both"
+            ),
+            Self::SplitLost => {
+                f.write_str("the kernel cannot be kept from its user code; the log says why")
+            }
+            Self::SplitOutsideLongMode => f.write_str(
+                "user code runs outside 64-bit mode, where `split` cannot keep the kernel from it; leave `split` out for this guest",
+            ),
             Self::HaltedForGood => {
                 f.write_str("the guest halted with interrupts off, so that nothing can wake it")
             }

@@ -46,6 +46,7 @@ pub mod ring;
 pub mod sched;
 pub mod secmem;
 pub mod skew;
+pub mod split;
 pub mod switch;
 pub mod symmetry;
 pub mod table;

@@ -113,6 +113,7 @@ error_kinds! {
     EncryptionBesideDevice, "encryption-beside-device", "the VM's memory cannot be sealed beside a real device";
     WindowWithoutMode, "window-without-mode", "a key of the window stands where there is no window";
     WindowBeyondMemory, "window-beyond-memory", "the window is larger than the VM's memory";
+    SplitBesideWindow, "split-beside-window", "the VM's memory cannot have a window and the kernel/user split";
     MachineMemory, "machine-memory", "the machine has not enough memory";
     MachineCpu, "machine-cpu", "the machine has no such CPU";
     MachineNoCpuLeft, "machine-no-cpu-left", "the machine has no CPU left for the VM";

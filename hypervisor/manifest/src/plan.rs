@@ -77,6 +77,8 @@ pub struct VmPlan {
     pub restart: RestartPolicy,
     /// How its memory is kept from everybody else.
     pub encryption: Encryption,
+    /// Whether its kernel is kept from its user code by views of its memory.
+    pub split: bool,
     /// How long it has to switch itself off before it is stopped: whole seconds, 1 to 3600.
     pub stop_timeout: Duration,
     /// Its disks, in the order of the manifest; at most [`MAX_DISKS`](super::MAX_DISKS).

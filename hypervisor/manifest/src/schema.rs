@@ -113,6 +113,7 @@ table! {
     ENCRYPTION = Optional "encryption",
     WINDOW = Optional "window",
     WINDOW_SAMPLES = Optional "window_samples",
+    SPLIT = Optional "split",
     ISOLATION = Reserved "isolation",
 }
 

@@ -13,7 +13,7 @@ use super::error::{Complaints, ErrorKind, quoted};
 use super::fields::{Field, Fields, Listing};
 use super::nic;
 use super::payload;
-use super::plan::{VmPlan, VmSpans};
+use super::plan::{Encryption, VmPlan, VmSpans};
 use super::schema;
 use super::text;
 use super::{MAX_VMS, VmName};
@@ -111,6 +111,7 @@ fn read(
     let nics = nic::read_all(fields, name.as_ref(), complaints);
     let devices = device::read_all(fields, complaints);
     let encryption = encryption::read(fields, memory, devices.as_deref(), complaints);
+    let split = read_split(fields, encryption, complaints);
 
     let (cpus, cpu_spans) = cpus?.map(|set| (set.cpus, set.spans)).unzip();
     Some(VmPlan {
@@ -127,6 +128,7 @@ fn read(
         autostart: autostart?,
         restart: restart?,
         encryption: encryption?,
+        split: split?,
         stop_timeout: Duration::from_secs(u64::from(stop_timeout_s?)),
         disks: disks?,
         nics: nics?,
@@ -139,6 +141,27 @@ fn read(
             cpus: cpu_spans.unwrap_or_default(),
         },
     })
+}
+
+/// Whether the VM has the kernel/user split, which does without what a window is moved by: the processor's notes of which pages were used.
+fn read_split(
+    fields: &Fields<'_, '_>,
+    encryption: Option<Encryption>,
+    complaints: &mut Complaints,
+) -> Option<bool> {
+    let Some(field) = fields.optional(&schema::SPLIT) else {
+        return Some(false);
+    };
+    let split = field.boolean(complaints)?;
+    if split && matches!(encryption, Some(Encryption::Window { .. })) {
+        complaints
+            .add(ErrorKind::SplitBesideWindow, field.span)
+            .found("`split = true`, with `encryption = \"window\"`")
+            .expected("one of the two")
+            .help("write `encryption = \"at-rest\"`, or remove `split`");
+        return None;
+    }
+    Some(split)
 }
 
 /// The VM's name, which it shares with none of `names`.

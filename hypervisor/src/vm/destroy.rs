@@ -67,6 +67,7 @@ impl Destroy {
         match &mut self.step {
             Step::Key => {
                 hooks::vm_destroyed(own);
+                own.forget_split();
                 self.step = Step::Unmap(Gpa(0));
             }
             Step::Unmap(gpa) => match unmap(own, *gpa) {

@@ -5,7 +5,7 @@
 //! [`bulkhead_core::backing`]'s; copying is [`crate::memory::guest`]'s and [`disk`](super::disk)'s.
 
 use super::shared::{self, Ending};
-use super::{VmError, machine};
+use super::{VmError, machine, split};
 use crate::memory::{self, Memory};
 use crate::pcpu::{self, call};
 use crate::secmem::hooks;
@@ -20,6 +20,7 @@ use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, MapRight, Rights, SCRUB_FRAMES, VmId};
 use bulkhead_core::lifecycle::End;
 use bulkhead_core::manifest::VmPlan;
+use bulkhead_core::split::Split;
 use bulkhead_core::views::{ViewId, Views};
 use core::hint::spin_loop;
 use guest_loader::MemoryLayout;
@@ -49,6 +50,8 @@ pub struct VmMemory {
     pub(super) layout: MemoryLayout,
     pub(super) views: Views,
     pub(super) backing: Backing,
+    /// Where its kernel is kept from its user code.
+    pub(super) split: Option<Box<Split>>,
     /// Where it is encrypted.
     sealed: Option<Box<Sealed>>,
 }
@@ -81,13 +84,18 @@ impl VmMemory {
             FrameCount::covering(plan.memory.bytes()),
             overlays.map(|disk| FrameCount::covering(disk.overlay.bytes())),
         );
+        let backing = backing.with_split(split::frames(plan));
         let mut memory = memory::lock();
         memory.promise(backing.wanted()).map_err(VmError::Ledger)?;
-        let base = Ept::new(vm, machine().features.ept, &mut memory.pool).map_err(VmError::Ept)?;
+        let caps = split::ept_caps(machine().features.ept, plan);
+        let base = Ept::new(vm, caps, &mut memory.pool).map_err(VmError::Ept)?;
+        let mut views = Views::new(base);
+        let split = split::create(&mut views, &mut memory, plan)?;
         Ok(Self {
             vm,
             layout,
-            views: Views::new(base),
+            views,
+            split,
             backing,
             sealed: hooks::vm_created(vm, plan, &layout),
         })

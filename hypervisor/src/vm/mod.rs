@@ -19,6 +19,7 @@ pub mod report;
 pub mod run;
 pub mod scheduler;
 pub mod shared;
+pub mod split;
 pub mod switched;
 
 use crate::arch::cpu;
@@ -51,7 +52,9 @@ use bulkhead_core::sched::Share;
 use bulkhead_core::switch::SwitchError;
 use bulkhead_core::symmetry::FeatureWords;
 use bulkhead_core::table::TableMemory;
+use bulkhead_core::vcpu::split::Divided;
 use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
+use bulkhead_core::views::ViewError;
 use bulkhead_core::vmx::controls::Secondary;
 use core::fmt;
 use core::time::Duration;
@@ -76,6 +79,10 @@ pub enum VmError {
     Ledger(LedgerError),
     /// The view cannot be built.
     Ept(EptError),
+    /// The split's views cannot be had.
+    Views(ViewError),
+    /// The kernel/user split on a processor that cannot tell the two apart.
+    NoModeBasedExecute,
     /// No frame left for VMX structures.
     OutOfPool,
     /// The memory size cannot be laid out.
@@ -99,6 +106,10 @@ impl fmt::Display for VmError {
         match self {
             Self::Ledger(error) => error.fmt(f),
             Self::Ept(error) => error.fmt(f),
+            Self::Views(error) => error.fmt(f),
+            Self::NoModeBasedExecute => f.write_str(
+                "`split` needs a processor with mode-based execute control for EPT, which this one lacks; leave it out",
+            ),
             Self::OutOfPool => f.write_str("the hypervisor's pool has no frame left for this VM"),
             Self::Layout(error) => error.fmt(f),
             Self::Load(error) => error.fmt(f),
@@ -206,20 +217,22 @@ const _: () = assert!(
 pub fn build_bitmaps(memory: &mut Memory, apicv: bool) -> Result<Bitmaps, VmError> {
     let run = memory
         .pool
-        .take_run(FrameCount(3))
+        .take_run(FrameCount(4))
         .ok_or(VmError::OutOfPool)?;
     let assist = if apicv {
         X2apicAssist::Delivery
     } else {
         X2apicAssist::None
     };
+    let split = Frame(run.first.0 + 3);
     let mut bitmap = Box::new([0; msr::BITMAP_SIZE]);
     msr::build_bitmap(&mut bitmap, assist);
-    let (words, _) = bitmap.as_chunks::<8>();
-    for (index, word) in words.iter().enumerate() {
-        memory
-            .pool
-            .write(run.first, index, u64::from_le_bytes(*word));
+    for frame in [run.first, split] {
+        let (words, _) = bitmap.as_chunks::<8>();
+        for (index, word) in words.iter().enumerate() {
+            memory.pool.write(frame, index, u64::from_le_bytes(*word));
+        }
+        msr::watch_entry_points(&mut bitmap);
     }
     for page in 1..3 {
         for index in 0..bulkhead_core::table::ENTRIES {
@@ -230,6 +243,7 @@ pub fn build_bitmaps(memory: &mut Memory, apicv: bool) -> Result<Bitmaps, VmErro
     }
     Ok(Bitmaps {
         msr: run.first.start(),
+        split_msr: split.start(),
         io: Frame(run.first.0 + 1).start(),
     })
 }
@@ -402,7 +416,12 @@ impl Vm {
     /// A vCPU in its first state.
     fn build_vcpu(&self, id: u32, vmcs: Hpa, entry: EntryState, tsc_offset: u64) -> Box<Running> {
         let machine = machine();
-        let controls = machine.features.vmx;
+        let vmx = machine.features.vmx;
+        let divided = self.shared.sides.map(|_| Divided::new());
+        let controls = match divided {
+            Some(_) => vmx.for_split().unwrap_or(vmx),
+            None => vmx,
+        };
         let mut instructions = VmxInstructions::empty();
         instructions.set(
             VmxInstructions::RDTSCP,
@@ -425,6 +444,7 @@ impl Vm {
             msrs: MsrState::new(machine.physical_bits, cpu::microcode_revision()),
             controls,
             tsc_offset,
+            divided,
         });
         let registers = &entry.registers;
         Box::new(Running {

@@ -107,12 +107,11 @@ fn map(own: &mut VmMemory, page: u64) -> Result<Option<u64>, VmError> {
     let mut memory = memory::lock();
     let Memory { ledger, pool, .. } = &mut *memory;
     let rights = Rights::READ | Rights::WRITE | Rights::EXECUTE;
-    let perms = EptPerms::READ | EptPerms::WRITE | EptPerms::EXECUTE;
     let right = ledger
         .grant(own.vm, piece.run, rights)
         .map_err(VmError::Ledger)?;
     let mtrrs = &machine().mtrrs;
-    if let Err(rejected) = own.views.map_memory(pool, piece.gpa, right, perms, mtrrs) {
+    if let Err(rejected) = own.views.map_memory(pool, piece.gpa, right, EptPerms::ALL, mtrrs) {
         ledger.surrender(rejected.right);
         return Err(VmError::Ept(rejected.error));
     }

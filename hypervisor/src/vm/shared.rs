@@ -31,6 +31,7 @@ use spin::{MutexGuard, Once};
 
 use super::memory::{Serving, SharedMemory, VmMemory};
 use super::run::Running;
+use super::split::SideRoots;
 use super::ticks;
 
 // One bit of `deaf` for each vCPU.
@@ -78,6 +79,8 @@ pub struct VcpuPort {
     pub pcpu: usize,
     /// It is in the guest, or about to be.
     pub running: AtomicBool,
+    /// It is in the split's `user` view, or about to be.
+    pub in_user: AtomicBool,
     /// What it did, as its CPU last said.
     counters: Mutex<Counters>,
     /// Its CPU is to say it again.
@@ -99,6 +102,8 @@ pub struct VmShared {
     pub memory: &'static Mutex<VmMemory, Serving>,
     /// What its VMCSs point to the view with.
     pub eptp: Eptp,
+    /// And to each view of the kernel/user split, where it has that.
+    pub sides: Option<SideRoots>,
     /// Its devices.
     pub devices: SharedDevices,
     /// Its vCPUs.
@@ -148,6 +153,7 @@ impl VmShared {
     ) -> Self {
         let own = memory.lock();
         let (eptp, sampled) = (own.eptp(), own.sealed().is_some_and(Sealed::is_sampled));
+        let sides = own.side_roots();
         drop(own);
         Self {
             id,
@@ -155,6 +161,7 @@ impl VmShared {
             size,
             memory,
             eptp,
+            sides,
             devices: Mutex::new(devices),
             vcpus: placement
                 .iter()
@@ -162,6 +169,7 @@ impl VmShared {
                     mailbox: Mailbox::default(),
                     pcpu: *cpu,
                     running: AtomicBool::new(false),
+                    in_user: AtomicBool::new(false),
                     counters: Mutex::default(),
                     asked: AtomicBool::new(false),
                 })
@@ -257,7 +265,10 @@ impl VmShared {
     /// Has this CPU forget what the view shows.
     #[inline(never)]
     pub fn forget_view(&self) {
-        instruction::forget_view(super::machine().features.ept.features(), self.eptp);
+        match self.sides {
+            Some(_) => instruction::forget_views(),
+            None => instruction::forget_view(super::machine().features.ept.features(), self.eptp),
+        }
     }
 
     /// Has its CPUs look around.
@@ -379,6 +390,7 @@ impl VmShared {
         for port in &self.vcpus {
             let _ = port.mailbox.take();
             port.running.store(false, Ordering::SeqCst);
+            port.in_user.store(false, Ordering::SeqCst);
             port.asked.store(false, Ordering::SeqCst);
             *port.counters.lock() = Counters::default();
         }
@@ -387,6 +399,12 @@ impl VmShared {
 }
 
 impl VcpuPort {
+    /// Whether it is in the split's `user` view.
+    #[must_use]
+    pub fn is_in_user(&self) -> bool {
+        self.in_user.load(Ordering::SeqCst)
+    }
+
     /// What the vCPU did, as its CPU last said.
     #[must_use]
     pub fn counters(&self) -> Counters {

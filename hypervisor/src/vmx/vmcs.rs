@@ -25,6 +25,8 @@ struct Setup<'a> {
     apic_page: Hpa,
     posted: Hpa,
     eptp: Eptp,
+    /// The VM has the kernel/user split.
+    splits: bool,
     /// TLB tag, not 0.
     vpid: u16,
     host: &'a HostDescriptors,
@@ -41,6 +43,8 @@ struct Setup<'a> {
 pub struct Bitmaps {
     /// MSRs.
     pub msr: Hpa,
+    /// MSRs of VMs with the kernel/user split.
+    pub split_msr: Hpa,
     /// Ports: bitmap A; B is the next frame.
     pub io: Hpa,
 }
@@ -74,11 +78,12 @@ pub fn fill(running: &Running, entry: &EntryState) -> Result<(), VmxFailed> {
         Hpa(core::ptr::from_ref(port.mailbox.posted()) as u64)
     });
     let setup = Setup {
-        controls: &machine.features.vmx,
+        controls: vcpu.controls(),
         bitmaps: machine.bitmaps,
         apic_page: Hpa(core::ptr::from_ref(vcpu.apic.page()) as u64),
         posted,
         eptp: owner.vm.eptp,
+        splits: owner.vm.sides.is_some(),
         vpid: vm::vpid(owner.vm.id, owner.me),
         host: host_tables,
         exit_stack: own.exit_stack,
@@ -117,7 +122,11 @@ fn controls(vmcs: &mut Current, setup: &Setup<'_>) {
     vmcs.write(field::EPT_POINTER, setup.eptp.raw());
     vmcs.write(field::IO_BITMAP_A, setup.bitmaps.io.0);
     vmcs.write(field::IO_BITMAP_B, setup.bitmaps.io.0 + 4096);
-    vmcs.write(field::MSR_BITMAP, setup.bitmaps.msr.0);
+    let msr_bitmap = match setup.splits {
+        true => setup.bitmaps.split_msr,
+        false => setup.bitmaps.msr,
+    };
+    vmcs.write(field::MSR_BITMAP, msr_bitmap.0);
     vmcs.write(field::VIRTUAL_APIC_PAGE, setup.apic_page.0);
     vmcs.write(field::TPR_THRESHOLD, 0);
     vmcs.write(field::EXCEPTION_BITMAP, EXCEPTIONS);

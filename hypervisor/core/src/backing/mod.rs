@@ -16,8 +16,10 @@ use crate::ledger::FrameRun;
 /// A VM's pages and the frames that they lie in.
 #[derive(Debug)]
 pub struct Backing {
-    /// The first page after the RAM, then after each overlay.
+    /// The first page after the RAM, after each overlay, and after what there is for the split.
     ends: Vec<u64>,
+    /// How many of the last pages are the split's.
+    split: FrameCount,
     /// In the order of their pages, without a gap from page 0 on.
     runs: Vec<Placed>,
 }
@@ -46,8 +48,24 @@ impl Backing {
         });
         Self {
             ends: ends.collect(),
+            split: FrameCount(0),
             runs: Vec::new(),
         }
+    }
+
+    /// The same, and so many frames more, for the kernel/user split.
+    #[must_use]
+    pub fn with_split(mut self, count: FrameCount) -> Self {
+        self.ends.push(self.wanted().0.saturating_add(count.0));
+        self.split = count;
+        self
+    }
+
+    /// Which page is page `page` of those for the split; `None` where there are fewer.
+    #[must_use]
+    pub fn split_page(&self, page: usize) -> Option<u64> {
+        let first = self.wanted().0 - self.split.0;
+        (page < self.split.0 as usize).then_some(first + page as u64)
     }
 
     /// How many pages of RAM there are.

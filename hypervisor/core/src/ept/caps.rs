@@ -126,6 +126,16 @@ impl EptCaps {
         }
     }
 
+    /// The same where VMs run without accessed and dirty flags. With them the processor takes each read of a guest's page tables for a write (Intel SDM
+    /// vol. 3C, "Accessed and Dirty Flags for EPT"), so that a table could not be kept from being written and still be used.
+    #[must_use]
+    pub const fn without_accessed_dirty(self) -> Self {
+        Self {
+            features: self.features.difference(EptFeatures::ACCESSED_DIRTY),
+            ..self
+        }
+    }
+
     /// Whether [`EptPerms::USER_EXECUTE`] counts; else [`EptPerms::EXECUTE`] is for user mode too.
     #[must_use]
     pub const fn has_mode_based_execute(self) -> bool {

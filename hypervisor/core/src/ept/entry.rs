@@ -22,6 +22,8 @@ bitflags! {
         const EXECUTE = 1 << 2;
         /// Fetch instructions from user-mode addresses; ignored without mode-based execute control.
         const USER_EXECUTE = 1 << 10;
+        /// All of them: what RAM has.
+        const ALL = Self::READ.bits() | Self::WRITE.bits() | Self::EXECUTE.bits() | Self::USER_EXECUTE.bits();
     }
 
     /// The other bits of an entry.

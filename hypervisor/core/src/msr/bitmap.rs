@@ -1,7 +1,7 @@
 //! The MSR bitmap: which accesses the CPU lets through without an exit
 //! (Intel SDM vol. 3C, "MSR-Bitmap Address").
 
-use super::{Class, classify};
+use super::{Class, LSTAR, classify};
 use crate::apic::X2APIC_FIRST_MSR;
 
 /// Bytes of a bitmap page.
@@ -56,15 +56,29 @@ pub fn build_bitmap(bitmap: &mut [u8; BITMAP_SIZE], x2apic: X2apicAssist) {
     }
 }
 
+/// Has writes exit that say where system calls enter the kernel, which the kernel/user split begins with.
+pub fn watch_entry_points(bitmap: &mut [u8; BITMAP_SIZE]) {
+    let (byte, bit) = place(LSTAR, WRITES);
+    if let Some(byte) = bitmap.get_mut(byte) {
+        *byte |= bit;
+    }
+}
+
 fn open(bitmap: &mut [u8; BITMAP_SIZE], msr: u32, half: usize) {
+    let (byte, bit) = place(msr, half);
+    if let Some(byte) = bitmap.get_mut(byte) {
+        *byte &= !bit;
+    }
+}
+
+/// The byte that has the bit of `msr`, and the bit.
+const fn place(msr: u32, half: usize) -> (usize, u8) {
     let index = if msr >= HIGH_FIRST {
         msr - HIGH_FIRST + HALF
     } else {
         msr
     };
-    if let Some(byte) = bitmap.get_mut(half + (index / 8) as usize) {
-        *byte &= !(1 << (index % 8));
-    }
+    (half + (index / 8) as usize, 1 << (index % 8))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod mtrr;
 #[cfg(test)]
 mod tests;
 
-pub use bitmap::{BITMAP_SIZE, X2apicAssist, build_bitmap};
+pub use bitmap::{BITMAP_SIZE, X2apicAssist, build_bitmap, watch_entry_points};
 
 use crate::apic::{
     APIC_BASE_MSR, ApicEffect, LocalApic, TSC_DEADLINE_MSR, X2APIC_FIRST_MSR, X2APIC_LAST_MSR,

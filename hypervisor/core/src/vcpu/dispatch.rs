@@ -156,6 +156,7 @@ impl Vcpu {
                 None => return Action::HostMachineCheck,
             },
             Exit::EptViolation(violation) => self.ept_violation(cpu, gprs, devices, violation),
+            Exit::MonitorTrap => self.monitor_trap(cpu),
             Exit::Cr(access) => self.control_register(cpu, gprs, access),
             Exit::Xsetbv => self.xsetbv(cpu, gprs),
             Exit::VirtualEoi(vector) => {

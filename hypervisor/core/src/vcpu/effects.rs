@@ -8,12 +8,35 @@ use crate::bus::{GuestRam, Signal, Signals};
 use crate::cpuid::CpuidTable;
 use crate::device::board::Devices;
 use crate::fault::StopReason;
+#[cfg(doc)]
+use crate::split::Split;
+use crate::split::{KernelHalf, Name, Place, Side};
 use crate::vmx::field::VmcsAccess;
 
 use super::mail::Mail;
 
+/// What a vCPU does to the views of its VM, and to itself, where the VM has the kernel/user split. Of others nothing is called.
+pub trait Sides {
+    /// Has the next entry be into the view of `side`.
+    fn enter_side(&mut self, side: Side);
+    /// What `gpa` is to the split.
+    fn place(&mut self, gpa: Gpa) -> Place;
+    /// Has the `kernel` view guard `table`: [`Split::guard`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn guard(&mut self, table: Gpa) -> Result<(), StopReason>;
+    /// Has the `user` view be without `half` but for `names`: [`Split::admit`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason>;
+    /// Loads `IA32_LSTAR` with a canonical address.
+    fn set_lstar(&mut self, value: u64);
+}
+
 /// What handling an exit can do to the processor, to guest memory, and to the vCPUs of the VM.
-pub trait Cpu: VmcsAccess + Signals {
+pub trait Cpu: VmcsAccess + Signals + Sides {
     /// The host's time-stamp counter.
     fn tsc(&self) -> u64;
     /// Loads XCR0 with a value that [`CpuidTable::validate_xcr0`] accepted.

@@ -179,7 +179,7 @@ impl Vcpu {
     }
 
     /// Turns a window-exiting control on or off, if it is not as wanted.
-    fn want<C: Cpu>(&mut self, cpu: &mut C, window: Primary, on: bool) {
+    pub(super) fn want<C: Cpu>(&mut self, cpu: &mut C, window: Primary, on: bool) {
         let mut controls = self.primary;
         controls.set(window, on);
         if controls != self.primary {

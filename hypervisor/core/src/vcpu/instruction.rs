@@ -85,7 +85,11 @@ impl Vcpu {
         let number = gprs.get(GprIndex::RCX) as u32;
         let value = registers::edx_eax(gprs);
         let guest_now = self.guest_tsc(now);
-        match msr::write(number, value, &mut self.msrs, &mut self.apic, guest_now)? {
+        let written = match msr::write(number, value, &mut self.msrs, &mut self.apic, guest_now) {
+            Ok(effect) => effect,
+            Err(refused) => return self.write_lstar(cpu, number, value, refused),
+        };
+        match written {
             MsrEffect::None => {}
             // The MSR bitmap keeps the register page readable, where a disabled APIC has no registers.
             MsrEffect::Apic(ApicEffect::Disabled) if self.hardware_delivery => {

@@ -125,6 +125,29 @@ fn in_page(at: Gva, length: usize) -> usize {
 }
 
 fn translate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, LinearFault> {
+    let user = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
+    let access = Access {
+        kind,
+        user,
+        implicit: false,
+    };
+    resolve(cpu, at, access)
+}
+
+/// Where `at` is for the processor itself, which reads descriptor tables as a kernel would at any privilege level.
+///
+/// # Errors
+/// As for [`read`].
+pub fn locate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, LinearFault> {
+    let access = Access {
+        kind,
+        user: false,
+        implicit: true,
+    };
+    resolve(cpu, at, access)
+}
+
+fn resolve<C: Cpu>(cpu: &mut C, at: Gva, access: Access) -> Result<Gpa, LinearFault> {
     let paging = Paging {
         cr0: cpu.read(field::GUEST_CR0).0,
         cr3: cpu.read(field::GUEST_CR3).0,
@@ -135,12 +158,6 @@ fn translate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, Line
         // what it was not shown breaks only itself.
         physical_bits: MAX_PHYSICAL_BITS,
         gigabyte_pages: true,
-    };
-    let user = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
-    let access = Access {
-        kind,
-        user,
-        implicit: false,
     };
     match walk::walk(&mut Physical(cpu), &paging, at, access) {
         Ok(translation) => Ok(translation.gpa),

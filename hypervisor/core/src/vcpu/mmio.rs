@@ -1,4 +1,4 @@
-//! EPT violations: a sealed page is brought back, an access to a device register is carried out, anything else ends the VM.
+//! EPT violations: the split's are another view's, a sealed page is brought back, an access to a device register is carried out, anything else ends the VM.
 
 use super::registers::{GprIndex, Gprs};
 use super::{Cpu, CpuBus, DeviceAccess, Step, Then, Vcpu, event, linear};
@@ -17,6 +17,11 @@ impl Vcpu {
         devices: &mut D,
         violation: EptViolation,
     ) -> Result<Step, GuestFault> {
+        if self.divided.is_some()
+            && let Some(step) = self.split_violation(cpu, &violation)?
+        {
+            return Ok(step);
+        }
         let EptViolation {
             gpa,
             write,
@@ -81,7 +86,7 @@ impl Vcpu {
 
 /// The instruction's bytes, as many as can be had: at this exit the CPU does not say how long it is
 /// (Intel SDM vol. 3C, "Information for VM Exits Due to Instruction Execution").
-fn fetch_instruction<C: Cpu>(
+pub(super) fn fetch_instruction<C: Cpu>(
     cpu: &mut C,
     bytes: &mut [u8; MAX_LENGTH],
 ) -> Result<usize, linear::LinearFault> {

@@ -18,6 +18,7 @@
 //! | `instruction` | CPUID, RDMSR, WRMSR, XSETBV, VMCALL, HLT |
 //! | `io` | port accesses, strings included |
 //! | `mmio` | EPT violations: device registers, or the end of the VM |
+//! | [`split`] | which view the vCPU is in |
 //! | [`counters`] | exits by reason, ticks by where they went |
 
 pub mod control_register;
@@ -34,13 +35,14 @@ pub mod mail;
 mod mmio;
 pub mod registers;
 mod schedule;
+pub mod split;
 mod startup;
 mod step;
 #[cfg(test)]
 mod tests;
 
 pub use dispatch::Plain;
-pub use effects::{Cpu, CpuBus, DeviceAccess, Signalled};
+pub use effects::{Cpu, CpuBus, DeviceAccess, Sides, Signalled};
 pub use step::Action;
 
 use crate::addr::Gva;
@@ -51,6 +53,7 @@ use crate::vmx::capability::Negotiated;
 use crate::vmx::controls::Primary;
 use crate::vmx::field;
 use counters::Counters;
+use split::Divided;
 use step::{Step, Then};
 
 /// What a vCPU does when its CPU has time for it.
@@ -106,6 +109,8 @@ pub struct Vcpu {
     eoi_exits: [u64; 4],
     /// Added to the host's TSC.
     tsc_offset: u64,
+    /// Which view it is in, where the VM has several.
+    divided: Option<Divided>,
 }
 
 /// What a vCPU starts from.
@@ -120,6 +125,8 @@ pub struct VcpuSetup {
     pub controls: Negotiated,
     /// Added to the host's TSC.
     pub tsc_offset: u64,
+    /// Where the VM has the kernel/user split.
+    pub divided: Option<Divided>,
 }
 
 impl Vcpu {
@@ -142,6 +149,7 @@ impl Vcpu {
             hardware_delivery: setup.controls.apicv(),
             eoi_exits: [0; 4],
             tsc_offset: setup.tsc_offset,
+            divided: setup.divided,
         }
     }
 
@@ -155,6 +163,12 @@ impl Vcpu {
     #[must_use]
     pub const fn xcr0(&self) -> u64 {
         self.xcr0
+    }
+
+    /// The control words that it runs with.
+    #[must_use]
+    pub const fn controls(&self) -> &Negotiated {
+        &self.controls
     }
 
     /// What is added to the host's TSC to give the guest's.

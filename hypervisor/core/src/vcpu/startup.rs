@@ -33,6 +33,7 @@ impl Vcpu {
         gprs.set(GprIndex::RDX, u64::from(signature));
         self.apic.init();
         self.nmi_pending = false;
+        self.leave_split(cpu);
         self.activity = if self.apic.is_bootstrap() {
             Activity::Active
         } else {

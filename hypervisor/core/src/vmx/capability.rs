@@ -119,6 +119,8 @@ pub struct Negotiated {
     pub preemption_timer_shift: u32,
     /// Optional secondary controls that are on.
     pub optional: Secondary,
+    /// Those that some VMs run with besides, where they are there.
+    pub on_demand: Secondary,
     /// CR0 bits that must be 1 outside unrestricted guests.
     pub cr0_fixed0: u64,
     /// CR0 bits that may be 1.
@@ -200,6 +202,8 @@ const OPTIONAL: Secondary = Secondary::RDTSCP
     .union(Secondary::INVPCID)
     .union(Secondary::TSC_SCALING)
     .union(Secondary::CONCEAL_FROM_PT);
+/// Taken for VMs that need them.
+const ON_DEMAND: Secondary = Secondary::MBEC;
 /// Taken with the next when there. Without it the sender kicks the other CPU, which costs that one an exit.
 const POSTED: Pin = Pin::POSTED_INTERRUPTS;
 /// Taken together when there and wished for.
@@ -256,6 +260,7 @@ impl Negotiated {
             entry,
             preemption_timer_shift: (msrs.misc & 0x1f) as u32,
             optional,
+            on_demand: ON_DEMAND.intersection(Secondary::from_bits_retain(allowed)),
             cr0_fixed0: msrs.cr0_fixed0,
             cr0_fixed1: msrs.cr0_fixed1,
             cr4_fixed0: msrs.cr4_fixed0,
@@ -267,6 +272,16 @@ impl Negotiated {
     #[must_use]
     pub const fn posts_interrupts(&self) -> bool {
         self.pin & Pin::POSTED_INTERRUPTS.bits() != 0
+    }
+
+    /// The same for a VM with the kernel/user split; `None` where the processor cannot tell a kernel's code from user code.
+    #[must_use]
+    pub const fn for_split(mut self) -> Option<Self> {
+        if !self.on_demand.contains(Secondary::MBEC) {
+            return None;
+        }
+        self.secondary |= Secondary::MBEC.bits();
+        Some(self)
     }
 
     /// Whether the CPU delivers virtual interrupts by itself.

@@ -58,6 +58,8 @@ bitflags! {
         const UNCONDITIONAL_IO = 1 << 24;
         /// The I/O bitmaps decide.
         const IO_BITMAPS = 1 << 25;
+        /// Exit after one instruction.
+        const MONITOR_TRAP = 1 << 27;
         /// The MSR bitmaps decide.
         const MSR_BITMAPS = 1 << 28;
         /// MONITOR exits.

@@ -180,6 +180,8 @@ pub struct EptViolation {
     pub translated: bool,
     /// An IRET that ends the guest's NMI handler met it: the blocking of NMIs is gone already.
     pub unblocked_nmi: bool,
+    /// The page can be executed from supervisor-mode addresses (Intel SDM vol. 3C, "Mode-Based Execute Control for EPT").
+    pub kernel_executes: bool,
 }
 
 impl EptViolation {
@@ -193,6 +195,7 @@ impl EptViolation {
             fetch: qualification & 4 != 0,
             translated: linear_valid && qualification & (1 << 8) != 0,
             unblocked_nmi: qualification & (1 << 12) != 0,
+            kernel_executes: qualification & (1 << 5) != 0,
         }
     }
 }
@@ -338,6 +341,7 @@ pub enum Exit {
     /// An EPT entry of ours is malformed.
     EptMisconfiguration(Gpa),
     PreemptionTimer,
+    MonitorTrap,
     Wbinvd,
     Xsetbv,
     /// VM entry failed on the guest state or an MSR; the basic reason.
@@ -392,6 +396,7 @@ impl Exit {
             39 => Self::Monitor,
             43 => Self::TprBelowThreshold,
             45 => Self::VirtualEoi(vmcs.read(field::EXIT_QUALIFICATION).0 as u8),
+            37 => Self::MonitorTrap,
             48 => Self::EptViolation(EptViolation::decode(
                 vmcs.read(field::EXIT_QUALIFICATION).0,
                 vmcs.read(field::GUEST_PHYSICAL_ADDRESS),

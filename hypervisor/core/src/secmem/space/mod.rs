@@ -332,7 +332,7 @@ impl Space {
         sealer.books(|ledger, tables| {
             let rights = Rights::READ | Rights::WRITE | Rights::EXECUTE;
             let right = ledger.grant(self.vm, run, rights)?;
-            let perms = EptPerms::READ | EptPerms::WRITE | EptPerms::EXECUTE;
+            let perms = EptPerms::ALL;
             views
                 .map_memory(tables, gpa, right, perms, mtrrs)
                 .map_err(|rejected| {

@@ -10,9 +10,11 @@ use crate::device::board::{Devices, Setup, Start};
 use crate::fault::StopReason;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
+use crate::split::{KernelHalf, Name, Place, Side};
 use crate::vcpu::mail::Mailbox;
+use crate::vcpu::split::Divided;
 use crate::vcpu::{
-    Action, Activity, Cpu, CpuBus, DeviceAccess, Readiness, Signalled, Vcpu, VcpuSetup,
+    Action, Activity, Cpu, CpuBus, DeviceAccess, Readiness, Sides, Signalled, Vcpu, VcpuSetup,
 };
 use crate::vmx::capability::{CapabilityMsrs, Negotiated, Wishes};
 use crate::vmx::exit::Interruption;
@@ -95,6 +97,13 @@ pub struct FakeCpu {
     pub mailboxes: Vec<Mailbox>,
     /// Pages of encrypted memory, by number, and what comes of bringing one.
     pub encrypted: BTreeMap<u64, Result<(), StopReason>>,
+    /// The view that the next entry is into, once the split chose one.
+    pub side: Option<Side>,
+    /// Pages that are something to the split, by number.
+    pub places: BTreeMap<u64, Place>,
+    /// Level-3 tables and names that `user` was prepared for.
+    pub admitted: Vec<(Vec<Gpa>, Vec<Name>)>,
+    pub lstar: Option<u64>,
 }
 
 impl FakeCpu {
@@ -131,6 +140,32 @@ impl Signals for FakeCpu {
 impl DeviceAccess for Devices {
     fn with<T>(&mut self, work: impl FnOnce(&mut Devices) -> T) -> T {
         work(self)
+    }
+}
+
+impl Sides for FakeCpu {
+    fn enter_side(&mut self, side: Side) {
+        self.side = Some(side);
+    }
+
+    fn place(&mut self, gpa: Gpa) -> Place {
+        let place = self.places.get(&(gpa.0 >> 12));
+        place.copied().unwrap_or(Place::Elsewhere)
+    }
+
+    fn guard(&mut self, table: Gpa) -> Result<(), StopReason> {
+        self.places.insert(table.0 >> 12, Place::Guarded);
+        Ok(())
+    }
+
+    fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason> {
+        let tables = half.tables().map(|(_, table)| table);
+        self.admitted.push((tables.collect(), names.to_vec()));
+        Ok(())
+    }
+
+    fn set_lstar(&mut self, value: u64) {
+        self.lstar = Some(value);
     }
 }
 
@@ -199,15 +234,20 @@ pub struct Machine {
 impl Machine {
     /// With interrupts delivered by software.
     pub fn new() -> Self {
-        Self::build(false)
+        Self::build(false, None)
+    }
+
+    /// With the kernel/user split.
+    pub fn with_split() -> Self {
+        Self::build(false, Some(Divided::new()))
     }
 
     /// With interrupts delivered by the processor.
     pub fn with_hardware_delivery() -> Self {
-        Self::build(true)
+        Self::build(true, None)
     }
 
-    fn build(apicv: bool) -> Self {
+    fn build(apicv: bool, divided: Option<Divided>) -> Self {
         let controls = Negotiated::from_msrs(&capabilities(), Wishes { apicv }).unwrap();
         let config = CpuidConfig {
             apic_id: 0,
@@ -221,6 +261,7 @@ impl Machine {
             msrs: MsrState::new(46, 0x1234),
             controls,
             tsc_offset: TSC_OFFSET,
+            divided,
         });
         let mut machine = Self {
             cpu: FakeCpu {
@@ -234,6 +275,10 @@ impl Machine {
                 host_interrupts: Vec::new(),
                 mailboxes: (0..4).map(|_| Mailbox::default()).collect(),
                 encrypted: BTreeMap::new(),
+                side: None,
+                places: BTreeMap::new(),
+                admitted: Vec::new(),
+                lstar: None,
             },
             gprs: Gprs::default(),
             devices: Devices::new(Setup {

@@ -1,0 +1,399 @@
+//! The kernel/user split: which of a guest's tables and pages user code has a way to, and which it does not.
+//!
+//! A VM with the split has two views beside the base. In `kernel`, nothing that the guest's tables give to user mode can be executed. In
+//! `user`, nothing of the kernel's can, and the *kernel half* of the guest's address space, the upper half of its top-level table,
+//! leads nowhere: the level-3 tables that its entries point at are absent there, so that whatever else these tables map is out of reach with them. All
+//! processes of a guest share these tables, so its CR3 need not be followed.
+//!
+//! Some pages of the kernel half the processor itself needs while user code runs: descriptor tables and task-state segments. These are
+//! *named* ([`Name`]). Where one is, the level-3 table is not absent but replaced by a [`replica`](self), a table of the hypervisor's
+//! that leads to named pages alone, and everywhere else to [`Places::void`], where there is nothing in any view.
+//!
+//! [`Split`] is what a VM keeps of this: it decides and changes views. When a vCPU goes from one view to another is
+//! [`crate::vcpu`]'s. Neighbours: [`crate::views`], [`crate::ledger`]; the shell implements [`Pages`]. See `docs/kernel-user-split.md`.
+
+mod error;
+mod kernel_half;
+mod replica;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec::Vec;
+
+use crate::addr::{FRAME_SIZE, FrameCount, Gpa, Gva};
+use crate::ept::{EptAttr, EptPerms};
+use crate::ledger::{Ledger, MapRight};
+use crate::mtrr::MemoryType;
+use crate::table::{Invalidate, TableMemory};
+use crate::views::{ViewError, ViewId, Views, Withdrawn};
+
+pub use error::SplitError;
+pub use kernel_half::{HALF_BYTES, HALF_OFFSET, KernelHalf};
+use replica::{Replicas, Write};
+
+/// The view that a vCPU of a VM with the split is in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// `base`: the guest has not set up system calls yet, or carries out a single instruction that `kernel` does not allow.
+    Base,
+    /// `kernel`.
+    Kernel,
+    /// `user`.
+    User,
+}
+
+impl Side {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; Self::COUNT] = [Self::Base, Self::Kernel, Self::User];
+}
+
+/// What a guest physical address is to the split.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// A level-3 table of the kernel half, or what stands in for one: user code has no way past it.
+    Barrier,
+    /// A table that `kernel` keeps from being written unseen.
+    Guarded,
+    /// Anything else.
+    Elsewhere,
+}
+
+/// Where in the guest's physical address space the split has pages of its own: at the end, where no VM has anything else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Places {
+    first: Gpa,
+}
+
+impl Places {
+    /// Bytes at the end of the physical address space.
+    const SIZE: u64 = 1 << 30;
+
+    /// For a processor whose physical addresses have `bits` bits.
+    #[must_use]
+    pub const fn for_width(bits: u32) -> Self {
+        Self {
+            first: Gpa((1 << bits) - Self::SIZE),
+        }
+    }
+
+    /// Where page `page` of the split's shows.
+    const fn page(self, page: usize) -> Gpa {
+        Gpa(self.first.0 + page as u64 * FRAME_SIZE)
+    }
+
+    /// Where no view has anything.
+    const fn void(self) -> Gpa {
+        Gpa(self.first.0 + Self::SIZE - FRAME_SIZE)
+    }
+}
+
+/// A page of the kernel half that the processor needs while user code runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Name {
+    /// Where the kernel has it: the page's first address.
+    pub gva: Gva,
+    /// Its first physical address.
+    pub gpa: Gpa,
+    /// Whether the kernel may write to it there.
+    pub writable: bool,
+}
+
+/// The frames that replicas are made of, and the books; implemented by the shell.
+pub trait Pages: Invalidate {
+    /// Where page tables lie.
+    type Tables: TableMemory;
+
+    /// Works on the ledger and on the page tables.
+    fn books<T>(&mut self, work: impl FnOnce(&mut Ledger<'_>, &mut Self::Tables) -> T) -> T;
+    /// The VM's right to read page `page` of those that it has for the split; `None` where there are no more.
+    fn right(&mut self, page: usize) -> Option<MapRight>;
+    /// Fills page `page` with `entry`.
+    fn fill(&mut self, page: usize, entry: u64);
+    /// Writes entry `index` of page `page`, in one piece.
+    fn write(&mut self, page: usize, index: usize, entry: u64);
+}
+
+const ONE: FrameCount = FrameCount(1);
+
+/// The split of one VM.
+#[derive(Debug)]
+pub struct Split {
+    places: Places,
+    kernel: ViewId,
+    user: ViewId,
+    /// Level-3 tables of the kernel half that are absent from `user`, in order.
+    hidden: Vec<Gpa>,
+    replicas: Replicas,
+    /// What is named, by vCPU.
+    names: Vec<Vec<Name>>,
+    guarded: Option<Gpa>,
+}
+
+impl Split {
+    /// The most level-3 tables of the kernel half that are followed. Linux has about 70.
+    pub const MOST_TABLES: usize = 256;
+
+    /// Pages that the split of a VM with `vcpus` vCPUs can need: replicas of a few level-3 tables, and for each vCPU of two tables of both levels
+    /// below, and of two more while a local descriptor table is exchanged for another.
+    #[must_use]
+    pub const fn pages(vcpus: u32) -> FrameCount {
+        FrameCount(8 + 6 * vcpus as u64)
+    }
+
+    /// Adds the two views to a VM's.
+    ///
+    /// # Errors
+    /// No frame is left for a root, or the processor cannot tell user code from the kernel's.
+    pub fn new(
+        views: &mut Views,
+        tables: &mut impl TableMemory,
+        places: Places,
+        vcpus: u32,
+    ) -> Result<Self, ViewError> {
+        let data = EptPerms::READ | EptPerms::WRITE;
+        let kernel = views.add(tables, data | EptPerms::EXECUTE)?;
+        let user = views.add(tables, data | EptPerms::USER_EXECUTE)?;
+        Ok(Self {
+            places,
+            kernel,
+            user,
+            hidden: Vec::new(),
+            replicas: Replicas::new(places),
+            names: (0..vcpus).map(|_| Vec::new()).collect(),
+            guarded: None,
+        })
+    }
+
+    /// The view of a side.
+    #[must_use]
+    pub const fn view(&self, side: Side) -> ViewId {
+        match side {
+            Side::Base => ViewId::BASE,
+            Side::Kernel => self.kernel,
+            Side::User => self.user,
+        }
+    }
+
+    /// The table that `kernel` guards.
+    #[must_use]
+    pub const fn guarded(&self) -> Option<Gpa> {
+        self.guarded
+    }
+
+    /// What `gpa` is.
+    #[must_use]
+    pub fn place(&self, gpa: Gpa) -> Place {
+        let page = Gpa(gpa.0 - gpa.page_offset());
+        if page == self.places.void()
+            || self.replicas.stands_at(page)
+            || self.hidden.binary_search(&page).is_ok()
+        {
+            Place::Barrier
+        } else if self.guarded == Some(page) {
+            Place::Guarded
+        } else {
+            Place::Elsewhere
+        }
+    }
+
+    /// Everything that is named, and how many tables lead there: what the kernel half is to user code.
+    pub fn named(&self) -> impl Iterator<Item = Name> + '_ {
+        self.names.iter().flatten().copied()
+    }
+
+    /// Has `kernel` keep `table` from being written unseen: the top-level table that the guest changes first when the kernel half gets another
+    /// level-3 table. What was guarded before is no more.
+    ///
+    /// # Errors
+    /// No table is left for the override.
+    pub fn guard<P: Pages>(
+        &mut self,
+        table: Gpa,
+        views: &mut Views,
+        pages: &mut P,
+    ) -> Result<(), SplitError> {
+        if self.guarded == Some(table) {
+            return Ok(());
+        }
+        let (kernel, before) = (self.kernel, self.guarded);
+        let mut stale = Vec::with_capacity(2);
+        let guarded = pages.books(|_, tables| -> Result<(), ViewError> {
+            let perms = EptPerms::READ | EptPerms::EXECUTE;
+            stale.push(views.limit(tables, kernel, table, ONE, perms)?);
+            if let Some(before) = before {
+                stale.push(views.reset(tables, kernel, before, ONE)?);
+            }
+            Ok(())
+        });
+        settle(stale, views, pages);
+        guarded?;
+        self.guarded = Some(table);
+        Ok(())
+    }
+
+    /// A vCPU is about to run user code with this kernel half: sees to it that `user` has nothing of it but what is named, by this vCPU and by others.
+    /// True where anything had to be changed.
+    ///
+    /// # Errors
+    /// The half cannot be hidden: the vCPU must not be let into `user`.
+    pub fn admit<P: Pages>(
+        &mut self,
+        vcpu: u32,
+        half: &KernelHalf,
+        names: &[Name],
+        views: &mut Views,
+        pages: &mut P,
+    ) -> Result<bool, SplitError> {
+        let mut stale = Vec::new();
+        let hidden = self.hide(half, views, pages, &mut stale);
+        let named = hidden.and_then(|()| self.name(vcpu, half, names, views, pages, &mut stale));
+        let changed = !stale.is_empty() || named != Ok(false);
+        if changed {
+            settle(stale, views, pages);
+            self.replicas.flushed();
+        }
+        named.map(|_| changed)
+    }
+
+    /// Takes the kernel half's level-3 tables out of `user`.
+    fn hide<P: Pages>(
+        &mut self,
+        half: &KernelHalf,
+        views: &mut Views,
+        pages: &mut P,
+        stale: &mut Vec<Withdrawn>,
+    ) -> Result<(), SplitError> {
+        for (_, table) in half.tables() {
+            let Err(place) = self.hidden.binary_search(&table) else {
+                continue;
+            };
+            if self.replicas.stands_at(table) {
+                continue;
+            }
+            if self.hidden.len() >= Self::MOST_TABLES {
+                return Err(SplitError::TooManyTables(table));
+            }
+            stale.push(pages.books(|_, tables| {
+                views.limit(tables, self.user, table, ONE, EptPerms::empty())
+            })?);
+            self.hidden.insert(place, table);
+        }
+        Ok(())
+    }
+
+    /// Has `user` lead to what is named; true where something else was named before.
+    fn name<P: Pages>(
+        &mut self,
+        vcpu: u32,
+        half: &KernelHalf,
+        names: &[Name],
+        views: &mut Views,
+        pages: &mut P,
+        stale: &mut Vec<Withdrawn>,
+    ) -> Result<bool, SplitError> {
+        let own = self.names.get_mut(vcpu as usize);
+        let own = own.ok_or(SplitError::NoVcpu(vcpu))?;
+        if own.as_slice() == names {
+            return Ok(false);
+        }
+        let before = core::mem::take(own);
+        let gone = before.iter().filter(|name| !self.named().any(|other| other == **name));
+        for Write { page, index, entry } in gone.flat_map(|name| self.replicas.forget(name.gva)) {
+            pages.write(page, index, entry);
+        }
+        for name in names {
+            let table = half.table_of(name.gva);
+            let table = table.ok_or(SplitError::NotKernels(name.gva))?;
+            let user = self.user;
+            let reached = self.replicas.reach(table, name.gva, &mut |page, entry, at| {
+                stale.push(show_page(views, pages, user, page, entry, at)?);
+                Ok(())
+            })?;
+            self.hidden.retain(|hidden| *hidden != table);
+            let [low, high] = reached.links;
+            for Write { page, index, entry } in [reached.leaf.leading_to(name), low, high] {
+                pages.write(page, index, entry);
+            }
+        }
+        if let Some(own) = self.names.get_mut(vcpu as usize) {
+            own.extend_from_slice(names);
+        }
+        self.retire(views, pages, stale)?;
+        Ok(true)
+    }
+
+    /// Takes out tables that lead to nothing named any more.
+    fn retire<P: Pages>(
+        &mut self,
+        views: &mut Views,
+        pages: &mut P,
+        stale: &mut Vec<Withdrawn>,
+    ) -> Result<(), SplitError> {
+        let named: Vec<_> = self.named().map(|name| name.gva).collect();
+        while let Some((Write { page, index, entry }, shown)) = self.replicas.take_idle(&named) {
+            pages.write(page, index, entry);
+            stale.push(pages.books(|_, tables| views.reset(tables, self.user, shown, ONE))?);
+        }
+        Ok(())
+    }
+
+    /// The VM's life ends, or the guest begins anew: both views are what the base is but for what may be executed.
+    pub fn forget<P: Pages>(&mut self, views: &mut Views, pages: &mut P) {
+        let everything = FrameCount((self.places.void().0 + FRAME_SIZE) / FRAME_SIZE);
+        let mut stale = Vec::with_capacity(2);
+        pages.books(|_, tables| {
+            for view in [self.kernel, self.user] {
+                match views.reset(tables, view, Gpa(0), everything) {
+                    Ok(withdrawn) => stale.push(withdrawn),
+                    // Ending all overrides cuts none, so it takes no table.
+                    Err(error) => unreachable!("a view cannot be made what it was: {error}"),
+                }
+            }
+        });
+        self.hidden.clear();
+        self.replicas = Replicas::new(self.places);
+        self.names.iter_mut().for_each(Vec::clear);
+        self.guarded = None;
+        settle(stale, views, pages);
+    }
+}
+
+/// Shows page `page`, filled with entries of `level` that lead nowhere, at `at` in the `user` view.
+fn show_page<P: Pages>(
+    views: &mut Views,
+    pages: &mut P,
+    user: ViewId,
+    page: usize,
+    fill: u64,
+    at: Gpa,
+) -> Result<Withdrawn, SplitError> {
+    let right = pages.right(page);
+    let right = right.ok_or(SplitError::NoPage)?;
+    pages.fill(page, fill);
+    let attr = EptAttr::new(EptPerms::READ, MemoryType::WriteBack);
+    pages.books(|ledger, tables| {
+        views
+            .remap(tables, user, at, right, attr)
+            .map_err(|rejected| {
+                ledger.surrender(rejected.right);
+                rejected.error.into()
+            })
+    })
+}
+
+/// Flushes for what views gave up, and gives it back.
+fn settle<P: Pages>(stale: Vec<Withdrawn>, views: &mut Views, pages: &mut P) {
+    let proof = views.flush(pages);
+    pages.books(|ledger, tables| {
+        for withdrawn in stale {
+            match withdrawn.flushed(&proof, tables) {
+                Ok(rights) => rights
+                    .into_iter()
+                    .for_each(|right| ledger.surrender(right)),
+                Err(_) => unreachable!("the views were flushed after the change"),
+            }
+        }
+    });
+}
