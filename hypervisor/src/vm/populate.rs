@@ -111,7 +111,10 @@ fn map(own: &mut VmMemory, page: u64) -> Result<Option<u64>, VmError> {
         .grant(own.vm, piece.run, rights)
         .map_err(VmError::Ledger)?;
     let mtrrs = &machine().mtrrs;
-    if let Err(rejected) = own.views.map_memory(pool, piece.gpa, right, EptPerms::ALL, mtrrs) {
+    if let Err(rejected) = own
+        .views
+        .map_memory(pool, piece.gpa, right, EptPerms::ALL, mtrrs)
+    {
         ledger.surrender(rejected.right);
         return Err(VmError::Ept(rejected.error));
     }

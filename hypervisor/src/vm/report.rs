@@ -25,6 +25,7 @@ pub struct VmNumbers<'a> {
     vm: &'a Vm,
     sum: Counters,
     exits: Tally,
+    split: Tally,
     frames: Tally,
 }
 
@@ -38,6 +39,7 @@ impl<'a> VmNumbers<'a> {
         }
         Self {
             exits: sum.exits().collect(),
+            split: sum.split.named().collect(),
             sum,
             frames: vm.shared.memory.lock().frames_by_state(),
             vm,
@@ -51,7 +53,8 @@ impl<'a> VmNumbers<'a> {
             vm: self.vm.plan.name.as_str(),
             exits: &self.exits,
             frames: &self.frames,
-            view_switches: 0,
+            view_switches: self.sum.split.to_user + self.sum.split.to_kernel,
+            split: &self.split,
             faults: self.sum.faults,
             ticks: ticks(&self.sum),
             switches: self.sum.switches,

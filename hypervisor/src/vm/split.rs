@@ -1,5 +1,8 @@
 //! The kernel/user split of a VM, as `bulkhead_core::split` wants its effects: frames for tables, the books, flushes, the VMCS.
-#![allow(unsafe_code, reason = "writes page tables through the window, and an MSR")]
+#![allow(
+    unsafe_code,
+    reason = "writes page tables through the window, and an MSR"
+)]
 
 use super::VmError;
 use super::host::Host;
@@ -49,7 +52,11 @@ pub const fn ept_caps(caps: EptCaps, plan: &VmPlan) -> EptCaps {
 ///
 /// # Errors
 /// The processor cannot tell a kernel's code from user code, or no frame is left.
-pub fn create(views: &mut Views, memory: &mut Memory, plan: &VmPlan) -> Result<Option<Box<Split>>, VmError> {
+pub fn create(
+    views: &mut Views,
+    memory: &mut Memory,
+    plan: &VmPlan,
+) -> Result<Option<Box<Split>>, VmError> {
     if !plan.split {
         return Ok(None);
     }
@@ -59,7 +66,9 @@ pub fn create(views: &mut Views, memory: &mut Memory, plan: &VmPlan) -> Result<O
     }
     let places = Places::for_width(machine.physical_bits);
     let split = Split::new(views, &mut memory.pool, places, plan.vcpus);
-    split.map(|split| Some(Box::new(split))).map_err(VmError::Views)
+    split
+        .map(|split| Some(Box::new(split)))
+        .map_err(VmError::Views)
 }
 
 /// The frames that a VM has for its split, and the books.
@@ -140,10 +149,12 @@ impl VmMemory {
     #[must_use]
     pub fn side_roots(&self) -> Option<SideRoots> {
         let split = self.split.as_deref()?;
-        Some(Side::ALL.map(|side| match self.views.eptp(split.view(side)) {
-            Some(root) => root,
-            None => unreachable!("the views of the split are never removed"),
-        }))
+        Some(
+            Side::ALL.map(|side| match self.views.eptp(split.view(side)) {
+                Some(root) => root,
+                None => unreachable!("the views of the split are never removed"),
+            }),
+        )
     }
 
     /// Works on the split, with the views and frames that are its to change; `None` where there is none.

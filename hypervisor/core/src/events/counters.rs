@@ -62,8 +62,10 @@ pub struct Counters<'a> {
     pub exits: &'a [(&'a str, u64)],
     /// Frames by state.
     pub frames: &'a [(&'a str, u64)],
-    /// Switches between its views.
+    /// Switches between its views that took an exit.
     pub view_switches: u64,
+    /// What the kernel/user split did, by name.
+    pub split: &'a [(&'a str, u64)],
     /// Faults injected into it or that stopped it.
     pub faults: u64,
     /// Where the time of its vCPUs went.
@@ -192,6 +194,7 @@ impl Counters<'_> {
         object.tally("exits", self.exits)?;
         object.tally("frames", self.frames)?;
         object.number("view_switches", self.view_switches)?;
+        object.tally("split", self.split)?;
         object.number("faults", self.faults)?;
         self.ticks.write(object)?;
         object.number("switches", self.switches)

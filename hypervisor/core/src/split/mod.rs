@@ -299,7 +299,9 @@ impl Split {
             return Ok(false);
         }
         let before = core::mem::take(own);
-        let gone = before.iter().filter(|name| !self.named().any(|other| other == **name));
+        let gone = before
+            .iter()
+            .filter(|name| !self.named().any(|other| other == **name));
         for Write { page, index, entry } in gone.flat_map(|name| self.replicas.forget(name.gva)) {
             pages.write(page, index, entry);
         }
@@ -307,10 +309,12 @@ impl Split {
             let table = half.table_of(name.gva);
             let table = table.ok_or(SplitError::NotKernels(name.gva))?;
             let user = self.user;
-            let reached = self.replicas.reach(table, name.gva, &mut |page, entry, at| {
-                stale.push(show_page(views, pages, user, page, entry, at)?);
-                Ok(())
-            })?;
+            let reached = self
+                .replicas
+                .reach(table, name.gva, &mut |page, entry, at| {
+                    stale.push(show_page(views, pages, user, page, entry, at)?);
+                    Ok(())
+                })?;
             self.hidden.retain(|hidden| *hidden != table);
             let [low, high] = reached.links;
             for Write { page, index, entry } in [reached.leaf.leading_to(name), low, high] {
@@ -389,9 +393,7 @@ fn settle<P: Pages>(stale: Vec<Withdrawn>, views: &mut Views, pages: &mut P) {
     pages.books(|ledger, tables| {
         for withdrawn in stale {
             match withdrawn.flushed(&proof, tables) {
-                Ok(rights) => rights
-                    .into_iter()
-                    .for_each(|right| ledger.surrender(right)),
+                Ok(rights) => rights.into_iter().for_each(|right| ledger.surrender(right)),
                 Err(_) => unreachable!("the views were flushed after the change"),
             }
         }

@@ -106,7 +106,11 @@ impl Replicas {
 
     /// What fills a table of `level`.
     const fn nowhere(&self, level: Level) -> u64 {
-        let kind = if level == 1 { entry::PAGE } else { entry::TABLE };
+        let kind = if level == 1 {
+            entry::PAGE
+        } else {
+            entry::TABLE
+        };
         self.places.void().0 | kind
     }
 

@@ -6,12 +6,40 @@ use crate::vmx::exit::{REASON_COUNT, REASON_NAMES};
 /// the call, the entry instruction.
 const UNSEEN_TICKS: u64 = 44;
 
+/// What the kernel/user split did on exits of a vCPU.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct SplitCounts {
+    /// Switches to the `user` view.
+    pub to_user: u64,
+    /// Switches to the `kernel` view.
+    pub to_kernel: u64,
+    /// Instructions carried out in the `base` view, because they write to a guarded table.
+    pub steps: u64,
+    /// Page faults of user code that reached for the kernel's half.
+    pub faults: u64,
+}
+
+impl SplitCounts {
+    /// Each by its name in events, those that are not 0.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = [
+            ("to-user", self.to_user),
+            ("to-kernel", self.to_kernel),
+            ("steps", self.steps),
+            ("faults", self.faults),
+        ];
+        all.into_iter().filter(|(_, count)| *count > 0)
+    }
+}
+
 /// One vCPU's counters; all only grow.
 #[derive(Clone, Debug)]
 pub struct Counters {
     exits: [u64; REASON_COUNT],
     /// Exceptions injected because of something the guest may not do.
     pub faults: u64,
+    /// What the kernel/user split did.
+    pub split: SplitCounts,
     root_ticks: u64,
     idle_ticks: u64,
     steal_ticks: u64,
@@ -30,6 +58,7 @@ impl Default for Counters {
         Self {
             exits: [0; REASON_COUNT],
             faults: 0,
+            split: SplitCounts::default(),
             root_ticks: 0,
             idle_ticks: 0,
             steal_ticks: 0,
@@ -113,6 +142,10 @@ impl Counters {
             *sum = sum.wrapping_add(count);
         }
         self.faults = self.faults.wrapping_add(other.faults);
+        self.split.to_user = self.split.to_user.wrapping_add(other.split.to_user);
+        self.split.to_kernel = self.split.to_kernel.wrapping_add(other.split.to_kernel);
+        self.split.steps = self.split.steps.wrapping_add(other.split.steps);
+        self.split.faults = self.split.faults.wrapping_add(other.split.faults);
         self.root_ticks = self.root_ticks.wrapping_add(other.root_ticks);
         self.idle_ticks = self.idle_ticks.wrapping_add(other.idle_ticks);
         self.steal_ticks = self.steal_ticks.wrapping_add(other.steal_ticks);

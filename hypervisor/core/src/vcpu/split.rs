@@ -17,6 +17,7 @@
 
 use alloc::vec::Vec;
 
+use super::counters::SplitCounts;
 use super::effects::Cpu;
 use super::step::Step;
 use super::{Vcpu, event, linear, mmio};
@@ -47,20 +48,6 @@ pub struct Divided {
     /// Where the processor's tables were when they were named.
     segments: Segments,
     names: Vec<Name>,
-    counts: SplitCounts,
-}
-
-/// What the split did.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct SplitCounts {
-    /// Switches to `user` by an exit.
-    pub to_user: u64,
-    /// Switches to `kernel` by an exit.
-    pub to_kernel: u64,
-    /// Writes to a guarded table.
-    pub guarded: u64,
-    /// Page faults of user code that reached for the kernel half.
-    pub faults: u64,
 }
 
 /// Bases and limits of the tables that the processor reads on its own, at any privilege level.
@@ -111,7 +98,6 @@ impl Divided {
             reference: Gpa(0),
             segments: Segments::default(),
             names: Vec::with_capacity(MOST_NAMES),
-            counts: SplitCounts::default(),
         }
     }
 }
@@ -123,12 +109,6 @@ impl Default for Divided {
 }
 
 impl Vcpu {
-    /// What the split did, where the VM has it.
-    #[must_use]
-    pub fn split_counts(&self) -> Option<SplitCounts> {
-        self.divided.as_ref().map(|divided| divided.counts)
-    }
-
     /// A WRMSR that only a VM with the split exits for: the kernel says where system calls enter it. From now on there is a kernel to
     /// keep from user code.
     #[cold]
@@ -150,7 +130,7 @@ impl Vcpu {
         cpu.guard(table).map_err(GuestFault::Stop)?;
         divided.reference = table;
         if divided.side == Side::Base && !divided.steps {
-            divided.enter(cpu, Side::Kernel);
+            divided.enter(cpu, &mut self.counters.split, Side::Kernel);
         }
         Ok(Step::NEXT)
     }
@@ -159,7 +139,7 @@ impl Vcpu {
     pub(super) fn leave_split<C: Cpu>(&mut self, cpu: &mut C) {
         if let Some(divided) = &mut self.divided {
             divided.steps = false;
-            divided.enter(cpu, Side::Base);
+            divided.enter(cpu, &mut self.counters.split, Side::Base);
             self.want(cpu, Primary::MONITOR_TRAP, false);
         }
     }
@@ -181,7 +161,7 @@ impl Vcpu {
             Side::Kernel if violation.fetch && violation.translated => {
                 if is_user_code && !delivers {
                     divided.admit(cpu).map_err(GuestFault::Stop)?;
-                    divided.enter(cpu, Side::User);
+                    divided.enter(cpu, &mut self.counters.split, Side::User);
                 } else if let Some(gva) = violation.gva.filter(|_| violation.kernel_executes) {
                     // As supervisor-mode execution prevention does (Intel SDM vol. 3A, "Determination of Access Rights").
                     let code = PageFaultCode::PROTECTION | PageFaultCode::FETCH;
@@ -196,15 +176,17 @@ impl Vcpu {
                 if !violation.write || cpu.place(violation.gpa) != Place::Guarded {
                     return Ok(None);
                 }
-                divided.counts.guarded += 1;
+                self.counters.split.steps += 1;
                 divided.steps = true;
-                divided.enter(cpu, Side::Base);
+                divided.enter(cpu, &mut self.counters.split, Side::Base);
                 event::undo_unblocking(cpu, violation.unblocked_nmi);
                 event::reinject_interrupted(cpu);
                 self.want(cpu, Primary::MONITOR_TRAP, true);
                 return Ok(Some(Step::SAME));
             }
-            Side::User if delivers || !is_user_code => divided.enter(cpu, Side::Kernel),
+            Side::User if delivers || !is_user_code => {
+                divided.enter(cpu, &mut self.counters.split, Side::Kernel)
+            }
             Side::User => {
                 if cpu.place(violation.gpa) != Place::Barrier {
                     return Ok(None);
@@ -213,8 +195,8 @@ impl Vcpu {
                     let gpa = violation.gpa;
                     return Err(GuestFault::Stop(StopReason::SplitConflict { gpa }));
                 };
-                divided.counts.faults += 1;
-                divided.enter(cpu, Side::Kernel);
+                self.counters.split.faults += 1;
+                divided.enter(cpu, &mut self.counters.split, Side::Kernel);
                 event::undo_unblocking(cpu, violation.unblocked_nmi);
                 let code = kernel_fault(cpu, gva);
                 event::inject_page_fault(cpu, gva.0, code.bits());
@@ -236,16 +218,16 @@ impl Vcpu {
         divided.steps = false;
         let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
         cpu.admit(&half, &divided.names).map_err(GuestFault::Stop)?;
-        divided.enter(cpu, Side::Kernel);
+        divided.enter(cpu, &mut self.counters.split, Side::Kernel);
         Ok(Step::SAME)
     }
 }
 
 impl Divided {
-    fn enter<C: Cpu>(&mut self, cpu: &mut C, side: Side) {
+    fn enter<C: Cpu>(&mut self, cpu: &mut C, counts: &mut SplitCounts, side: Side) {
         match side {
-            Side::User => self.counts.to_user += 1,
-            Side::Kernel => self.counts.to_kernel += 1,
+            Side::User => counts.to_user += 1,
+            Side::Kernel => counts.to_kernel += 1,
             Side::Base => {}
         }
         self.side = side;
