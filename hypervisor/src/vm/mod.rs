@@ -307,7 +307,7 @@ impl Vm {
             devices,
             placement,
             share,
-        );
+        )?;
         Ok(Self {
             // A VM stays when its run has ended: it can be started again.
             shared: Box::leak(Box::new(shared)),

@@ -11,7 +11,7 @@ use crate::secmem::sealed::Sealed;
 use crate::vmx::instruction;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use bulkhead_core::addr::{Gpa, Gva};
+use bulkhead_core::addr::{Gpa, Gva, Hpa};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
 use bulkhead_core::call::{Losses, Requests};
 use bulkhead_core::console::ExitTrace;
@@ -31,8 +31,8 @@ use spin::{MutexGuard, Once};
 
 use super::memory::{Serving, SharedMemory, VmMemory};
 use super::run::Running;
-use super::split::SideRoots;
-use super::ticks;
+use super::split::{self, SideRoots};
+use super::{VmError, ticks};
 
 // One bit of `deaf` for each vCPU.
 const _: () = assert!(bulkhead_core::manifest::MAX_VCPUS <= u64::BITS);
@@ -104,6 +104,8 @@ pub struct VmShared {
     pub eptp: Eptp,
     /// And to each view of the kernel/user split, where it has that.
     pub sides: Option<SideRoots>,
+    /// Where its EPTP list is, where its vCPUs switch views without an exit.
+    pub switches: Option<Hpa>,
     /// Its devices.
     pub devices: SharedDevices,
     /// Its vCPUs.
@@ -141,7 +143,9 @@ const TRY_MS: u64 = 10;
 
 impl VmShared {
     /// A VM none of whose vCPUs run.
-    #[must_use]
+    ///
+    /// # Errors
+    /// No frame is left for an EPTP list.
     pub fn new(
         id: VmId,
         name: VmName,
@@ -150,18 +154,20 @@ impl VmShared {
         devices: Devices,
         placement: &[usize],
         share: Share,
-    ) -> Self {
-        let own = memory.lock();
+    ) -> Result<Self, VmError> {
+        let mut own = memory.lock();
+        let switches = split::list(&mut own, &mut crate::memory::lock().pool)?;
         let (eptp, sampled) = (own.eptp(), own.sealed().is_some_and(Sealed::is_sampled));
         let sides = own.side_roots();
         drop(own);
-        Self {
+        Ok(Self {
             id,
             name,
             size,
             memory,
             eptp,
             sides,
+            switches,
             devices: Mutex::new(devices),
             vcpus: placement
                 .iter()
@@ -187,7 +193,7 @@ impl VmShared {
             traced: AtomicBool::new(false),
             trace: Mutex::default(),
             missed: AtomicU64::new(0),
-        }
+        })
     }
 
     /// The devices for the boot CPU, which looks after every VM: `None` where somebody has them, for it to come back later.

@@ -13,17 +13,20 @@ use crate::arch::cpu::wrmsr;
 use crate::memory::pool::Pool;
 use crate::memory::{self, Memory, tlb::ViewTlb, window};
 use alloc::boxed::Box;
-use bulkhead_core::addr::{Frame, FrameCount, Gpa};
+use bulkhead_core::addr::{Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::backing::Backing;
 use bulkhead_core::ept::{EptCaps, Eptp};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, Ledger, MapRight, Rights, VmId};
 use bulkhead_core::manifest::VmPlan;
 use bulkhead_core::msr::LSTAR;
-use bulkhead_core::split::{KernelHalf, Name, Pages, Place, Places, Side, Split, SplitError};
+use bulkhead_core::split::gates::{KERNEL_INDEX, USER_INDEX};
+use bulkhead_core::split::{
+    KernelHalf, Name, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
+};
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
-use bulkhead_core::views::Views;
+use bulkhead_core::views::{Slot, Views};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 
@@ -69,6 +72,28 @@ pub fn create(
     split
         .map(|split| Some(Box::new(split)))
         .map_err(VmError::Views)
+}
+
+/// The EPTP list of a VM with the split, for all its vCPUs; `None` where the processor cannot switch views by itself.
+///
+/// # Errors
+/// No frame is left.
+pub fn list(own: &mut VmMemory, pool: &mut Pool) -> Result<Option<Hpa>, VmError> {
+    let vmx = machine().features.vmx.for_split();
+    let switches = vmx.is_some_and(|vmx| vmx.switches_views());
+    let Some(split) = own.split.as_deref().filter(|_| switches) else {
+        return Ok(None);
+    };
+    let views = &mut own.views;
+    let list = views.add_list(pool).map_err(VmError::Views)?;
+    for (index, side) in [(KERNEL_INDEX, Side::Kernel), (USER_INDEX, Side::User)] {
+        let Some(slot) = Slot::new(index) else {
+            unreachable!("a list has more than two entries");
+        };
+        let shown = views.show(pool, list, slot, split.view(side));
+        shown.map_err(VmError::Views)?;
+    }
+    Ok(views.list_address(list))
 }
 
 /// The frames that a VM has for its split, and the books.
@@ -121,23 +146,26 @@ impl Pages for SplitFrames<'_> {
         work(ledger, pool)
     }
 
-    fn right(&mut self, page: usize) -> Option<MapRight> {
+    fn right(&mut self, page: usize, rights: Rights) -> Option<MapRight> {
         let run = self.run(page)?;
-        memory::lock().ledger.grant(self.vm, run, Rights::READ).ok()
+        memory::lock().ledger.grant(self.vm, run, rights).ok()
     }
 
-    fn fill(&mut self, page: usize, entry: u64) {
+    fn copy(&mut self, page: usize, bytes: &[u8]) {
+        let (words, _) = bytes.as_chunks::<8>();
+        let padding = core::iter::repeat(0);
+        let words = words.iter().map(|word| u64::from_le_bytes(*word));
         self.show(page, |entries| {
-            for index in 0..ENTRIES {
+            for (index, word) in words.chain(padding).take(ENTRIES).enumerate() {
                 // SAFETY: one frame shows, which is `ENTRIES` entries.
-                unsafe { entries.wrapping_add(index).write_volatile(entry) };
+                unsafe { entries.wrapping_add(index).write_volatile(word) };
             }
         });
     }
 
     fn write(&mut self, page: usize, index: usize, entry: u64) {
         assert!(index < ENTRIES, "a table has {ENTRIES} entries");
-        // SAFETY: as in `fill`; other CPUs see the old entry or the new one.
+        // SAFETY: as in `copy`; other CPUs see the old entry or the new one.
         self.show(page, |entries| unsafe {
             entries.wrapping_add(index).write_volatile(entry);
         });
@@ -177,6 +205,13 @@ impl VmMemory {
 }
 
 impl Sides for Host {
+    fn side(&self) -> Side {
+        let here = self.read(field::EPT_POINTER);
+        let mut sides = Side::ALL.into_iter().zip(self.vm.sides.iter().flatten());
+        let found = sides.find_map(|(side, root)| (root.raw() == here).then_some(side));
+        found.unwrap_or(Side::Base)
+    }
+
     fn enter_side(&mut self, side: Side) {
         let Some(roots) = &self.vm.sides else {
             unreachable!("a VM without the split has one view");
@@ -212,16 +247,49 @@ impl Sides for Host {
         self.judge(guarded.unwrap_or(Ok(())))
     }
 
-    fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason> {
+    fn admit(
+        &mut self,
+        seen: Option<Gpa>,
+        half: &KernelHalf,
+        names: &[Name],
+    ) -> Result<(), StopReason> {
         let mut own = self.vm.memory.lock();
         if let Some(port) = self.vm.vcpus.get(self.me as usize) {
             port.in_user.store(true, Ordering::SeqCst);
         }
         let admitted = own.with_split(|split, views, frames| {
-            let changed = split.admit(self.me, half, names, views, frames);
-            changed.map(drop)
+            split.admit(self.me, half, names, views, frames)?;
+            if let Some(table) = seen {
+                split.see(table, frames);
+            }
+            Ok(())
         });
         self.judge(admitted.unwrap_or(Ok(())))
+    }
+
+    fn switches(&self) -> bool {
+        self.vm.switches.is_some()
+    }
+
+    fn open(&mut self, opening: &Opening<'_>) -> Result<(), StopReason> {
+        let mut own = self.vm.memory.lock();
+        let opened = own.with_split(|split, views, frames| split.open(opening, views, frames));
+        match opened {
+            Some(Ok(true)) | None => Ok(()),
+            Some(Ok(false)) => {
+                log::warn!(
+                    "VM \"{}\": no gates fit its kernel; going from user code to the kernel and back takes exits",
+                    self.vm.name
+                );
+                Ok(())
+            }
+            Some(Err(error)) => self.judge(Err(error)),
+        }
+    }
+
+    fn way(&mut self) -> Option<Way> {
+        let mut own = self.vm.memory.lock();
+        own.with_split(|split, _, _| split.way(self.me)).flatten()
     }
 
     fn set_lstar(&mut self, value: u64) {
