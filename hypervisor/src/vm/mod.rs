@@ -307,6 +307,7 @@ impl Vm {
             devices,
             placement,
             share,
+            plan.split_samples,
         )?;
         Ok(Self {
             // A VM stays when its run has ended: it can be started again.

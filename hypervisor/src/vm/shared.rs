@@ -24,7 +24,7 @@ use bulkhead_core::sched::Share;
 use bulkhead_core::vcpu::DeviceAccess;
 use bulkhead_core::vcpu::counters::Counters;
 use bulkhead_core::vcpu::mail::Mailbox;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use spin::mutex::Mutex;
 use spin::{MutexGuard, Once};
@@ -118,8 +118,10 @@ pub struct VmShared {
     pub ending: Mutex<Option<Ending>>,
     /// A machine check hit it since it was started: nobody touches its frames, and nobody else gets them, before it is started again.
     pub hit: AtomicBool,
-    /// Exits are told to `secmem`, which takes some for samples.
+    /// Some exits are samples.
     pub sampled: AtomicBool,
+    /// How many exits from user code are still to be looked at for what of the kernel is within reach.
+    pub split_samples: AtomicU32,
     /// How often a vCPU got a CPU that another VM's had.
     pub scheduled_in: AtomicU64,
     /// How often another VM's vCPU got a CPU that a vCPU of this one had.
@@ -154,6 +156,7 @@ impl VmShared {
         devices: Devices,
         placement: &[usize],
         share: Share,
+        split_samples: u32,
     ) -> Result<Self, VmError> {
         let mut own = memory.lock();
         let switches = split::list(&mut own, &mut crate::memory::lock().pool)?;
@@ -184,7 +187,8 @@ impl VmShared {
             returned: Mutex::new(Vec::with_capacity(placement.len())),
             ending: Mutex::new(None),
             hit: AtomicBool::new(false),
-            sampled: AtomicBool::new(sampled),
+            sampled: AtomicBool::new(sampled || split_samples > 0),
+            split_samples: AtomicU32::new(split_samples),
             scheduled_in: AtomicU64::new(0),
             scheduled_out: AtomicU64::new(0),
             losses: Losses::default(),

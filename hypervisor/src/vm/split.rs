@@ -10,23 +10,27 @@ use super::machine;
 use super::memory::VmMemory;
 use super::shared::VcpuPort;
 use crate::arch::cpu::wrmsr;
+use crate::events;
 use crate::memory::pool::Pool;
 use crate::memory::{self, Memory, tlb::ViewTlb, window};
 use alloc::boxed::Box;
-use bulkhead_core::addr::{Frame, FrameCount, Gpa, Hpa};
+use alloc::vec::Vec;
+use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::backing::Backing;
 use bulkhead_core::ept::{EptCaps, Eptp};
+use bulkhead_core::events::{Event, SplitSample};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, Ledger, MapRight, Rights, VmId};
 use bulkhead_core::manifest::VmPlan;
 use bulkhead_core::msr::LSTAR;
 use bulkhead_core::split::gates::{KERNEL_INDEX, USER_INDEX};
+use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
     KernelHalf, Name, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
-use bulkhead_core::views::{Slot, Views};
+use bulkhead_core::views::{Slot, ViewId, Views};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 
@@ -201,6 +205,71 @@ impl VmMemory {
     /// Makes the views of the split what they were before the guest began.
     pub fn forget_split(&mut self) {
         self.with_split(|split, views, frames| split.forget(views, frames));
+    }
+}
+
+/// A vCPU exited: a sample where it is time for one and user code ran. Whether there will be others.
+pub fn vm_exited(host: &Host) -> bool {
+    let left = host.vm.split_samples.load(Ordering::Relaxed);
+    let is_user_code = (host.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
+    if left == 0 || !is_user_code {
+        return left > 0;
+    }
+    host.vm.split_samples.store(left - 1, Ordering::Relaxed);
+    let root = Gpa(host.read(field::GUEST_CR3).0 & !(FRAME_SIZE - 1) & !(1 << 63));
+    let in_user = host.side() == Side::User;
+    let sample = host.vm.memory.lock().look(host.side(), root);
+    events::send(&Event::SplitSample {
+        vm: host.vm.name.as_str(),
+        sample: SplitSample {
+            vcpu: host.me,
+            in_user,
+            ..sample
+        },
+    });
+    left > 1
+}
+
+impl VmMemory {
+    /// What of the kernel half at `root` is within reach in a view.
+    fn look(&self, side: Side, root: Gpa) -> SplitSample {
+        let view = self
+            .split
+            .as_ref()
+            .map_or(ViewId::BASE, |split| split.view(side));
+        let tables = memory::lock().pool.view();
+        let mut read = |frame, table: &mut Table| {
+            let run = FrameRun::new(frame, FrameCount(1));
+            let right = memory::lock()
+                .ledger
+                .grant_window(self.vm, run, Rights::READ);
+            let Ok(right) = right else { return false };
+            let (shown, right) = window::show(right, |at, _| {
+                for (index, entry) in table.iter_mut().enumerate() {
+                    // SAFETY: one frame shows, which is as many entries as `table`; the guest may write to it meanwhile.
+                    *entry = unsafe { at.cast::<u64>().wrapping_add(index).read_volatile() };
+                }
+            });
+            memory::lock().ledger.surrender(right);
+            shown.is_ok()
+        };
+        let found = reach::reach(&self.views, &tables, view, root, &mut read);
+        let names = self.split.iter().flat_map(|split| split.named());
+        let named: Vec<_> = names
+            .filter_map(|name| {
+                let leaf = self.views.translate(&tables, view, name.gpa)?;
+                let into = (name.gpa.0 - leaf.input.0) / FRAME_SIZE;
+                Some(Frame(leaf.frame.0 + into))
+            })
+            .collect();
+        let unnamed = found.frames.iter().filter(|frame| !named.contains(frame));
+        SplitSample {
+            frames: found.frames.len() as u64,
+            unnamed: unnamed.count() as u64,
+            pages: found.pages,
+            tables: found.tables,
+            ..SplitSample::default()
+        }
     }
 }
 

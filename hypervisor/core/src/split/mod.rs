@@ -17,6 +17,7 @@ mod error;
 pub mod gates;
 mod kernel_half;
 mod passage;
+pub mod reach;
 mod replica;
 pub mod sites;
 #[cfg(test)]
