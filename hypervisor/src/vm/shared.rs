@@ -8,7 +8,7 @@ use crate::memory::guest::GuestSpace;
 use crate::pcpu::call::{self, NoAnswer};
 use crate::pcpu::{self, Pcpu};
 use crate::secmem::sealed::Sealed;
-use crate::vmx::instruction;
+use crate::vmx::instruction::{self, Current};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{Gpa, Gva, Hpa};
@@ -24,6 +24,7 @@ use bulkhead_core::sched::Share;
 use bulkhead_core::vcpu::DeviceAccess;
 use bulkhead_core::vcpu::counters::Counters;
 use bulkhead_core::vcpu::mail::Mailbox;
+use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use spin::mutex::Mutex;
@@ -79,8 +80,6 @@ pub struct VcpuPort {
     pub pcpu: usize,
     /// It is in the guest, or about to be.
     pub running: AtomicBool,
-    /// It is in the split's `user` view, or about to be.
-    pub in_user: AtomicBool,
     /// What it did, as its CPU last said.
     counters: Mutex<Counters>,
     /// Its CPU is to say it again.
@@ -178,7 +177,6 @@ impl VmShared {
                     mailbox: Mailbox::default(),
                     pcpu: *cpu,
                     running: AtomicBool::new(false),
-                    in_user: AtomicBool::new(false),
                     counters: Mutex::default(),
                     asked: AtomicBool::new(false),
                 })
@@ -272,13 +270,22 @@ impl VmShared {
         call::among(cpus, Requests::FORGET_VIEW)
     }
 
-    /// Has this CPU forget what the view shows.
+    /// Has this CPU forget what the views show. With the split, a vCPU of the VM that runs here is taken out of `user`: it is admitted anew when it
+    /// runs user code.
     #[inline(never)]
     pub fn forget_view(&self) {
-        match self.sides {
-            Some(_) => instruction::forget_views(),
-            None => instruction::forget_view(super::machine().features.ept.features(), self.eptp),
+        let Some([_, kernel, user]) = &self.sides else {
+            instruction::forget_view(super::machine().features.ept.features(), self.eptp);
+            return;
+        };
+        let here = pcpu::this().index;
+        let mut ports = self.vcpus.iter();
+        // Then its VMCS is the current one.
+        let runs = ports.any(|port| port.pcpu == here && port.running.load(Ordering::SeqCst));
+        if runs && Current.read(field::EPT_POINTER) == user.raw() {
+            Current.write(field::EPT_POINTER, kernel.raw());
         }
+        instruction::forget_views();
     }
 
     /// Has its CPUs look around.
@@ -400,7 +407,6 @@ impl VmShared {
         for port in &self.vcpus {
             let _ = port.mailbox.take();
             port.running.store(false, Ordering::SeqCst);
-            port.in_user.store(false, Ordering::SeqCst);
             port.asked.store(false, Ordering::SeqCst);
             *port.counters.lock() = Counters::default();
         }
@@ -409,12 +415,6 @@ impl VmShared {
 }
 
 impl VcpuPort {
-    /// Whether it is in the split's `user` view.
-    #[must_use]
-    pub fn is_in_user(&self) -> bool {
-        self.in_user.load(Ordering::SeqCst)
-    }
-
     /// What the vCPU did, as its CPU last said.
     #[must_use]
     pub fn counters(&self) -> Counters {

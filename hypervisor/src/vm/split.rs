@@ -8,11 +8,11 @@ use super::VmError;
 use super::host::Host;
 use super::machine;
 use super::memory::VmMemory;
-use super::shared::VcpuPort;
+use super::shared;
 use crate::arch::cpu::wrmsr;
 use crate::events;
 use crate::memory::pool::Pool;
-use crate::memory::{self, Memory, tlb::ViewTlb, window};
+use crate::memory::{self, Memory, window};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Hpa};
@@ -23,14 +23,13 @@ use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, Ledger, MapRight, Rights, VmId};
 use bulkhead_core::manifest::VmPlan;
 use bulkhead_core::msr::LSTAR;
-use bulkhead_core::split::gates::{KERNEL_INDEX, USER_INDEX};
 use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
     KernelHalf, Name, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
-use bulkhead_core::views::{Slot, ViewId, Views};
+use bulkhead_core::views::{ViewId, Views};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 
@@ -85,19 +84,10 @@ pub fn create(
 pub fn list(own: &mut VmMemory, pool: &mut Pool) -> Result<Option<Hpa>, VmError> {
     let vmx = machine().features.vmx.for_split();
     let switches = vmx.is_some_and(|vmx| vmx.switches_views());
-    let Some(split) = own.split.as_deref().filter(|_| switches) else {
-        return Ok(None);
-    };
-    let views = &mut own.views;
-    let list = views.add_list(pool).map_err(VmError::Views)?;
-    for (index, side) in [(KERNEL_INDEX, Side::Kernel), (USER_INDEX, Side::User)] {
-        let Some(slot) = Slot::new(index) else {
-            unreachable!("a list has more than two entries");
-        };
-        let shown = views.show(pool, list, slot, split.view(side));
-        shown.map_err(VmError::Views)?;
+    match own.split.as_deref_mut().filter(|_| switches) {
+        Some(split) => split.add_list(&mut own.views, pool).map_err(VmError::Views),
+        None => Ok(None),
     }
-    Ok(views.list_address(list))
 }
 
 /// The frames that a VM has for its split, and the books.
@@ -133,11 +123,18 @@ impl SplitFrames<'_> {
 
 impl Invalidate for SplitFrames<'_> {
     fn invalidate(&mut self, root: Frame) {
-        ViewTlb.invalidate(root);
+        self.invalidate_all(&mut core::iter::once(root));
     }
 
-    fn invalidate_all(&mut self, roots: &mut dyn Iterator<Item = Frame>) {
-        ViewTlb.invalidate_all(roots);
+    /// All of the VM's.
+    fn invalidate_all(&mut self, _roots: &mut dyn Iterator<Item = Frame>) {
+        // A VM that nobody knows yet has no vCPUs.
+        let Some(vm) = shared::by_id(self.vm) else {
+            return;
+        };
+        if let Err(silent) = vm.lose_translations() {
+            panic!("{silent}: user code of its guest may still reach what it is not to");
+        }
     }
 }
 
@@ -282,17 +279,13 @@ impl Sides for Host {
     }
 
     fn enter_side(&mut self, side: Side) {
-        let Some(roots) = &self.vm.sides else {
+        let Some([base, kernel, _]) = &self.vm.sides else {
             unreachable!("a VM without the split has one view");
         };
-        if let Some(port) = self.vm.vcpus.get(self.me as usize) {
-            port.in_user.store(side == Side::User, Ordering::SeqCst);
-        }
-        let [base, kernel, user] = roots;
         let root = match side {
             Side::Base => base,
             Side::Kernel => kernel,
-            Side::User => user,
+            Side::User => unreachable!("`enter_user` is the way there"),
         };
         self.write(field::EPT_POINTER, root.raw());
     }
@@ -303,37 +296,40 @@ impl Sides for Host {
         place.unwrap_or(Place::Elsewhere)
     }
 
-    fn guard(&mut self, table: Gpa) -> Result<(), StopReason> {
+    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<(), StopReason> {
         let mut own = self.vm.memory.lock();
-        // Another kernel takes over: nobody runs user code of the one before. `admit` says so while it has the memory.
-        let is_alone = !self.vm.vcpus.iter().any(VcpuPort::is_in_user);
-        let guarded = own.with_split(|split, views, frames| {
-            if is_alone && split.guarded() != Some(table) {
-                split.forget(views, frames);
-            }
-            split.guard(table, views, frames)
-        });
-        self.judge(guarded.unwrap_or(Ok(())))
+        let begun =
+            own.with_split(|split, views, frames| split.begin(syscall, table, views, frames));
+        self.judge(begun.unwrap_or(Ok(())))
     }
 
-    fn admit(
+    fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason> {
+        let mut own = self.vm.memory.lock();
+        let admitted = own.with_split(|split, views, frames| {
+            split.admit(self.me, half, names, views, frames).map(drop)
+        });
+        self.judge(admitted.unwrap_or(Ok(())))
+    }
+
+    fn enter_user(
         &mut self,
-        seen: Option<Gpa>,
+        table: Gpa,
         half: &KernelHalf,
         names: &[Name],
     ) -> Result<(), StopReason> {
+        let Some([_, _, user]) = &self.vm.sides else {
+            unreachable!("a VM without the split has one view");
+        };
         let mut own = self.vm.memory.lock();
-        if let Some(port) = self.vm.vcpus.get(self.me as usize) {
-            port.in_user.store(true, Ordering::SeqCst);
-        }
         let admitted = own.with_split(|split, views, frames| {
             split.admit(self.me, half, names, views, frames)?;
-            if let Some(table) = seen {
-                split.see(table, frames);
-            }
+            split.see(table, frames);
             Ok(())
         });
-        self.judge(admitted.unwrap_or(Ok(())))
+        self.judge(admitted.unwrap_or(Ok(())))?;
+        // While the memory is held: what a flush takes a vCPU out of, it does not come back to by what it was told before.
+        self.write(field::EPT_POINTER, user.raw());
+        Ok(())
     }
 
     fn switches(&self) -> bool {

@@ -25,14 +25,16 @@ mod tests;
 
 use alloc::vec::Vec;
 
-use crate::addr::{FRAME_SIZE, FrameCount, Gpa, Gva};
+use crate::addr::{FRAME_SIZE, FrameCount, Gpa, Gva, Hpa};
 use crate::ept::{EptAttr, EptPerms};
 use crate::ledger::{Ledger, MapRight, Rights};
 use crate::mtrr::MemoryType;
 use crate::table::{ENTRIES, Invalidate, TableMemory};
+use crate::views::list::{ListId, Slot};
 use crate::views::{ViewError, ViewId, Views, Withdrawn};
 
 pub use error::SplitError;
+use gates::{KERNEL_INDEX, USER_INDEX};
 pub use kernel_half::{HALF_BYTES, HALF_OFFSET, KernelHalf};
 use passage::Passage;
 pub use passage::{Opening, Read, Way};
@@ -109,7 +111,7 @@ pub struct Name {
     pub executable: bool,
 }
 
-/// The frames that replicas are made of, and the books; implemented by the shell.
+/// The frames that replicas are made of, and the books; implemented by the shell. Invalidating takes every vCPU of the VM out of `user` besides.
 pub trait Pages: Invalidate {
     /// Where page tables lie.
     type Tables: TableMemory;
@@ -140,6 +142,9 @@ pub struct Split {
     guarded: Option<Gpa>,
     /// The way from one view to the other without an exit, once there is one.
     passage: Option<Passage>,
+    /// Where SYSCALL enters the kernel that all this is for.
+    entry: Option<u64>,
+    list: Option<ListId>,
 }
 
 impl Split {
@@ -176,6 +181,8 @@ impl Split {
             names: (0..=vcpus).map(|_| Vec::new()).collect(),
             guarded: None,
             passage: None,
+            entry: None,
+            list: None,
         })
     }
 
@@ -187,12 +194,6 @@ impl Split {
             Side::Kernel => self.kernel,
             Side::User => self.user,
         }
-    }
-
-    /// The table that `kernel` guards.
-    #[must_use]
-    pub const fn guarded(&self) -> Option<Gpa> {
-        self.guarded
     }
 
     /// What `gpa` is.
@@ -221,33 +222,32 @@ impl Split {
         self.names.iter().flatten().copied()
     }
 
-    /// Has `kernel` keep `table` from being written unseen: the top-level table that the guest changes first when the kernel half gets another
-    /// level-3 table. What was guarded before is no more.
+    /// A vCPU's kernel says that SYSCALL enters it at `syscall`. One that said something else before is no more, and whatever was done for it is
+    /// undone: another kernel was started in its place. From now on `kernel` keeps `table` from being written unseen: the top-level table that the guest
+    /// changes first when the kernel half gets another level-3 table.
     ///
     /// # Errors
     /// No table is left for the override.
-    pub fn guard<P: Pages>(
+    pub fn begin<P: Pages>(
         &mut self,
+        syscall: u64,
         table: Gpa,
         views: &mut Views,
         pages: &mut P,
     ) -> Result<(), SplitError> {
-        if self.guarded == Some(table) {
+        if self.entry == Some(syscall) {
             return Ok(());
         }
-        let (kernel, before) = (self.kernel, self.guarded);
-        let mut stale = Vec::with_capacity(2);
-        let guarded = pages.books(|_, tables| -> Result<(), ViewError> {
+        if self.entry.is_some() {
+            self.forget(views, pages);
+        }
+        let guarded = pages.books(|_, tables| {
             let perms = EptPerms::READ | EptPerms::EXECUTE;
-            stale.push(views.limit(tables, kernel, table, ONE, perms)?);
-            if let Some(before) = before {
-                stale.push(views.reset(tables, kernel, before, ONE)?);
-            }
-            Ok(())
-        });
-        settle(stale, views, pages);
-        guarded?;
+            views.limit(tables, self.kernel, table, ONE, perms)
+        })?;
+        settle(Vec::from([guarded]), views, pages);
         self.guarded = Some(table);
+        self.entry = Some(syscall);
         Ok(())
     }
 
@@ -363,7 +363,11 @@ impl Split {
     }
 
     /// The VM's life ends, or the guest begins anew: both views are what the base is but for what may be executed.
+    ///
+    /// A flush takes every vCPU out of `user` ([`Pages`]); it is done with no way back there before the first table is uncovered.
     pub fn forget<P: Pages>(&mut self, views: &mut Views, pages: &mut P) {
+        self.list_user(views, pages, false);
+        settle(Vec::new(), views, pages);
         let everything = FrameCount((self.places.void().0 + FRAME_SIZE) / FRAME_SIZE);
         let mut stale = Vec::with_capacity(2);
         pages.books(|_, tables| {
@@ -380,7 +384,44 @@ impl Split {
         self.names.iter_mut().for_each(Vec::clear);
         self.guarded = None;
         self.passage = None;
+        self.entry = None;
         settle(stale, views, pages);
+        self.list_user(views, pages, true);
+    }
+
+    /// An EPTP list for all vCPUs, so that they can switch between the views: where it is.
+    ///
+    /// # Errors
+    /// No frame is left.
+    pub fn add_list(
+        &mut self,
+        views: &mut Views,
+        tables: &mut impl TableMemory,
+    ) -> Result<Option<Hpa>, ViewError> {
+        let list = views.add_list(tables)?;
+        for (index, view) in [(KERNEL_INDEX, self.kernel), (USER_INDEX, self.user)] {
+            if let Some(slot) = Slot::new(index) {
+                views.show(tables, list, slot, view)?;
+            }
+        }
+        self.list = Some(list);
+        Ok(views.list_address(list))
+    }
+
+    /// Lets vCPUs switch to `user` by themselves, or no longer.
+    fn list_user<P: Pages>(&self, views: &mut Views, pages: &mut P, listed: bool) {
+        let (Some(list), Some(slot)) = (self.list, Slot::new(USER_INDEX)) else {
+            return;
+        };
+        let done = pages.books(|_, tables| match listed {
+            true => views.show(tables, list, slot, self.user),
+            // Who is in it is taken out by the flush that follows.
+            false => views.hide(tables, list, slot).map(drop),
+        });
+        assert!(
+            done.is_ok(),
+            "the list of the split's views is not as it was"
+        );
     }
 }
 

@@ -72,6 +72,16 @@ pub struct Way {
     pub sysenter_of: Option<Gva>,
     /// The IDT that `user` is to show.
     pub idt: Gpa,
+    /// Where the gates are.
+    pub gates: Gva,
+}
+
+impl Way {
+    /// Whether code at `gva` is a gate's.
+    #[must_use]
+    pub const fn is_gate(&self, gva: Gva) -> bool {
+        gva.0.wrapping_sub(self.gates.0) < page::WORDS as u64 * FRAME_SIZE
+    }
 }
 
 /// A passage.
@@ -104,6 +114,7 @@ impl Split {
             sysenter: passage.gates.sysenter,
             sysenter_of: passage.sysenter,
             idt: self.places.page(page::IDT),
+            gates: passage.base.page(0),
         })
     }
 

@@ -19,22 +19,27 @@ use super::mail::Mail;
 pub trait Sides {
     /// The view that the vCPU is in, wherever it switched to without an exit.
     fn side(&self) -> Side;
-    /// Has the next entry be into the view of `side`.
+    /// Has the next entry be into the view of `side`, which is not `user`.
     fn enter_side(&mut self, side: Side);
     /// What `gpa` is to the split.
     fn place(&mut self, gpa: Gpa) -> Place;
-    /// Has the `kernel` view guard `table`: [`Split::guard`].
+    /// The kernel is entered at `syscall`, and its top-level table is `table`: [`Split::begin`].
     ///
     /// # Errors
     /// The VM cannot go on.
-    fn guard(&mut self, table: Gpa) -> Result<(), StopReason>;
-    /// Has the `user` view be without `half` but for `names`: [`Split::admit`]; notes that the top-level table `seen` was looked at: [`Split::see`].
+    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<(), StopReason>;
+    /// Has the `user` view be without `half` but for `names`: [`Split::admit`].
     ///
     /// # Errors
     /// The VM cannot go on.
-    fn admit(
+    fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason>;
+    /// As [`Sides::admit`], of the half of the top-level table `table`, which is noted ([`Split::see`]); and has the next entry be into that view.
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn enter_user(
         &mut self,
-        seen: Option<Gpa>,
+        table: Gpa,
         half: &KernelHalf,
         names: &[Name],
     ) -> Result<(), StopReason>;

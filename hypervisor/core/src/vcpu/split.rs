@@ -26,7 +26,7 @@ use crate::fault::{GuestFault, StopReason};
 use crate::insn::{self, MAX_LENGTH, Operation};
 use crate::msr;
 use crate::split::{HALF_BYTES, HALF_OFFSET, KernelHalf, Name, Opening, Place, Read, Side, Way};
-use crate::vmx::controls::Primary;
+use crate::vmx::controls::{Primary, Secondary};
 use crate::vmx::exit::{EptViolation, Interruption};
 use crate::vmx::field::{self, Natural};
 use crate::walk::{AccessKind, PageFaultCode};
@@ -39,11 +39,22 @@ const TABLE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const EFER_LMA: u64 = 1 << 10;
 const UPPER_HALF: u64 = 1 << 63;
 
+/// The instruction that a vCPU carries out before it exits again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stepping {
+    /// One that writes to what `kernel` guards, in `base`.
+    Guarded,
+    /// One that loads or stores a descriptor table's register.
+    DescriptorTable,
+}
+
 /// What a vCPU keeps of the split of its VM.
 #[derive(Debug)]
 pub struct Divided {
-    /// It carries out one instruction in `base`.
-    steps: bool,
+    /// It carries out one instruction that something is done for before and after.
+    stepping: Option<Stepping>,
+    /// Instructions exit that exchange descriptor tables.
+    watches: bool,
     /// The top-level table that is guarded.
     reference: Gpa,
     /// Where the guest wants SYSCALL to enter its kernel, and SYSENTER: the processor's registers may say a gate.
@@ -83,6 +94,12 @@ impl Segments {
         ])
     }
 
+    /// Whether there is a local descriptor table, which comes and goes with processes.
+    const fn has_local(&self) -> bool {
+        let Self([_, _, (_, limit)]) = self;
+        *limit != 0
+    }
+
     /// Whether `gva` is in one of them.
     fn has(&self, gva: Gva) -> bool {
         let mut tables = self.0.iter();
@@ -105,7 +122,8 @@ impl Divided {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            steps: false,
+            stepping: None,
+            watches: false,
             reference: Gpa(0),
             syscall: 0,
             sysenter: 0,
@@ -157,24 +175,26 @@ impl Vcpu {
             _ => return Err(refused),
         }
         divided.looked = false;
-        let way = cpu.way();
-        divided.set_entry_points(cpu, way);
+        divided.named = None;
         if number == msr::LSTAR {
             let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
-            cpu.guard(table).map_err(GuestFault::Stop)?;
+            cpu.begin_split(value, table).map_err(GuestFault::Stop)?;
             divided.reference = table;
-            if !divided.steps && cpu.side() == Side::Base {
+            if !divided.steps() && cpu.side() == Side::Base {
                 enter(cpu, &mut self.counters.split, Side::Kernel);
             }
         }
+        let way = cpu.way();
+        divided.set_entry_points(cpu, way);
         Ok(Step::NEXT)
     }
 
     /// INIT: no kernel runs on the vCPU.
     pub(super) fn leave_split<C: Cpu>(&mut self, cpu: &mut C) {
         if let Some(divided) = &mut self.divided {
-            divided.steps = false;
+            divided.stepping = None;
             divided.named = None;
+            divided.watch(cpu, false);
             enter(cpu, &mut self.counters.split, Side::Base);
             self.want(cpu, Primary::MONITOR_TRAP, false);
         }
@@ -196,8 +216,8 @@ impl Vcpu {
             Side::Base => return Ok(None),
             Side::Kernel if violation.fetch && violation.translated => {
                 if is_user_code && !delivers {
-                    divided.admit(cpu).map_err(GuestFault::Stop)?;
-                    enter(cpu, &mut self.counters.split, Side::User);
+                    divided.enter_user(cpu).map_err(GuestFault::Stop)?;
+                    self.counters.split.to_user += 1;
                 } else if let Some(gva) = violation.gva.filter(|_| violation.kernel_executes) {
                     // As supervisor-mode execution prevention does (Intel SDM vol. 3A, "Determination of Access Rights").
                     let code = PageFaultCode::PROTECTION | PageFaultCode::FETCH;
@@ -213,7 +233,7 @@ impl Vcpu {
                     return Ok(None);
                 }
                 self.counters.split.steps += 1;
-                divided.steps = true;
+                divided.stepping = Some(Stepping::Guarded);
                 enter(cpu, &mut self.counters.split, Side::Base);
                 event::undo_unblocking(cpu, violation.unblocked_nmi);
                 event::reinject_interrupted(cpu);
@@ -234,7 +254,7 @@ impl Vcpu {
                 // The processor itself, for a table that the kernel exchanged on a way without exits.
                 let segments = Segments::read(cpu);
                 if segments.has(gva) && divided.named.map(|(named, _)| named) != Some(segments) {
-                    divided.admit(cpu).map_err(GuestFault::Stop)?;
+                    divided.enter_user(cpu).map_err(GuestFault::Stop)?;
                     return Ok(Some(Step::SAME));
                 }
                 self.counters.split.faults += 1;
@@ -254,34 +274,74 @@ impl Vcpu {
     #[cold]
     pub(super) fn monitor_trap<C: Cpu>(&mut self, cpu: &mut C) -> Result<Step, GuestFault> {
         self.want(cpu, Primary::MONITOR_TRAP, false);
-        let Some(divided) = self.divided.as_mut().filter(|divided| divided.steps) else {
+        let Some(divided) = &mut self.divided else {
             return Ok(Step::SAME);
         };
-        divided.steps = false;
-        let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
-        cpu.admit(None, &half, &divided.names)
-            .map_err(GuestFault::Stop)?;
-        if cpu.way().is_some() {
-            divided.open(cpu, &half).map_err(GuestFault::Stop)?;
+        match divided.stepping.take() {
+            None => {}
+            Some(Stepping::Guarded) => {
+                let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
+                cpu.admit(&half, &divided.names).map_err(GuestFault::Stop)?;
+                if cpu.way().is_some() {
+                    divided.open(cpu, &half).map_err(GuestFault::Stop)?;
+                }
+                enter(cpu, &mut self.counters.split, Side::Kernel);
+            }
+            Some(Stepping::DescriptorTable) => {
+                divided.name(cpu);
+                let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
+                let half = read_half(cpu, table).map_err(GuestFault::Stop)?;
+                cpu.admit(&half, &divided.names).map_err(GuestFault::Stop)?;
+            }
         }
-        enter(cpu, &mut self.counters.split, Side::Kernel);
         Ok(Step::SAME)
+    }
+
+    /// A descriptor table is exchanged while one is named that does not last: the new one is named instead, after the instruction.
+    #[cold]
+    pub(super) fn descriptor_table<C: Cpu>(&mut self, cpu: &mut C) -> Result<Step, GuestFault> {
+        let Some(divided) = &mut self.divided else {
+            return Err(GuestFault::Stop(StopReason::UnexpectedExit(46)));
+        };
+        divided.watch(cpu, false);
+        divided.stepping = Some(Stepping::DescriptorTable);
+        self.want(cpu, Primary::MONITOR_TRAP, true);
+        Ok(Step::SAME)
+    }
+
+    /// A VMFUNC that exited: a gate's, because views are just being changed, switches nothing, and what follows exits where it has to. Any other is
+    /// not for the guest to use.
+    #[cold]
+    pub(super) fn vmfunc<C: Cpu>(&mut self, cpu: &mut C) -> Result<Step, GuestFault> {
+        let way = self.divided.as_ref().and_then(|_| cpu.way());
+        match way {
+            Some(way) if way.is_gate(Self::rip(cpu)) => Ok(Step::NEXT),
+            _ => Err(GuestFault::Ud),
+        }
+    }
+
+    /// Whether a debug exception is a single step through a gate, which the guest's kernel would not know what to make of: the trap comes again
+    /// behind it.
+    pub(super) fn is_step_in_gate<C: Cpu>(&self, cpu: &mut C, cause: u64) -> bool {
+        const SINGLE_STEP: u64 = 1 << 14;
+        const CAUSES: u64 = 0xf | 1 << 13 | SINGLE_STEP;
+        let way = self.divided.as_ref().and_then(|_| cpu.way());
+        cause & CAUSES == SINGLE_STEP && way.is_some_and(|way| way.is_gate(Self::rip(cpu)))
     }
 }
 
 /// Has the vCPU be in the view of `side`.
 fn enter<C: Cpu>(cpu: &mut C, counts: &mut SplitCounts, side: Side) {
     match side {
-        Side::User => counts.to_user += 1,
         Side::Kernel => counts.to_kernel += 1,
-        Side::Base => {}
+        Side::Base | Side::User => {}
     }
     cpu.enter_side(side);
 }
 
 impl Divided {
-    /// Has `user` be what it is to be while user code runs with the guest's present tables.
-    fn admit<C: Cpu>(&mut self, cpu: &mut C) -> Result<(), StopReason> {
+    /// Has `user` be what it is to be while user code runs with the guest's present tables, and has the vCPU enter it.
+    fn enter_user<C: Cpu>(&mut self, cpu: &mut C) -> Result<(), StopReason> {
         if cpu.read(field::GUEST_EFER) & EFER_LMA == 0 {
             return Err(StopReason::SplitOutsideLongMode);
         }
@@ -291,14 +351,38 @@ impl Divided {
             self.looked = true;
             self.open(cpu, &half)?;
         }
+        self.name(cpu);
+        cpu.enter_user(table, &half, &self.names)
+    }
+
+    /// Brings up to date what is named, and where the kernel is entered.
+    fn name<C: Cpu>(&mut self, cpu: &mut C) {
         let way = cpu.way();
-        let wanted = Some((Segments::read(cpu), way));
+        let segments = Segments::read(cpu);
+        let wanted = Some((segments, way));
         if self.named != wanted {
             self.named = wanted;
             self.set_entry_points(cpu, way);
             self.list_names(cpu);
+            // On a way without exits nobody else would see it go.
+            self.watch(cpu, segments.has_local() && way.is_some());
         }
-        cpu.admit(Some(table), &half, &self.names)
+    }
+
+    /// Has instructions exit that exchange descriptor tables, or no longer.
+    fn watch<C: Cpu>(&mut self, cpu: &mut C, watch: bool) {
+        if self.watches != watch {
+            self.watches = watch;
+            let controls = cpu.read(field::SECONDARY_CONTROLS);
+            let mut controls = Secondary::from_bits_retain(controls);
+            controls.set(Secondary::DESCRIPTOR_TABLE, watch);
+            cpu.write(field::SECONDARY_CONTROLS, controls.bits());
+        }
+    }
+
+    /// Whether it carries out an instruction in `base`.
+    fn steps(&self) -> bool {
+        self.stepping == Some(Stepping::Guarded)
     }
 
     /// Lists what the processor needs while user code runs.
