@@ -9,6 +9,7 @@ pub mod counters;
 pub mod iommu;
 mod json;
 pub mod secmem;
+mod split;
 #[cfg(test)]
 mod tests;
 pub mod tpm;
@@ -27,6 +28,7 @@ pub use counters::{
 pub use iommu::{DmaFault, SelfTestCase, VtdCosts};
 use json::Object;
 pub use secmem::{SecmemCounters, SecmemSample};
+pub use split::SplitSample;
 pub use tpm::{LogPiece, Measured, PcrValue, RootKeyOrigin};
 
 /// One thing worth telling.
@@ -164,6 +166,13 @@ pub enum Event<'a> {
         vm: &'a str,
         /// What was found.
         sample: SecmemSample,
+    },
+    /// What of its kernel half was within reach of a VM's user code at an exit.
+    SplitSample {
+        /// Its name.
+        vm: &'a str,
+        /// What was found.
+        sample: SplitSample,
     },
     /// What happened to an encrypted VM's memory in the life that ended.
     Secmem {
@@ -319,6 +328,7 @@ impl Event<'_> {
             Self::Integrity { .. } => "integrity",
             Self::SecmemStart { .. } => "secmem-start",
             Self::SecmemSample { .. } => "secmem-sample",
+            Self::SplitSample { .. } => "split-sample",
             Self::Secmem { .. } => "secmem",
             Self::SecmemEnd { .. } => "secmem-end",
             Self::Counters(_) => "counters",
@@ -426,6 +436,10 @@ impl Event<'_> {
                 object.number("key", key.0.into())?;
             }
             Self::SecmemSample { vm, sample } => {
+                object.text("vm", vm)?;
+                sample.write(&mut object)?;
+            }
+            Self::SplitSample { vm, sample } => {
                 object.text("vm", vm)?;
                 sample.write(&mut object)?;
             }
