@@ -295,13 +295,17 @@ impl Split {
     ) -> Result<bool, SplitError> {
         let own = self.names.get_mut(vcpu as usize);
         let own = own.ok_or(SplitError::NoVcpu(vcpu))?;
-        if own.as_slice() == names {
+        // Another process may have another level-3 table in the place of one that was replaced.
+        let is_led_to = |name: &Name| {
+            let table = half.table_of(name.gva);
+            table.is_none_or(|table| self.replicas.leads_to(table, name.gva))
+        };
+        if own.as_slice() == names && names.iter().all(is_led_to) {
             return Ok(false);
         }
         let before = core::mem::take(own);
-        let gone = before
-            .iter()
-            .filter(|name| !self.named().any(|other| other == **name));
+        let stays = |name: &Name| names.contains(name) || self.named().any(|other| other == *name);
+        let gone = before.iter().filter(|name| !stays(name));
         for Write { page, index, entry } in gone.flat_map(|name| self.replicas.forget(name.gva)) {
             pages.write(page, index, entry);
         }

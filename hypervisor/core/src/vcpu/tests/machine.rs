@@ -104,6 +104,8 @@ pub struct FakeCpu {
     /// Level-3 tables and names that `user` was prepared for.
     pub admitted: Vec<(Vec<Gpa>, Vec<Name>)>,
     pub lstar: Option<u64>,
+    /// The views of the split cannot be changed any more.
+    pub split_is_lost: bool,
 }
 
 impl FakeCpu {
@@ -154,11 +156,17 @@ impl Sides for FakeCpu {
     }
 
     fn guard(&mut self, table: Gpa) -> Result<(), StopReason> {
+        if self.split_is_lost {
+            return Err(StopReason::SplitLost);
+        }
         self.places.insert(table.0 >> 12, Place::Guarded);
         Ok(())
     }
 
     fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason> {
+        if self.split_is_lost {
+            return Err(StopReason::SplitLost);
+        }
         let tables = half.tables().map(|(_, table)| table);
         self.admitted.push((tables.collect(), names.to_vec()));
         Ok(())
@@ -279,6 +287,7 @@ impl Machine {
                 places: BTreeMap::new(),
                 admitted: Vec::new(),
                 lstar: None,
+                split_is_lost: false,
             },
             gprs: Gprs::default(),
             devices: Devices::new(Setup {
