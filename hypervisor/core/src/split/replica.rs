@@ -108,6 +108,11 @@ impl Replicas {
         tables.any(|replica| replica.level == TOP && replica.top == page)
     }
 
+    /// Whether there are tables on the way from the guest's level-3 table at `top` to `gva`.
+    pub(super) fn leads_to(&self, top: Gpa, gva: Gva) -> bool {
+        self.find(1, prefix(1, gva), top).is_some()
+    }
+
     /// What fills a table of `level`.
     const fn nowhere(&self, level: Level) -> u64 {
         let kind = if level == 1 {
