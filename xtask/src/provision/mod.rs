@@ -14,6 +14,7 @@ pub mod idiv;
 pub mod initramfs;
 pub mod interrupts;
 pub mod kernel;
+pub mod kselftest;
 pub mod modules;
 pub mod payload;
 pub mod qemu;
