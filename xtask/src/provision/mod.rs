@@ -20,6 +20,7 @@ pub mod payload;
 pub mod qemu;
 pub mod remapping;
 pub mod swtpm;
+pub mod syscalls;
 pub mod targets;
 
 use std::fs::{self, File};
