@@ -47,6 +47,8 @@ pub struct Guest {
     pub vcpus: u32,
     /// Whether its kernel and its user mode have a view each.
     pub split: bool,
+    /// Whether its kernel keeps page tables of its own, which is what the split is to be compared with.
+    pub pti: bool,
 }
 
 impl Guest {
@@ -57,6 +59,7 @@ impl Guest {
             kernel,
             vcpus: 1,
             split: false,
+            pti: false,
         }
     }
 
@@ -78,11 +81,12 @@ impl Guest {
         Ok(machine)
     }
 
-    /// The kernel keeps its own page tables whole: with the split it needs no isolation of them, and is to be compared with itself.
+    /// The page at which programs call the kernel by a fault is offered, as it is on many a Linux and not on Debian's.
     fn manifest(&self) -> Manifest {
+        let pti = if self.pti { "on" } else { "off" };
         let mut manifest = Manifest::of(self.kernel.image)
             .named(VM)
-            .with_cmdline("console=ttyS0 pti=off");
+            .with_cmdline(format!("console=ttyS0 vsyscall=xonly pti={pti}"));
         manifest.memory = "256M";
         manifest.initrd = Some(INITRD.to_owned());
         if self.vcpus > 1 {

@@ -7,12 +7,14 @@
 mod guest;
 mod measure;
 mod selftests;
+mod stress;
 
 use crate::scenario::Scenario;
 
 pub fn scenarios() -> Vec<Scenario> {
     let mut scenarios = Vec::new();
     scenarios.extend(selftests::scenarios());
+    scenarios.extend(stress::scenarios());
     scenarios.extend(measure::scenarios());
     scenarios
 }
