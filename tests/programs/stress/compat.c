@@ -15,10 +15,9 @@ extern char compat_resume[];
 static volatile int faults_seen;
 static volatile uint64_t address, segment;
 
-static void on_fault(int signal, siginfo_t *info, ucontext_t *context)
+static void on_fault(int, siginfo_t *info, void *context)
 {
-    (void)signal;
-    greg_t *registers = context->uc_mcontext.gregs;
+    greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     faults_seen++;
     address = (uintptr_t)info->si_addr;
     segment = registers[REG_CSGSFS] & 0xffff;

@@ -28,11 +28,11 @@ static struct {
     uint64_t address, trap, error, cr2;
 } caught;
 
-static void on_fault(int signal, siginfo_t *info, ucontext_t *context)
+static void on_fault(int signal, siginfo_t *info, void *context)
 {
     // A handler is entered with AC as it was.
     asm volatile("pushfq; andq $~0x40000, (%%rsp); popfq" ::: "memory", "cc");
-    greg_t *registers = context->uc_mcontext.gregs;
+    greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     caught.count++;
     caught.signal = signal;
     caught.code = info->si_code;
@@ -97,7 +97,7 @@ static void kernel_half(void)
         uint64_t address = kernel_addresses[i];
         page_fault(do_read, address, SIGSEGV, SEGV_MAPERR, USER | PRESENT);
         page_fault(do_write, address, SIGSEGV, SEGV_MAPERR, USER | PRESENT | WRITE);
-        // The page at the end of the list of guesses but one answers calls.
+        // This page answers calls.
         if (address != 0xffffffffff600000)
             page_fault(do_fetch, address, SIGSEGV, SEGV_MAPERR, USER | PRESENT | FETCH);
     }

@@ -18,6 +18,11 @@ static void spoil(void)
     asm volatile("movdqa %0, %%xmm0; movdqa %0, %%xmm7; movdqa %0, %%xmm15; fninit; fldpi" ::"x"(ones) : "xmm7", "xmm15");
 }
 
+static void on_signal(int, siginfo_t *, void *)
+{
+    spoil();
+}
+
 static void over(void (*what)(void))
 {
     uint64_t in[4] = {0x1122334455667788, 0x99aabbccddeeff00, 0x0f1e2d3c4b5a6978, 0x8796a5b4c3d2e1f0}, out[4];
@@ -53,7 +58,7 @@ static void by_yield(void)
 
 void floating(void)
 {
-    handle(SIGUSR1, spoil);
+    handle(SIGUSR1, on_signal);
     // Another process, which wants the processor and its registers too.
     pid_t other = fork();
     if (other == 0)

@@ -62,10 +62,9 @@ void fail(const char *format, ...)
     _exit(1);
 }
 
-void handle(int signal, void *handler)
+void handle(int signal, handler *handler)
 {
-    struct sigaction action = {.sa_flags = SA_SIGINFO | SA_ONSTACK};
-    action.sa_sigaction = (void (*)(int, siginfo_t *, void *))handler;
+    struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK};
     REQUIRE(sigaction(signal, &action, NULL) == 0, "signal %d: %s", signal, strerror(errno));
 }
 

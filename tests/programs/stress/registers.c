@@ -36,7 +36,7 @@ static void compare(const uint64_t values[COUNT], const char *what, uint32_t cha
             REQUIRE(values[i] == PATTERN(i), "%s: register %d is %lx", what, i, values[i]);
 }
 
-static void set_flag(void)
+static void set_flag(int, siginfo_t *, void *)
 {
     static int count;
     if (++count % 4 == 0)

@@ -16,7 +16,7 @@ static struct {
     uintptr_t values[64];
 } got;
 
-static void collect(int signal, siginfo_t *info)
+static void collect(int signal, siginfo_t *info, void *)
 {
     if (got.count < 64) {
         got.signals[got.count] = signal;
@@ -77,7 +77,7 @@ static void waited_for(void)
 
 static volatile int depth, deepest;
 
-static void nest(int signal)
+static void nest(int signal, siginfo_t *, void *)
 {
     depth++;
     if (depth > deepest)
@@ -100,12 +100,11 @@ static void nested(void)
 }
 
 // The handler runs on the stack that it was given, and what it leaves in the frame is what is gone on with.
-static void change(int signal, siginfo_t *info, ucontext_t *context)
+static void change(int, siginfo_t *, void *context)
 {
-    (void)signal, (void)info;
     stack_t stack;
     sigaltstack(NULL, &stack);
-    greg_t *registers = context->uc_mcontext.gregs;
+    greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     registers[REG_RAX] = stack.ss_flags;
     registers[REG_RBX] += 5;
     registers[REG_R12] ^= 0xff;

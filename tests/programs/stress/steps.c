@@ -14,10 +14,9 @@ uint64_t step_int3(void);
 static volatile int count, breakpoints;
 static volatile uint64_t first, path;
 
-static void on_trap(int signal, siginfo_t *info, ucontext_t *context)
+static void on_trap(int, siginfo_t *info, void *context)
 {
-    (void)signal;
-    greg_t *registers = context->uc_mcontext.gregs;
+    greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     if (registers[REG_TRAPNO] == 3) {
         breakpoints++;
         return;

@@ -2,6 +2,7 @@
 #pragma once
 
 #define _GNU_SOURCE
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,8 +23,9 @@ _Noreturn void fail(const char *format, ...) __attribute__((format(printf, 1, 2)
 // The kernel itself, without the C library in between: its result, negative for an error.
 long kernel(long number, ...);
 
-// Installs a handler with information for `signal`, which runs on the alternate stack if there is one.
-void handle(int signal, void *handler);
+// Installs a handler for `signal`, which runs on the alternate stack if there is one.
+typedef void handler(int signal, siginfo_t *info, void *context);
+void handle(int signal, handler *handler);
 
 // Nanoseconds since some moment.
 uint64_t now(void);

@@ -13,15 +13,13 @@
 
 static volatile int fired, expirations;
 
-static void on_timer(int signal, siginfo_t *info)
+static void on_timer(int, siginfo_t *, void *)
 {
-    (void)signal, (void)info;
     fired++;
 }
 
-static void on_counted(int signal, siginfo_t *info)
+static void on_counted(int, siginfo_t *info, void *)
 {
-    (void)signal;
     expirations += 1 + info->si_overrun;
 }
 

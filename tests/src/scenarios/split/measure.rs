@@ -1,7 +1,7 @@
 //! What one thing that user mode does takes: exits, by reason, and ticks. A program does it between two looks at the VM's counters
 //! (`tests/programs/measure`), once a few times and once many times: what is not of the thing itself is in both and falls out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use regex::Regex;
 use xtask::provision::initramfs::{File, overlay};
@@ -10,7 +10,7 @@ use xtask::session::events::Event;
 use super::guest::{self, DEBIAN_6_1, Guest, VM};
 use crate::context::Context;
 use crate::machine::Machine;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, ensure};
 use crate::scenario::{Ground, Scenario};
 
 const LIMIT: u64 = 600;
@@ -20,6 +20,14 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new("split_measure_base", Ground::Bochs, LIMIT, base)
             .with_payloads(&[DEBIAN_6_1.image, DEBIAN_6_1.initrd]),
+        Scenario::new(
+            "split_measure_base_in_full_with_and_without_page_table_isolation",
+            Ground::Bochs,
+            4 * LIMIT,
+            in_full,
+        )
+        .with_payloads(&[DEBIAN_6_1.image, DEBIAN_6_1.initrd])
+        .only_when_long(),
     ]
 }
 
@@ -58,15 +66,18 @@ pub const MODES: [Mode; 4] = [
     },
 ];
 
+/// VM exits by reason.
+pub type Exits = BTreeMap<String, u64>;
+
 /// What a number of rounds took.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cost {
     /// How many there were.
     pub rounds: u64,
     /// By the guest's time-stamp counter.
     pub ticks: u64,
-    /// VM exits by reason.
-    pub exits: BTreeMap<String, u64>,
+    /// The VM's exits.
+    pub exits: Exits,
 }
 
 impl Mode {
@@ -82,17 +93,10 @@ impl Mode {
 impl Cost {
     /// What the rounds of `self` took that are not in `few`.
     fn beyond(&self, few: &Self) -> Self {
-        let reasons: BTreeSet<_> = self.exits.keys().chain(few.exits.keys()).collect();
-        let count = |of: &Self, reason: &String| of.exits.get(reason).copied().unwrap_or(0);
-        let more = |reason: &String| count(self, reason).saturating_sub(count(few, reason));
         Self {
             rounds: self.rounds.saturating_sub(few.rounds),
             ticks: self.ticks.saturating_sub(few.ticks),
-            exits: reasons
-                .into_iter()
-                .map(|reason| (reason.clone(), more(reason)))
-                .filter(|(_, count)| *count > 0)
-                .collect(),
+            exits: added(&few.exits, &self.exits),
         }
     }
 
@@ -100,12 +104,6 @@ impl Cost {
     pub fn ticks_each(&self) -> f64 {
         self.ticks as f64 / self.rounds.max(1) as f64
     }
-}
-
-/// Boots `guest` with the program in it.
-pub fn boot<'a>(context: &'a Context<'a>, guest: Guest) -> Outcome<Machine<'a>> {
-    let program = File::read("bin/measure", &context.lab.program(PROGRAM))?;
-    guest.boot(context, &[overlay(&[program])?])
 }
 
 /// What the rounds of `mode` take by themselves.
@@ -132,20 +130,24 @@ fn once(machine: &mut Machine<'_>, name: &str, rounds: u64) -> Outcome<Cost> {
     let [rounds, ticks] = *numbers else {
         return Err(machine.failure(&format!("{done:?} is no figure")));
     };
-    let nothing = Cost::default();
-    let exits = |exits| Cost {
-        exits,
-        ..nothing.clone()
-    };
     Ok(Cost {
         rounds,
         ticks,
-        ..exits(after).beyond(&exits(before))
+        exits: added(&before, &after),
     })
 }
 
+/// What `after` has more than `before`.
+fn added(before: &Exits, after: &Exits) -> Exits {
+    let more = |(reason, count): (&String, &u64)| {
+        let count = count.saturating_sub(before.get(reason).copied().unwrap_or(0));
+        (count > 0).then(|| (reason.clone(), count))
+    };
+    after.iter().filter_map(more).collect()
+}
+
 /// The VM's exits up to now; its console is in front again afterwards.
-fn exits(machine: &mut Machine<'_>) -> Outcome<BTreeMap<String, u64>> {
+fn exits(machine: &mut Machine<'_>) -> Outcome<Exits> {
     let counters = machine.counters(VM)?;
     let exits = by_reason(&counters)
         .ok_or_else(|| machine.failure(&format!("the counters have no exits: {}", counters.0)))?;
@@ -153,21 +155,28 @@ fn exits(machine: &mut Machine<'_>) -> Outcome<BTreeMap<String, u64>> {
     Ok(exits)
 }
 
-fn by_reason(counters: &Event) -> Option<BTreeMap<String, u64>> {
+fn by_reason(counters: &Event) -> Option<Exits> {
     let reasons = counters.0.get("exits")?.as_object()?;
     let count =
         |(reason, count): (&String, &serde_json::Value)| Some((reason.clone(), count.as_u64()?));
     reasons.iter().map(count).collect()
 }
 
-/// Without the split: every mode does what it was asked for.
-fn base(context: &Context<'_>) -> Outcome {
-    let mut machine = boot(context, Guest::of(DEBIAN_6_1))?;
-    for mode in MODES.map(Mode::short) {
-        let cost = measure(&mut machine, mode)?;
+/// Boots `guest`, measures these modes one after the other, by their names, and switches it off; fails when its kernel complains.
+pub fn rows(
+    context: &Context<'_>,
+    guest: Guest,
+    modes: &[Mode],
+) -> Outcome<BTreeMap<&'static str, Cost>> {
+    let program = File::read("bin/measure", &context.lab.program(PROGRAM))?;
+    let mut machine = guest.boot(context, &[overlay(&[program])?])?;
+    let mut costs = BTreeMap::new();
+    for mode in modes {
+        let cost = measure(&mut machine, *mode)?;
         context.note(format!(
-            "{}: {} rounds, {:.0} ticks each, exits {:?}",
+            "{}, PTI {}: {} rounds, {:.0} ticks each, exits {:?}",
             mode.name,
+            if guest.pti { "on" } else { "off" },
             cost.rounds,
             cost.ticks_each(),
             cost.exits
@@ -177,9 +186,34 @@ fn base(context: &Context<'_>) -> Outcome {
         machine.ensure(cost.rounds >= asked / 2, || {
             format!("{} of {asked} rounds of {}", cost.rounds, mode.name)
         })?;
+        costs.insert(mode.name, cost);
     }
     let complaints = guest::finish(&mut machine)?;
-    machine.ensure(complaints.is_empty(), || complaints.join("\n"))
+    machine.ensure(complaints.is_empty(), || complaints.join("\n"))?;
+    Ok(costs)
+}
+
+/// Without the split: every mode does what it was asked for.
+fn base(context: &Context<'_>) -> Outcome {
+    rows(context, Guest::of(DEBIAN_6_1), &MODES.map(Mode::short))?;
+    Ok(())
+}
+
+/// What there is to compare the split's cost with: a kernel that lets user mode see all of it, and one that changes page tables instead.
+fn in_full(context: &Context<'_>) -> Outcome {
+    let of = |part, pti| {
+        let guest = Guest {
+            part,
+            pti,
+            ..Guest::of(DEBIAN_6_1)
+        };
+        rows(context, guest, &MODES)
+    };
+    let (open, isolated) = (of("pti-off", false)?, of("pti-on", true)?);
+    let getpid = |costs: &BTreeMap<_, Cost>| costs.get("getpid").map_or(0.0, Cost::ticks_each);
+    ensure(getpid(&isolated) > getpid(&open), || {
+        "a system call takes no longer with page-table isolation: is it on?".to_owned()
+    })
 }
 
 #[cfg(test)]
