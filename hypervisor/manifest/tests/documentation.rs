@@ -304,5 +304,5 @@ fn the_examples_on_file_are_good() {
         parse(path.to_str().unwrap(), &text).unwrap_or_else(|errors| panic!("{errors}"));
         count += 1;
     }
-    assert!(count >= 7);
+    assert!(count >= 8);
 }

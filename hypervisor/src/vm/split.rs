@@ -199,6 +199,15 @@ impl VmMemory {
         Some(work(split, &mut self.views, &mut frames))
     }
 
+    /// Frames that the split takes, by what for.
+    #[must_use]
+    pub fn split_frames(&self) -> Vec<(&'static str, u64)> {
+        let split = self.split.as_deref();
+        let used = split.map(|split| split.frames(&self.views));
+        let used = used.map(|(tables, pages)| [("tables", tables.0), ("pages", pages.0)]);
+        used.into_iter().flatten().collect()
+    }
+
     /// Makes the views of the split what they were before the guest began.
     pub fn forget_split(&mut self) {
         self.with_split(|split, views, frames| split.forget(views, frames));
@@ -291,16 +300,17 @@ impl Sides for Host {
     }
 
     fn place(&mut self, gpa: Gpa) -> Place {
+        let side = self.side();
         let mut own = self.vm.memory.lock();
-        let place = own.with_split(|split, _, _| split.place(gpa));
+        let place = own.with_split(|split, _, _| split.place(side, gpa));
         place.unwrap_or(Place::Elsewhere)
     }
 
-    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<(), StopReason> {
+    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<Gpa, StopReason> {
         let mut own = self.vm.memory.lock();
         let begun =
             own.with_split(|split, views, frames| split.begin(syscall, table, views, frames));
-        self.judge(begun.unwrap_or(Ok(())))
+        self.judge(begun.unwrap_or(Ok(table)))
     }
 
     fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason> {
@@ -365,7 +375,7 @@ impl Sides for Host {
 
 impl Host {
     /// Says why the split cannot go on, where it cannot.
-    fn judge(&self, done: Result<(), SplitError>) -> Result<(), StopReason> {
+    fn judge<T>(&self, done: Result<T, SplitError>) -> Result<T, StopReason> {
         done.map_err(|error| {
             log::error!("VM \"{}\": {error}", self.vm.name);
             StopReason::SplitLost

@@ -259,7 +259,7 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// The names of all events.
-    pub const NAMES: [&'static str; 40] = [
+    pub const NAMES: [&'static str; 41] = [
         "boot",
         "measurement",
         "plan",
@@ -282,6 +282,7 @@ impl Event<'_> {
         "integrity",
         "secmem-start",
         "secmem-sample",
+        "split-sample",
         "secmem",
         "secmem-end",
         "counters",

@@ -196,25 +196,39 @@ impl Split {
         }
     }
 
-    /// What `gpa` is.
+    /// What `gpa` is to a vCPU in the view of `side`.
     #[must_use]
-    pub fn place(&self, gpa: Gpa) -> Place {
+    pub fn place(&self, side: Side, gpa: Gpa) -> Place {
         let page = Gpa(gpa.0 - gpa.page_offset());
-        if page == self.places.void()
-            || self.replicas.stands_at(page)
-            || self.hidden.binary_search(&page).is_ok()
-        {
-            Place::Barrier
-        } else if self.guarded == Some(page)
-            || self
-                .passage
-                .as_ref()
-                .is_some_and(|passage| passage.guards(page))
-        {
-            Place::Guarded
-        } else {
-            Place::Elsewhere
+        let passage = self.passage.as_ref();
+        match side {
+            Side::User
+                if page == self.places.void()
+                    || self.replicas.stands_at(page)
+                    || self.hidden.binary_search(&page).is_ok() =>
+            {
+                Place::Barrier
+            }
+            Side::Kernel
+                if self.guarded == Some(page)
+                    || passage.is_some_and(|passage| passage.guards(page)) =>
+            {
+                Place::Guarded
+            }
+            _ => Place::Elsewhere,
         }
+    }
+
+    /// Frames that the two views take beside the base: for their own tables, and for pages of the split's that show in them.
+    #[must_use]
+    pub fn frames(&self, views: &Views) -> (FrameCount, FrameCount) {
+        let tables = [self.kernel, self.user].into_iter();
+        let tables = tables.filter_map(|view| views.own_tables(view));
+        let passage = self.passage.as_ref().map_or(0, Passage::pages);
+        (
+            FrameCount(tables.fold(0, |sum, tables| sum + tables.0)),
+            FrameCount(self.replicas.count() + passage),
+        )
     }
 
     /// Everything that is named, and how many tables lead there: what the kernel half is to user code.
@@ -226,6 +240,8 @@ impl Split {
     /// undone: another kernel was started in its place. From now on `kernel` keeps `table` from being written unseen: the top-level table that the guest
     /// changes first when the kernel half gets another level-3 table.
     ///
+    /// The guarded table.
+    ///
     /// # Errors
     /// No table is left for the override.
     pub fn begin<P: Pages>(
@@ -234,12 +250,11 @@ impl Split {
         table: Gpa,
         views: &mut Views,
         pages: &mut P,
-    ) -> Result<(), SplitError> {
-        if self.entry == Some(syscall) {
-            return Ok(());
-        }
-        if self.entry.is_some() {
-            self.forget(views, pages);
+    ) -> Result<Gpa, SplitError> {
+        match (self.entry, self.guarded) {
+            (Some(entry), Some(guarded)) if entry == syscall => return Ok(guarded),
+            (None, _) => {}
+            _ => self.forget(views, pages),
         }
         let guarded = pages.books(|_, tables| {
             let perms = EptPerms::READ | EptPerms::EXECUTE;
@@ -248,7 +263,7 @@ impl Split {
         settle(Vec::from([guarded]), views, pages);
         self.guarded = Some(table);
         self.entry = Some(syscall);
-        Ok(())
+        Ok(table)
     }
 
     /// A vCPU is about to run user code with this kernel half: sees to it that `user` has nothing of it but what is named, by this vCPU and by others.
@@ -315,13 +330,17 @@ impl Split {
     ) -> Result<bool, SplitError> {
         let own = self.names.get_mut(number);
         let own = own.ok_or(SplitError::NoVcpu)?;
-        if own.as_slice() == names {
+        // Another process may have another level-3 table in the place of one that was replaced.
+        let is_led_to = |name: &Name| {
+            let table = top_of(name.gva);
+            table.is_none_or(|table| self.replicas.leads_to(table, name.gva))
+        };
+        if own.as_slice() == names && names.iter().all(is_led_to) {
             return Ok(false);
         }
         let before = core::mem::take(own);
-        let gone = before
-            .iter()
-            .filter(|name| !self.named().any(|other| other == **name));
+        let stays = |name: &Name| names.contains(name) || self.named().any(|other| other == *name);
+        let gone = before.iter().filter(|name| !stays(name));
         for Write { page, index, entry } in gone.flat_map(|name| self.replicas.forget(name.gva)) {
             pages.write(page, index, entry);
         }

@@ -102,10 +102,20 @@ impl Replicas {
         }
     }
 
+    /// How many there are.
+    pub(super) const fn count(&self) -> u64 {
+        self.tables.len() as u64
+    }
+
     /// Whether a replica of a level-3 table shows at `page`.
     pub(super) fn stands_at(&self, page: Gpa) -> bool {
         let mut tables = self.tables.iter();
         tables.any(|replica| replica.level == TOP && replica.top == page)
+    }
+
+    /// Whether there are tables on the way from the guest's level-3 table at `top` to `gva`.
+    pub(super) fn leads_to(&self, top: Gpa, gva: Gva) -> bool {
+        self.find(1, prefix(1, gva), top).is_some()
     }
 
     /// What fills a table of `level`.

@@ -21,13 +21,13 @@ pub trait Sides {
     fn side(&self) -> Side;
     /// Has the next entry be into the view of `side`, which is not `user`.
     fn enter_side(&mut self, side: Side);
-    /// What `gpa` is to the split.
+    /// What `gpa` is to the split, in the view that the vCPU is in.
     fn place(&mut self, gpa: Gpa) -> Place;
-    /// The kernel is entered at `syscall`, and its top-level table is `table`: [`Split::begin`].
+    /// The kernel is entered at `syscall`, and its top-level table is `table`; which one is guarded: [`Split::begin`].
     ///
     /// # Errors
     /// The VM cannot go on.
-    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<(), StopReason>;
+    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<Gpa, StopReason>;
     /// Has the `user` view be without `half` but for `names`: [`Split::admit`].
     ///
     /// # Errors

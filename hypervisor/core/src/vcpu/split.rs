@@ -178,8 +178,7 @@ impl Vcpu {
         divided.named = None;
         if number == msr::LSTAR {
             let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
-            cpu.begin_split(value, table).map_err(GuestFault::Stop)?;
-            divided.reference = table;
+            divided.reference = cpu.begin_split(value, table).map_err(GuestFault::Stop)?;
             if !divided.steps() && cpu.side() == Side::Base {
                 enter(cpu, &mut self.counters.split, Side::Kernel);
             }

@@ -24,7 +24,7 @@ mod overrides;
 pub mod stale;
 mod switching;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tree;
 
 use alloc::boxed::Box;

@@ -6,6 +6,7 @@ use crate::apic::Trigger;
 use crate::bus::{Signal, Signals};
 use crate::insn::GprIndex;
 use crate::platform::{COM1_BASE, IOAPIC_BASE, POWER_SLEEP_CONTROL_PORT, RESET_PORT};
+use crate::split::{Place, Side};
 use crate::testing::Random;
 use crate::vcpu::{Action, Activity, Cpu, CpuBus, Plain, Readiness};
 use crate::vmx::exit::Interruption;
@@ -51,7 +52,17 @@ fn shuffle_registers(machine: &mut Machine, random: &mut Random) {
     }
     let msr = match random.below(5) {
         0 => 0x800 + random.below(0x40),
-        1 => random.of(&[0x10, 0x3b, 0x1b, 0x277, 0x6e0, 0xc000_0080, 0x1a0, 0x1d9]),
+        1 => random.of(&[
+            0x10,
+            0x3b,
+            0x1b,
+            0x277,
+            0x6e0,
+            0xc000_0080,
+            0xc000_0082,
+            0x1a0,
+            0x1d9,
+        ]),
         2 => 0x200 + random.below(0x100),
         3 => random.of(&[0x832, 0x838, 0x83e, 0x6e0, 0x830, 0x80b, 0x808, 0x80f]),
         _ => random.wild(),
@@ -123,7 +134,7 @@ fn shuffle_exit(machine: &mut Machine, random: &mut Random, reason: u32) {
     let qualification = match reason {
         reason::IO => u64::from(port) << 16 | random.below(0x80),
         reason::CONTROL_REGISTER => random.of(&[0, 4, 3, 0x10, 0x20]) | random.below(16) << 8,
-        reason::EPT_VIOLATION => 0x180 | random.below(8),
+        reason::EPT_VIOLATION => random.of(&[0x180, 0x180, 0x1a0, 0x080]) | random.below(8),
         reason::APIC_WRITE => random.below(0x100) << 4,
         _ => random.wild(),
     };
@@ -234,10 +245,10 @@ fn switch_apic_off(machine: &mut Machine, random: &mut Random) -> bool {
     .all(|(msr, value)| matches!(machine.wrmsr(msr, value), Action::Resume | Action::Poll))
 }
 
-fn storm(mut fresh: impl FnMut() -> Machine, seed: u64, exits: u32) -> [u32; 4] {
+fn storm(mut fresh: impl FnMut() -> Machine, seed: u64, exits: u32) -> [u32; 5] {
     let mut random = Random(seed);
     let mut machine = fresh();
-    let [mut resumed, mut injected, mut halted, mut stopped] = [0; 4];
+    let [mut resumed, mut injected, mut halted, mut stopped, mut user] = [0; 5];
     for _ in 0..exits {
         let waits = machine.vcpu.activity() != Activity::Active;
         let halted_for_good = waits && random.one_in(16);
@@ -260,6 +271,7 @@ fn storm(mut fresh: impl FnMut() -> Machine, seed: u64, exits: u32) -> [u32; 4] 
         if random.one_in(1000) {
             machine.cpu.signal(0, Signal::Init);
         }
+        user += u32::from(machine.cpu.side == Some(Side::User));
         let reason = choose_reason(&mut random);
         shuffle_guest(&mut machine, &mut random);
         shuffle_registers(&mut machine, &mut random);
@@ -289,7 +301,7 @@ fn storm(mut fresh: impl FnMut() -> Machine, seed: u64, exits: u32) -> [u32; 4] 
             }
         }
     }
-    [resumed, injected, halted, stopped]
+    [resumed, injected, halted, stopped, user]
 }
 
 /// One exit the way the shell handles it.
@@ -329,13 +341,24 @@ fn a_million_exits_never_panic_and_always_leave_a_valid_entry() {
     for (machine, seed) in [
         (Machine::new as fn() -> Machine, 0x1234_5678_9abc_def1),
         (Machine::with_hardware_delivery, 0xfeed_face_0bad_cafe),
+        (divided, 0x0ddb_a11c_afe5_eed5),
     ] {
-        let [resumed, injected, halted, stopped] = storm(machine, seed, EXITS / 2);
-        let counts =
-            format!("{resumed} resumed, {injected} injected, {halted} halted, {stopped} stopped");
-        assert!(resumed > EXITS / 4, "{counts}");
-        assert!(injected > 10_000, "{counts}");
-        assert!(halted > 1_000, "{counts}");
-        assert!(stopped > 1_000, "{counts}");
+        let [resumed, injected, halted, stopped, user] = storm(machine, seed, EXITS / 3);
+        let counts = format!(
+            "{resumed} resumed, {injected} injected, {halted} halted, {stopped} stopped, {user} in user code"
+        );
+        assert!(resumed > EXITS / 6, "{counts}");
+        assert!(injected > 6_000, "{counts}");
+        assert!(halted > 600, "{counts}");
+        assert!(stopped > 600, "{counts}");
+        assert_eq!(user > 1_000, machine().cpu.side.is_some(), "{counts}");
     }
+}
+
+/// With the split, in the `kernel` view; some of its pages are tables.
+fn divided() -> Machine {
+    let mut machine = Machine::with_split();
+    assert_eq!(machine.wrmsr(0xc000_0082, 0), Action::Resume);
+    machine.cpu.places.insert(5, Place::Barrier);
+    machine
 }

@@ -14,5 +14,6 @@ mod mmio;
 mod modes;
 mod plain;
 mod ports;
+mod split;
 mod startup;
 mod strings;

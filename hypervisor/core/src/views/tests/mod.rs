@@ -21,7 +21,7 @@ use crate::table::{Flushed, PageSize};
 
 use super::{ViewId, Views, Withdrawn};
 
-const VM: VmId = VmId(1);
+pub(crate) const VM: VmId = VmId(1);
 const X: EptPerms = EptPerms::EXECUTE;
 const XU: EptPerms = EptPerms::USER_EXECUTE;
 const R: EptPerms = EptPerms::READ;
@@ -51,15 +51,20 @@ impl Scrub for NoScrub {
 }
 
 /// A machine with one VM, which has frames in one piece from a border of 2 MiB on.
-struct Machine<'a> {
-    ledger: Ledger<'a>,
-    memory: FakeMemory,
-    views: Views,
-    frames: FrameRun,
+pub(crate) struct Machine<'a> {
+    pub(crate) ledger: Ledger<'a>,
+    pub(crate) memory: FakeMemory,
+    pub(crate) views: Views,
+    pub(crate) frames: FrameRun,
 }
 
 impl<'a> Machine<'a> {
-    fn new(entries: &'a mut Vec<Entry>, frames: u64, align: PageSize, caps: EptCaps) -> Self {
+    pub(crate) fn new(
+        entries: &'a mut Vec<Entry>,
+        frames: u64,
+        align: PageSize,
+        caps: EptCaps,
+    ) -> Self {
         let count = (frames + 2 * align.frames().0).max(1024);
         entries.resize(count as usize, Entry::ABSENT);
         let all = FrameRun::new(Frame(0), FrameCount(count));
@@ -90,7 +95,7 @@ impl<'a> Machine<'a> {
         self.ledger.grant(VM, run, Rights::all()).unwrap()
     }
 
-    fn map(&mut self, page: u64, frame: u64, count: u64, perms: EptPerms) {
+    pub(crate) fn map(&mut self, page: u64, frame: u64, count: u64, perms: EptPerms) {
         let right = self.right(frame, count);
         let at = gpa(page);
         self.views
@@ -163,7 +168,7 @@ impl<'a> Machine<'a> {
     }
 
     /// What the processor finds: the VM's frame, by its number within the VM's, and what may be done with it.
-    fn sees(&self, view: ViewId, page: u64) -> Option<(u64, EptPerms)> {
+    pub(crate) fn sees(&self, view: ViewId, page: u64) -> Option<(u64, EptPerms)> {
         let (frame, perms) = hardware::walk(&self.memory.tables, self.root(view), page)?;
         Some((frame - self.frames.first.0, perms))
     }
@@ -182,7 +187,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Empties everything, and checks that no right and no table is lost.
-    fn end(mut self, views: &[ViewId]) {
+    pub(crate) fn end(mut self, views: &[ViewId]) {
         views.iter().for_each(|view| {
             self.remove(*view);
         });

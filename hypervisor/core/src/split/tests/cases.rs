@@ -1,0 +1,150 @@
+//! What a guest can do that is worth its own name.
+
+use super::world::{PROCESSES, SLOTS, World, address, addresses};
+use crate::addr::{FRAME_SIZE, Gpa, Gva};
+use crate::ledger::Entry;
+use crate::split::{HALF_BYTES, KernelHalf, Name, Place, Side, Split, SplitError};
+
+/// A guest whose processes all have the whole kernel half.
+fn world(entries: &mut Vec<Entry>) -> World<'_> {
+    let mut world = World::new(entries, 1, 11);
+    for process in 0..PROCESSES {
+        (0..SLOTS.len()).for_each(|slot| world.guest.share(process, slot));
+    }
+    world
+}
+
+/// Some page of the kernel's in a slot.
+fn some_name(world: &World<'_>, slot: u64) -> Name {
+    let mut names = addresses().filter_map(|gva| world.name(0, gva));
+    let here = |name: &Name| (name.gva.0 >> 39) & 0x1ff == slot;
+    names.find(here).expect("the kernel has a page there")
+}
+
+#[test]
+fn a_half_is_in_order_of_its_slots_without_those_that_lead_nowhere() {
+    let mut bytes = [0; HALF_BYTES];
+    for (slot, entry) in [(0, 0x5027_u64), (3, 0x6026), (255, 0x8000_0000_0000_7067)] {
+        bytes[slot * 8..][..8].copy_from_slice(&entry.to_le_bytes());
+    }
+    let half = KernelHalf::new(bytes);
+    let tables: Vec<_> = half.tables().collect();
+    assert_eq!(tables, [(0, Gpa(0x5000)), (255, Gpa(0x7000))]);
+    assert_eq!(half.table_of(Gva(u64::MAX)), Some(Gpa(0x7000)));
+    assert_eq!(half.table_of(address(256, 1, 2, 3)), Some(Gpa(0x5000)));
+    assert_eq!(half.table_of(address(259, 0, 0, 0)), None);
+    assert_eq!(half.table_of(address(255, 511, 511, 511)), None);
+}
+
+#[test]
+fn entering_again_with_nothing_new_changes_nothing() {
+    let mut entries = Vec::new();
+    let mut world = world(&mut entries);
+    let names = [some_name(&world, SLOTS[1])];
+    assert_eq!(world.admit(0, 0, &names), Ok(true));
+    assert_eq!(world.admit(0, 1, &names), Ok(false), "another process");
+    assert_eq!(world.admit(0, 0, &[]), Ok(true));
+    assert_eq!(world.admit(0, 0, &[]), Ok(false));
+    world.end();
+}
+
+#[test]
+fn what_was_named_is_out_of_reach_once_nobody_names_it() {
+    let mut entries = Vec::new();
+    let mut world = world(&mut entries);
+    let name = some_name(&world, SLOTS[0]);
+    world.admit(0, 0, &[name]).unwrap();
+    assert!(world.reach(Side::User, 0, name.gva).is_some());
+    world.admit(0, 0, &[]).unwrap();
+    assert_eq!(world.reach(Side::User, 0, name.gva), None);
+    let left = world.used_pages().len();
+    assert_eq!(left, 1, "the level-3 table's stand-in stays");
+    world.end();
+}
+
+#[test]
+fn a_table_that_takes_the_place_of_another_has_what_is_named_all_the_same() {
+    let mut entries = Vec::new();
+    let mut world = world(&mut entries);
+    let name = some_name(&world, SLOTS[0]);
+    world.admit(0, 0, &[name]).unwrap();
+    // Another process has a copy of the table: the same pages, another level-3 table.
+    let copy = world.guest.tops[2];
+    let original = world.guest.tables[0];
+    for index in 0..512 {
+        let entry = world.guest.read(original, index);
+        world.guest.write(copy, index, entry);
+    }
+    let entry = world.guest.read(world.guest.tops[1], SLOTS[0]) & 0xfff;
+    let top = world.guest.tops[1];
+    world.guest.write(top, SLOTS[0], copy << 12 | entry);
+    assert_eq!(world.admit(0, 1, &[name]), Ok(true));
+    let frame = Some(name.gpa.0 / FRAME_SIZE);
+    for process in [0, 1] {
+        assert_eq!(world.reach(Side::User, process, name.gva), frame);
+        for gva in addresses().filter(|gva| *gva != name.gva) {
+            assert_eq!(world.reach(Side::User, process, gva), None, "{gva}");
+        }
+    }
+    world.end();
+}
+
+#[test]
+fn more_tables_than_are_followed_are_refused() {
+    let mut entries = Vec::new();
+    let mut world = world(&mut entries);
+    let half = |first: u64| {
+        let mut bytes = [0; HALF_BYTES];
+        for (slot, bytes) in bytes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *bytes = (((first + slot as u64) << 12) | 1).to_le_bytes();
+        }
+        KernelHalf::new(bytes)
+    };
+    assert_eq!(Split::MOST_TABLES, HALF_BYTES / 8);
+    let admitted =
+        world.work(|split, views, pages| split.admit(0, &half(1 << 20), &[], views, pages));
+    assert_eq!(admitted, Ok(true));
+    let admitted =
+        world.work(|split, views, pages| split.admit(0, &half((1 << 20) + 1), &[], views, pages));
+    let table = Gpa(((1 << 20) + 256) << 12);
+    assert_eq!(admitted, Err(SplitError::TooManyTables(table)));
+    assert_eq!(world.split.place(Side::User, table), Place::Elsewhere);
+    world.end();
+}
+
+#[test]
+fn a_name_outside_the_kernel_half_and_an_unknown_vcpu_are_refused() {
+    let mut entries = Vec::new();
+    let mut world = world(&mut entries);
+    let outside = Name {
+        gva: Gva(0x1000),
+        gpa: Gpa(0x1000),
+        writable: false,
+        executable: false,
+    };
+    assert_eq!(
+        world.admit(0, 0, &[outside]),
+        Err(SplitError::NotKernels(outside.gva))
+    );
+    assert_eq!(world.admit(2, 0, &[]), Err(SplitError::NoVcpu));
+    assert_eq!(world.split.named().count(), 0);
+    world.end();
+}
+
+#[test]
+fn one_table_is_guarded_at_a_time() {
+    let mut entries = Vec::new();
+    let mut world = world(&mut entries);
+    for process in [0, 1, 1, 0] {
+        let table = world.guest.tops[process];
+        world.begin(table).unwrap();
+        let writable = (0..PROCESSES).filter(|process| {
+            let shown = world.shows(Side::Kernel, world.guest.tops[*process]);
+            shown.is_some_and(|(_, perms)| perms.contains(crate::ept::EptPerms::WRITE))
+        });
+        assert!(writable.eq((0..PROCESSES).filter(|other| *other != process)));
+        let place = world.split.place(Side::Kernel, Gpa(table * FRAME_SIZE));
+        assert_eq!(place, Place::Guarded);
+    }
+    world.end();
+}

@@ -1,0 +1,6 @@
+//! The split over the views of a VM whose memory is maps: [`world`] is the guest and its processor's walk, [`properties`] any
+//! operations against a flat model, [`cases`] what a guest can do that is worth its own name.
+
+mod cases;
+mod properties;
+mod world;
