@@ -299,16 +299,7 @@ impl Vm {
             passthrough = Some(owned);
         }
         let share = Share::clamped(plan.weight, plan.cap);
-        let shared = VmShared::new(
-            id,
-            plan.name.clone(),
-            plan.memory.bytes(),
-            own,
-            devices,
-            placement,
-            share,
-            plan.split_samples,
-        )?;
+        let shared = VmShared::new(id, &plan, own, devices, placement, share)?;
         Ok(Self {
             // A VM stays when its run has ended: it can be started again.
             shared: Box::leak(Box::new(shared)),

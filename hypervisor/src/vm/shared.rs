@@ -19,7 +19,7 @@ use bulkhead_core::device::board::{Devices, Start};
 use bulkhead_core::ept::Eptp;
 use bulkhead_core::ledger::VmId;
 use bulkhead_core::lifecycle::End;
-use bulkhead_core::manifest::VmName;
+use bulkhead_core::manifest::{VmName, VmPlan};
 use bulkhead_core::sched::Share;
 use bulkhead_core::vcpu::DeviceAccess;
 use bulkhead_core::vcpu::counters::Counters;
@@ -149,13 +149,11 @@ impl VmShared {
     /// No frame is left for an EPTP list.
     pub fn new(
         id: VmId,
-        name: VmName,
-        size: u64,
+        plan: &VmPlan,
         memory: &'static SharedMemory,
         devices: Devices,
         placement: &[usize],
         share: Share,
-        split_samples: u32,
     ) -> Result<Self, VmError> {
         let mut own = memory.lock();
         let switches = split::list(&mut own, &mut crate::memory::lock().pool)?;
@@ -164,8 +162,8 @@ impl VmShared {
         drop(own);
         Ok(Self {
             id,
-            name,
-            size,
+            name: plan.name.clone(),
+            size: plan.memory.bytes(),
             memory,
             eptp,
             sides,
@@ -185,8 +183,8 @@ impl VmShared {
             returned: Mutex::new(Vec::with_capacity(placement.len())),
             ending: Mutex::new(None),
             hit: AtomicBool::new(false),
-            sampled: AtomicBool::new(sampled || split_samples > 0),
-            split_samples: AtomicU32::new(split_samples),
+            sampled: AtomicBool::new(sampled || plan.split_samples > 0),
+            split_samples: AtomicU32::new(plan.split_samples),
             scheduled_in: AtomicU64::new(0),
             scheduled_out: AtomicU64::new(0),
             losses: Losses::default(),

@@ -100,6 +100,16 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
             vm: "demo",
             key: KeyId(1),
         },
+        Event::SecmemSample {
+            vm: "demo",
+            sample: SecmemSample {
+                touched: 60_000,
+                sealed: 56_000,
+                readable: 4_000,
+                verified: 16,
+                failed: 0,
+            },
+        },
         Event::SplitSample {
             vm: "demo",
             sample: SplitSample {
@@ -109,16 +119,6 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
                 unnamed: 0,
                 pages: 20,
                 tables: 7,
-            },
-        },
-        Event::SecmemSample {
-            vm: "demo",
-            sample: SecmemSample {
-                touched: 60_000,
-                sealed: 56_000,
-                readable: 4_000,
-                verified: 16,
-                failed: 0,
             },
         },
         Event::Secmem {

@@ -189,7 +189,7 @@ impl Vcpu {
             Exit::Invd | Exit::Wbinvd => Ok(Step::NEXT),
             Exit::Rdpmc => Err(GuestFault::GP0),
             Exit::Vmx(VmxInstruction::Vmfunc) => self.vmfunc(cpu),
-            Exit::DescriptorTable => self.descriptor_table(cpu),
+            Exit::DescriptorTable => self.descriptor_table(cpu, reason),
             // CPUID shows none of these.
             Exit::Vmx(_) | Exit::Monitor | Exit::Mwait => Err(GuestFault::Ud),
             Exit::TripleFault => Err(GuestFault::Stop(StopReason::TripleFault)),

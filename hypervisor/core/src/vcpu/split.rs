@@ -298,9 +298,13 @@ impl Vcpu {
 
     /// A descriptor table is exchanged while one is named that does not last: the new one is named instead, after the instruction.
     #[cold]
-    pub(super) fn descriptor_table<C: Cpu>(&mut self, cpu: &mut C) -> Result<Step, GuestFault> {
+    pub(super) fn descriptor_table<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        reason: u32,
+    ) -> Result<Step, GuestFault> {
         let Some(divided) = &mut self.divided else {
-            return Err(GuestFault::Stop(StopReason::UnexpectedExit(46)));
+            return Err(GuestFault::Stop(StopReason::UnexpectedExit(reason)));
         };
         divided.watch(cpu, false);
         divided.stepping = Some(Stepping::DescriptorTable);
