@@ -1,4 +1,5 @@
-# Into the 32-bit code segment and back, with a data segment, which 64-bit code does not have. The stack is one below 4 GiB meanwhile; Linux keeps the registers that 32-bit code does not have.
+# Into the 32-bit code segment and back, with a data segment, which 64-bit code does not have. The stack is one below 4 GiB meanwhile; Linux
+# keeps the registers that 32-bit code does not have.
 #
 #   compat_call   edi number, esi argument; eax result
 #   compat_fault  edi address to read; eax 1

@@ -1,7 +1,7 @@
 //! Linux' own tests of its x86 entry code (`tools/testing/selftests/x86`), compiled from the sources that Debian packages.
 //!
 //! The sources are the GPL's and no part of this tree: they are fetched, compiled in a temporary directory and forgotten. What stays is
-//! an [overlay](super::initramfs::overlay) with the tests and the two C libraries they are linked to, 64-bit and 32-bit: they are
+//! an [`overlay`] with the tests and the two C libraries they are linked to, 64-bit and 32-bit: they are
 //! linked dynamically because several of them find the vDSO through the loader. The machine's own compiler is used, against headers and libraries out
 //! of Debian's packages, so that nothing of it has to be able to make 32-bit programs.
 
