@@ -16,6 +16,7 @@ mod sched;
 mod secmem;
 mod selftest;
 mod smp;
+mod split;
 mod tpm;
 mod vtd;
 
@@ -35,6 +36,7 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     scenarios.extend(smp::scenarios());
     scenarios.extend(faults::scenarios());
     scenarios.extend(secmem::scenarios());
+    scenarios.extend(split::scenarios());
     scenarios.extend(sched::scenarios());
     scenarios.extend(devices::scenarios());
     scenarios.extend(vtd::scenarios());
