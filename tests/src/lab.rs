@@ -6,7 +6,7 @@ use std::process::Command;
 
 use xtask::platform::{Emulator, Platform};
 use xtask::provision::payload;
-use xtask::{Error, Result, Workspace, build, exec, ui};
+use xtask::{Error, Result, Workspace, build, exec, programs, ui};
 
 use crate::disk_tools::DiskTools;
 use crate::scenario::Ground;
@@ -62,6 +62,7 @@ impl Lab {
     ) -> Result<Self> {
         let efi = build::hypervisor_or(&workspace, efi)?;
         build::guests(&workspace)?;
+        programs::build(&workspace)?;
         let xtask = build_xtask(&workspace)?;
         let disk_tools = DiskTools::provision(&workspace)?;
         let vmx = if grounds.contains(&Ground::Vmx) {
@@ -111,6 +112,11 @@ impl Lab {
             Ground::Host => None,
         };
         emulator.ok_or_else(|| Error::BadCall("this scenario has no machine".to_owned()))
+    }
+
+    /// The program `name` for Linux, of `tests/programs`.
+    pub fn program(&self, name: &str) -> PathBuf {
+        programs::place(&self.workspace, name)
     }
 
     /// The payload `name`: a test guest, a kernel or the RAM disk.

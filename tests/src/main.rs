@@ -7,6 +7,7 @@
 mod context;
 mod disk_tools;
 mod forge;
+mod kernel_log;
 mod key_search;
 mod lab;
 mod machine;

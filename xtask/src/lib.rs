@@ -8,6 +8,7 @@ pub mod image;
 pub mod manifest;
 pub mod paths;
 pub mod platform;
+pub mod programs;
 pub mod provision;
 pub mod run;
 pub mod session;

@@ -7,8 +7,8 @@ use super::plan::{DevicePlan, Encryption, EncryptionMode};
 use super::schema;
 use super::size::ByteSize;
 
-/// The most samples of its window that a VM can be asked for.
-pub const MAX_WINDOW_SAMPLES: u32 = 100_000;
+/// The most samples of one kind that a VM can be asked for.
+pub const MAX_SAMPLES: u32 = 100_000;
 
 /// The mode of a VM with `memory` and `devices`, with what belongs to it.
 pub(super) fn read(
@@ -21,12 +21,7 @@ pub(super) fn read(
     let size = vm
         .optional(&schema::WINDOW)
         .map(|field| (amount::read_size(&field, complaints), field.span));
-    let samples = vm.integer_or(
-        &schema::WINDOW_SAMPLES,
-        0..=MAX_WINDOW_SAMPLES,
-        0,
-        complaints,
-    );
+    let samples = vm.integer_or(&schema::WINDOW_SAMPLES, 0..=MAX_SAMPLES, 0, complaints);
     let mode = mode?;
     if mode != EncryptionMode::Off
         && let Some(device) = devices.unwrap_or_default().first()

@@ -79,6 +79,8 @@ pub struct VmPlan {
     pub encryption: Encryption,
     /// Whether its kernel is kept from its user code by views of its memory.
     pub split: bool,
+    /// How many of its exits from user code are looked at for what of its kernel is within reach, with the split or without it.
+    pub split_samples: u32,
     /// How long it has to switch itself off before it is stopped: whole seconds, 1 to 3600.
     pub stop_timeout: Duration,
     /// Its disks, in the order of the manifest; at most [`MAX_DISKS`](super::MAX_DISKS).

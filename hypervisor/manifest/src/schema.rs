@@ -114,6 +114,7 @@ table! {
     WINDOW = Optional "window",
     WINDOW_SAMPLES = Optional "window_samples",
     SPLIT = Optional "split",
+    SPLIT_SAMPLES = Optional "split_samples",
     ISOLATION = Reserved "isolation",
 }
 

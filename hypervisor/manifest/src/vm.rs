@@ -112,6 +112,12 @@ fn read(
     let devices = device::read_all(fields, complaints);
     let encryption = encryption::read(fields, memory, devices.as_deref(), complaints);
     let split = read_split(fields, encryption, complaints);
+    let split_samples = fields.integer_or(
+        &schema::SPLIT_SAMPLES,
+        0..=encryption::MAX_SAMPLES,
+        0,
+        complaints,
+    );
 
     let (cpus, cpu_spans) = cpus?.map(|set| (set.cpus, set.spans)).unzip();
     Some(VmPlan {
@@ -129,6 +135,7 @@ fn read(
         restart: restart?,
         encryption: encryption?,
         split: split?,
+        split_samples: split_samples?,
         stop_timeout: Duration::from_secs(u64::from(stop_timeout_s?)),
         disks: disks?,
         nics: nics?,

@@ -88,9 +88,9 @@ pub fn vm_scheduled_out(vm: &VmShared) {
     debug_assert!(!pcpu::this().window.is_locked());
 }
 
-/// A vCPU of the VM, whose exits are sampled, exited.
+/// A vCPU of the VM, whose exits are sampled, exited; whether there will be other samples.
 #[cold]
-pub fn vm_exited(vm: &VmShared) {
+pub fn vm_exited(vm: &VmShared) -> bool {
     let (sample, goes_on) = vm.memory.lock().sample();
     if let Some(sample) = sample {
         events::send(&Event::SecmemSample {
@@ -98,7 +98,7 @@ pub fn vm_exited(vm: &VmShared) {
             sample,
         });
     }
-    vm.sampled.store(goes_on, Ordering::Relaxed);
+    goes_on
 }
 
 /// No vCPU of the VM runs: seals a piece of its memory. True where there is more.

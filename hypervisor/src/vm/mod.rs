@@ -307,7 +307,8 @@ impl Vm {
             devices,
             placement,
             share,
-        );
+            plan.split_samples,
+        )?;
         Ok(Self {
             // A VM stays when its run has ended: it can be started again.
             shared: Box::leak(Box::new(shared)),

@@ -3,6 +3,7 @@
 use super::host::Host;
 use super::network::Unsent;
 use super::shared::{Ending, Locked, VcpuPort, Wanted};
+use super::split;
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
 use crate::console::terminal;
@@ -158,12 +159,20 @@ extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -
     let mut devices = Locked(&host.vm.devices);
     let action = vcpu.handle_exit(host, &mut frame.gpr, &mut devices, reason, start);
     if host.vm.sampled.load(Ordering::Relaxed) {
-        hooks::vm_exited(host.vm);
+        sample(host);
     }
     match action {
         Action::Resume => true,
         action => carry_out(frame, action),
     }
+}
+
+/// Takes samples at an exit, where the VM's manifest asks for some.
+#[cold]
+fn sample(host: &Host) {
+    let sealed = hooks::vm_exited(host.vm);
+    let split = split::vm_exited(host);
+    host.vm.sampled.store(sealed || split, Ordering::Relaxed);
 }
 
 /// Does what the core left to the shell; true to enter the guest again.

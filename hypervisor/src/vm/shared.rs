@@ -8,10 +8,10 @@ use crate::memory::guest::GuestSpace;
 use crate::pcpu::call::{self, NoAnswer};
 use crate::pcpu::{self, Pcpu};
 use crate::secmem::sealed::Sealed;
-use crate::vmx::instruction;
+use crate::vmx::instruction::{self, Current};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use bulkhead_core::addr::{Gpa, Gva};
+use bulkhead_core::addr::{Gpa, Gva, Hpa};
 use bulkhead_core::bus::{GuestRam, Signal, Signals};
 use bulkhead_core::call::{Losses, Requests};
 use bulkhead_core::console::ExitTrace;
@@ -24,15 +24,16 @@ use bulkhead_core::sched::Share;
 use bulkhead_core::vcpu::DeviceAccess;
 use bulkhead_core::vcpu::counters::Counters;
 use bulkhead_core::vcpu::mail::Mailbox;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use bulkhead_core::vmx::field::{self, VmcsAccess};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use core::time::Duration;
 use spin::mutex::Mutex;
 use spin::{MutexGuard, Once};
 
 use super::memory::{Serving, SharedMemory, VmMemory};
 use super::run::Running;
-use super::split::SideRoots;
-use super::ticks;
+use super::split::{self, SideRoots};
+use super::{VmError, ticks};
 
 // One bit of `deaf` for each vCPU.
 const _: () = assert!(bulkhead_core::manifest::MAX_VCPUS <= u64::BITS);
@@ -79,8 +80,6 @@ pub struct VcpuPort {
     pub pcpu: usize,
     /// It is in the guest, or about to be.
     pub running: AtomicBool,
-    /// It is in the split's `user` view, or about to be.
-    pub in_user: AtomicBool,
     /// What it did, as its CPU last said.
     counters: Mutex<Counters>,
     /// Its CPU is to say it again.
@@ -104,6 +103,8 @@ pub struct VmShared {
     pub eptp: Eptp,
     /// And to each view of the kernel/user split, where it has that.
     pub sides: Option<SideRoots>,
+    /// Where its EPTP list is, where its vCPUs switch views without an exit.
+    pub switches: Option<Hpa>,
     /// Its devices.
     pub devices: SharedDevices,
     /// Its vCPUs.
@@ -116,8 +117,10 @@ pub struct VmShared {
     pub ending: Mutex<Option<Ending>>,
     /// A machine check hit it since it was started: nobody touches its frames, and nobody else gets them, before it is started again.
     pub hit: AtomicBool,
-    /// Exits are told to `secmem`, which takes some for samples.
+    /// Some exits are samples.
     pub sampled: AtomicBool,
+    /// How many exits from user code are still to be looked at for what of the kernel is within reach.
+    pub split_samples: AtomicU32,
     /// How often a vCPU got a CPU that another VM's had.
     pub scheduled_in: AtomicU64,
     /// How often another VM's vCPU got a CPU that a vCPU of this one had.
@@ -141,7 +144,9 @@ const TRY_MS: u64 = 10;
 
 impl VmShared {
     /// A VM none of whose vCPUs run.
-    #[must_use]
+    ///
+    /// # Errors
+    /// No frame is left for an EPTP list.
     pub fn new(
         id: VmId,
         name: VmName,
@@ -150,18 +155,21 @@ impl VmShared {
         devices: Devices,
         placement: &[usize],
         share: Share,
-    ) -> Self {
-        let own = memory.lock();
+        split_samples: u32,
+    ) -> Result<Self, VmError> {
+        let mut own = memory.lock();
+        let switches = split::list(&mut own, &mut crate::memory::lock().pool)?;
         let (eptp, sampled) = (own.eptp(), own.sealed().is_some_and(Sealed::is_sampled));
         let sides = own.side_roots();
         drop(own);
-        Self {
+        Ok(Self {
             id,
             name,
             size,
             memory,
             eptp,
             sides,
+            switches,
             devices: Mutex::new(devices),
             vcpus: placement
                 .iter()
@@ -169,7 +177,6 @@ impl VmShared {
                     mailbox: Mailbox::default(),
                     pcpu: *cpu,
                     running: AtomicBool::new(false),
-                    in_user: AtomicBool::new(false),
                     counters: Mutex::default(),
                     asked: AtomicBool::new(false),
                 })
@@ -178,7 +185,8 @@ impl VmShared {
             returned: Mutex::new(Vec::with_capacity(placement.len())),
             ending: Mutex::new(None),
             hit: AtomicBool::new(false),
-            sampled: AtomicBool::new(sampled),
+            sampled: AtomicBool::new(sampled || split_samples > 0),
+            split_samples: AtomicU32::new(split_samples),
             scheduled_in: AtomicU64::new(0),
             scheduled_out: AtomicU64::new(0),
             losses: Losses::default(),
@@ -187,7 +195,7 @@ impl VmShared {
             traced: AtomicBool::new(false),
             trace: Mutex::default(),
             missed: AtomicU64::new(0),
-        }
+        })
     }
 
     /// The devices for the boot CPU, which looks after every VM: `None` where somebody has them, for it to come back later.
@@ -262,13 +270,22 @@ impl VmShared {
         call::among(cpus, Requests::FORGET_VIEW)
     }
 
-    /// Has this CPU forget what the view shows.
+    /// Has this CPU forget what the views show. With the split, a vCPU of the VM that runs here is taken out of `user`: it is admitted anew when it
+    /// runs user code.
     #[inline(never)]
     pub fn forget_view(&self) {
-        match self.sides {
-            Some(_) => instruction::forget_views(),
-            None => instruction::forget_view(super::machine().features.ept.features(), self.eptp),
+        let Some([_, kernel, user]) = &self.sides else {
+            instruction::forget_view(super::machine().features.ept.features(), self.eptp);
+            return;
+        };
+        let here = pcpu::this().index;
+        let mut ports = self.vcpus.iter();
+        // Then its VMCS is the current one.
+        let runs = ports.any(|port| port.pcpu == here && port.running.load(Ordering::SeqCst));
+        if runs && Current.read(field::EPT_POINTER) == user.raw() {
+            Current.write(field::EPT_POINTER, kernel.raw());
         }
+        instruction::forget_views();
     }
 
     /// Has its CPUs look around.
@@ -390,7 +407,6 @@ impl VmShared {
         for port in &self.vcpus {
             let _ = port.mailbox.take();
             port.running.store(false, Ordering::SeqCst);
-            port.in_user.store(false, Ordering::SeqCst);
             port.asked.store(false, Ordering::SeqCst);
             *port.counters.lock() = Counters::default();
         }
@@ -399,12 +415,6 @@ impl VmShared {
 }
 
 impl VcpuPort {
-    /// Whether it is in the split's `user` view.
-    #[must_use]
-    pub fn is_in_user(&self) -> bool {
-        self.in_user.load(Ordering::SeqCst)
-    }
-
     /// What the vCPU did, as its CPU last said.
     #[must_use]
     pub fn counters(&self) -> Counters {

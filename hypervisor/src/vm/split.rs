@@ -8,22 +8,28 @@ use super::VmError;
 use super::host::Host;
 use super::machine;
 use super::memory::VmMemory;
-use super::shared::VcpuPort;
+use super::shared;
 use crate::arch::cpu::wrmsr;
+use crate::events;
 use crate::memory::pool::Pool;
-use crate::memory::{self, Memory, tlb::ViewTlb, window};
+use crate::memory::{self, Memory, window};
 use alloc::boxed::Box;
-use bulkhead_core::addr::{Frame, FrameCount, Gpa};
+use alloc::vec::Vec;
+use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::backing::Backing;
 use bulkhead_core::ept::{EptCaps, Eptp};
+use bulkhead_core::events::{Event, SplitSample};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, Ledger, MapRight, Rights, VmId};
 use bulkhead_core::manifest::VmPlan;
 use bulkhead_core::msr::LSTAR;
-use bulkhead_core::split::{KernelHalf, Name, Pages, Place, Places, Side, Split, SplitError};
+use bulkhead_core::split::reach::{self, Table};
+use bulkhead_core::split::{
+    KernelHalf, Name, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
+};
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
-use bulkhead_core::views::Views;
+use bulkhead_core::views::{ViewId, Views};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 
@@ -71,6 +77,19 @@ pub fn create(
         .map_err(VmError::Views)
 }
 
+/// The EPTP list of a VM with the split, for all its vCPUs; `None` where the processor cannot switch views by itself.
+///
+/// # Errors
+/// No frame is left.
+pub fn list(own: &mut VmMemory, pool: &mut Pool) -> Result<Option<Hpa>, VmError> {
+    let vmx = machine().features.vmx.for_split();
+    let switches = vmx.is_some_and(|vmx| vmx.switches_views());
+    match own.split.as_deref_mut().filter(|_| switches) {
+        Some(split) => split.add_list(&mut own.views, pool).map_err(VmError::Views),
+        None => Ok(None),
+    }
+}
+
 /// The frames that a VM has for its split, and the books.
 pub struct SplitFrames<'a> {
     vm: VmId,
@@ -104,11 +123,18 @@ impl SplitFrames<'_> {
 
 impl Invalidate for SplitFrames<'_> {
     fn invalidate(&mut self, root: Frame) {
-        ViewTlb.invalidate(root);
+        self.invalidate_all(&mut core::iter::once(root));
     }
 
-    fn invalidate_all(&mut self, roots: &mut dyn Iterator<Item = Frame>) {
-        ViewTlb.invalidate_all(roots);
+    /// All of the VM's.
+    fn invalidate_all(&mut self, _roots: &mut dyn Iterator<Item = Frame>) {
+        // A VM that nobody knows yet has no vCPUs.
+        let Some(vm) = shared::by_id(self.vm) else {
+            return;
+        };
+        if let Err(silent) = vm.lose_translations() {
+            panic!("{silent}: user code of its guest may still reach what it is not to");
+        }
     }
 }
 
@@ -121,23 +147,26 @@ impl Pages for SplitFrames<'_> {
         work(ledger, pool)
     }
 
-    fn right(&mut self, page: usize) -> Option<MapRight> {
+    fn right(&mut self, page: usize, rights: Rights) -> Option<MapRight> {
         let run = self.run(page)?;
-        memory::lock().ledger.grant(self.vm, run, Rights::READ).ok()
+        memory::lock().ledger.grant(self.vm, run, rights).ok()
     }
 
-    fn fill(&mut self, page: usize, entry: u64) {
+    fn copy(&mut self, page: usize, bytes: &[u8]) {
+        let (words, _) = bytes.as_chunks::<8>();
+        let padding = core::iter::repeat(0);
+        let words = words.iter().map(|word| u64::from_le_bytes(*word));
         self.show(page, |entries| {
-            for index in 0..ENTRIES {
+            for (index, word) in words.chain(padding).take(ENTRIES).enumerate() {
                 // SAFETY: one frame shows, which is `ENTRIES` entries.
-                unsafe { entries.wrapping_add(index).write_volatile(entry) };
+                unsafe { entries.wrapping_add(index).write_volatile(word) };
             }
         });
     }
 
     fn write(&mut self, page: usize, index: usize, entry: u64) {
         assert!(index < ENTRIES, "a table has {ENTRIES} entries");
-        // SAFETY: as in `fill`; other CPUs see the old entry or the new one.
+        // SAFETY: as in `copy`; other CPUs see the old entry or the new one.
         self.show(page, |entries| unsafe {
             entries.wrapping_add(index).write_volatile(entry);
         });
@@ -176,52 +205,157 @@ impl VmMemory {
     }
 }
 
+/// A vCPU exited: a sample where it is time for one and user code ran. Whether there will be others.
+pub fn vm_exited(host: &Host) -> bool {
+    let left = host.vm.split_samples.load(Ordering::Relaxed);
+    let is_user_code = (host.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
+    if left == 0 || !is_user_code {
+        return left > 0;
+    }
+    host.vm.split_samples.store(left - 1, Ordering::Relaxed);
+    let root = Gpa(host.read(field::GUEST_CR3).0 & !(FRAME_SIZE - 1) & !(1 << 63));
+    let in_user = host.side() == Side::User;
+    let sample = host.vm.memory.lock().look(host.side(), root);
+    events::send(&Event::SplitSample {
+        vm: host.vm.name.as_str(),
+        sample: SplitSample {
+            vcpu: host.me,
+            in_user,
+            ..sample
+        },
+    });
+    left > 1
+}
+
+impl VmMemory {
+    /// What of the kernel half at `root` is within reach in a view.
+    fn look(&self, side: Side, root: Gpa) -> SplitSample {
+        let view = self
+            .split
+            .as_ref()
+            .map_or(ViewId::BASE, |split| split.view(side));
+        let tables = memory::lock().pool.view();
+        let mut read = |frame, table: &mut Table| {
+            let run = FrameRun::new(frame, FrameCount(1));
+            let right = memory::lock()
+                .ledger
+                .grant_window(self.vm, run, Rights::READ);
+            let Ok(right) = right else { return false };
+            let (shown, right) = window::show(right, |at, _| {
+                for (index, entry) in table.iter_mut().enumerate() {
+                    // SAFETY: one frame shows, which is as many entries as `table`; the guest may write to it meanwhile.
+                    *entry = unsafe { at.cast::<u64>().wrapping_add(index).read_volatile() };
+                }
+            });
+            memory::lock().ledger.surrender(right);
+            shown.is_ok()
+        };
+        let found = reach::reach(&self.views, &tables, view, root, &mut read);
+        let names = self.split.iter().flat_map(|split| split.named());
+        let named: Vec<_> = names
+            .filter_map(|name| {
+                let leaf = self.views.translate(&tables, view, name.gpa)?;
+                let into = (name.gpa.0 - leaf.input.0) / FRAME_SIZE;
+                Some(Frame(leaf.frame.0 + into))
+            })
+            .collect();
+        let unnamed = found.frames.iter().filter(|frame| !named.contains(frame));
+        SplitSample {
+            frames: found.frames.len() as u64,
+            unnamed: unnamed.count() as u64,
+            pages: found.pages,
+            tables: found.tables,
+            ..SplitSample::default()
+        }
+    }
+}
+
 impl Sides for Host {
+    fn side(&self) -> Side {
+        let here = self.read(field::EPT_POINTER);
+        let mut sides = Side::ALL.into_iter().zip(self.vm.sides.iter().flatten());
+        let found = sides.find_map(|(side, root)| (root.raw() == here).then_some(side));
+        found.unwrap_or(Side::Base)
+    }
+
     fn enter_side(&mut self, side: Side) {
-        let Some(roots) = &self.vm.sides else {
+        let Some([base, kernel, _]) = &self.vm.sides else {
             unreachable!("a VM without the split has one view");
         };
-        if let Some(port) = self.vm.vcpus.get(self.me as usize) {
-            port.in_user.store(side == Side::User, Ordering::SeqCst);
-        }
-        let [base, kernel, user] = roots;
         let root = match side {
             Side::Base => base,
             Side::Kernel => kernel,
-            Side::User => user,
+            Side::User => unreachable!("`enter_user` is the way there"),
         };
         self.write(field::EPT_POINTER, root.raw());
     }
 
     fn place(&mut self, gpa: Gpa) -> Place {
+        let side = self.side();
         let mut own = self.vm.memory.lock();
-        let place = own.with_split(|split, _, _| split.place(gpa));
+        let place = own.with_split(|split, _, _| split.place(side, gpa));
         place.unwrap_or(Place::Elsewhere)
     }
 
-    fn guard(&mut self, table: Gpa) -> Result<(), StopReason> {
+    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<Gpa, StopReason> {
         let mut own = self.vm.memory.lock();
-        // Another kernel takes over: nobody runs user code of the one before. `admit` says so while it has the memory.
-        let is_alone = !self.vm.vcpus.iter().any(VcpuPort::is_in_user);
-        let guarded = own.with_split(|split, views, frames| {
-            if is_alone && split.guarded() != Some(table) {
-                split.forget(views, frames);
-            }
-            split.guard(table, views, frames)
-        });
-        self.judge(guarded.unwrap_or(Ok(())))
+        let begun =
+            own.with_split(|split, views, frames| split.begin(syscall, table, views, frames));
+        self.judge(begun.unwrap_or(Ok(table)))
     }
 
     fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason> {
         let mut own = self.vm.memory.lock();
-        if let Some(port) = self.vm.vcpus.get(self.me as usize) {
-            port.in_user.store(true, Ordering::SeqCst);
-        }
         let admitted = own.with_split(|split, views, frames| {
-            let changed = split.admit(self.me, half, names, views, frames);
-            changed.map(drop)
+            split.admit(self.me, half, names, views, frames).map(drop)
         });
         self.judge(admitted.unwrap_or(Ok(())))
+    }
+
+    fn enter_user(
+        &mut self,
+        table: Gpa,
+        half: &KernelHalf,
+        names: &[Name],
+    ) -> Result<(), StopReason> {
+        let Some([_, _, user]) = &self.vm.sides else {
+            unreachable!("a VM without the split has one view");
+        };
+        let mut own = self.vm.memory.lock();
+        let admitted = own.with_split(|split, views, frames| {
+            split.admit(self.me, half, names, views, frames)?;
+            split.see(table, frames);
+            Ok(())
+        });
+        self.judge(admitted.unwrap_or(Ok(())))?;
+        // While the memory is held: what a flush takes a vCPU out of, it does not come back to by what it was told before.
+        self.write(field::EPT_POINTER, user.raw());
+        Ok(())
+    }
+
+    fn switches(&self) -> bool {
+        self.vm.switches.is_some()
+    }
+
+    fn open(&mut self, opening: &Opening<'_>) -> Result<(), StopReason> {
+        let mut own = self.vm.memory.lock();
+        let opened = own.with_split(|split, views, frames| split.open(opening, views, frames));
+        match opened {
+            Some(Ok(true)) | None => Ok(()),
+            Some(Ok(false)) => {
+                log::warn!(
+                    "VM \"{}\": no gates fit its kernel; going from user code to the kernel and back takes exits",
+                    self.vm.name
+                );
+                Ok(())
+            }
+            Some(Err(error)) => self.judge(Err(error)),
+        }
+    }
+
+    fn way(&mut self) -> Option<Way> {
+        let mut own = self.vm.memory.lock();
+        own.with_split(|split, _, _| split.way(self.me)).flatten()
     }
 
     fn set_lstar(&mut self, value: u64) {
@@ -232,7 +366,7 @@ impl Sides for Host {
 
 impl Host {
     /// Says why the split cannot go on, where it cannot.
-    fn judge(&self, done: Result<(), SplitError>) -> Result<(), StopReason> {
+    fn judge<T>(&self, done: Result<T, SplitError>) -> Result<T, StopReason> {
         done.map_err(|error| {
             log::error!("VM \"{}\": {error}", self.vm.name);
             StopReason::SplitLost

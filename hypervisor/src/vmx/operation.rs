@@ -22,6 +22,7 @@ const IA32_VMX_CR4_FIXED0: u32 = 0x488;
 const IA32_VMX_CR4_FIXED1: u32 = 0x489;
 const IA32_VMX_PROCBASED_CTLS2: u32 = 0x48b;
 const IA32_VMX_EPT_VPID_CAP: u32 = 0x48c;
+const IA32_VMX_VMFUNC: u32 = 0x491;
 /// The TRUE_ variants follow the first four in the same order.
 const TRUE_CONTROLS: u32 = 0x48d - IA32_VMX_PINBASED_CTLS;
 
@@ -97,6 +98,12 @@ fn report() -> VmxReport {
         read(IA32_VMX_PROCBASED_CTLS2)
     } else {
         0
+    };
+    // A VMFUNC that does not switch views is of no use to anybody here.
+    let functions = Secondary::VMFUNC.bits();
+    let secondary = match allows(secondary, functions) && read(IA32_VMX_VMFUNC) & 1 != 0 {
+        true => secondary,
+        false => secondary & !(u64::from(functions) << 32),
     };
     let tagged = Secondary::EPT.union(Secondary::VPID).bits();
     VmxReport {

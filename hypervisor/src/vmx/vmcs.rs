@@ -27,6 +27,8 @@ struct Setup<'a> {
     eptp: Eptp,
     /// The VM has the kernel/user split.
     splits: bool,
+    /// Its EPTP list, where it switches views by itself.
+    switches: Option<Hpa>,
     /// TLB tag, not 0.
     vpid: u16,
     host: &'a HostDescriptors,
@@ -84,6 +86,7 @@ pub fn fill(running: &Running, entry: &EntryState) -> Result<(), VmxFailed> {
         posted,
         eptp: owner.vm.eptp,
         splits: owner.vm.sides.is_some(),
+        switches: owner.vm.switches,
         vpid: vm::vpid(owner.vm.id, owner.me),
         host: host_tables,
         exit_stack: own.exit_stack,
@@ -127,6 +130,14 @@ fn controls(vmcs: &mut Current, setup: &Setup<'_>) {
         false => setup.bitmaps.msr,
     };
     vmcs.write(field::MSR_BITMAP, msr_bitmap.0);
+    if n.switches_views() {
+        /// VM function 0 (Intel SDM vol. 3C, "VM-Function Controls").
+        const EPTP_SWITCHING: u64 = 1;
+        let list = setup.switches.unwrap_or(Hpa(0));
+        let functions = setup.switches.map_or(0, |_| EPTP_SWITCHING);
+        vmcs.write(field::VM_FUNCTION_CONTROLS, functions);
+        vmcs.write(field::EPTP_LIST, list.0);
+    }
     vmcs.write(field::VIRTUAL_APIC_PAGE, setup.apic_page.0);
     vmcs.write(field::TPR_THRESHOLD, 0);
     vmcs.write(field::EXCEPTION_BITMAP, EXCEPTIONS);

@@ -33,6 +33,7 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     scenarios.extend(bench::scenarios());
     scenarios.extend(linux::scenarios());
     scenarios.extend(examples::scenarios());
+    scenarios.extend(split::scenarios());
     scenarios.extend(smp::scenarios());
     scenarios.extend(faults::scenarios());
     scenarios.extend(secmem::scenarios());

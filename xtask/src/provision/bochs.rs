@@ -1,8 +1,8 @@
 //! Bochs 3.1 with its libraries and firmware, unpacked from Debian packages into the cache.
 //!
 //! Newer than what Debian 12 ships (see `SUPPORT.md`), so it runs on its own dynamic loader and
-//! libraries. Its signed division is checked, and mended when wrong, and how it brings interrupts to guests is mended, before
-//! the directory is put in place.
+//! libraries. Its signed division is checked, and mended when wrong, and how it brings interrupts to guests and carries out fast system calls is
+//! mended, before the directory is put in place.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,8 @@ use std::process::Command;
 use crate::error::{Error, IoContext, Result};
 use crate::paths::Workspace;
 use crate::provision::apt::{self, PrivateApt};
-use crate::provision::{idiv, interrupts, once};
+use crate::provision::function::Outcome;
+use crate::provision::{idiv, interrupts, once, syscalls};
 use crate::ui::Step;
 
 /// The Debian suite that carries a Bochs new enough; Debian 13's 3.0 dies inside OVMF.
@@ -25,7 +26,7 @@ const PACKAGES: [&str; 6] = [
     "libc-bin",
 ];
 /// Changes when the directory's layout or the mending does, so that an old cache is not reused.
-const DIRECTORY: &str = "bochs-forky-4";
+const DIRECTORY: &str = "bochs-forky-5";
 
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 const BINARY: &str = "usr/bin/bochs-bin";
@@ -129,9 +130,16 @@ fn mend(binary: &Path) -> Result<()> {
     });
     let step = Step::start("Mending how the emulator brings interrupts to guests");
     step.done(match interrupts::mend(&mut file)? {
-        interrupts::Outcome::Mended => "mended in the private copy",
-        interrupts::Outcome::Unknown => {
+        Outcome::Mended => "mended in the private copy",
+        Outcome::Unknown => {
             "its code is not the known one and stays as it is; where it is wrong, guests hang or crash on several CPUs or with sealed memory; `apicv = \"off\"` avoids most of it"
+        }
+    });
+    let step = Step::start("Mending the emulator's SYSCALL and SYSRET");
+    step.done(match syscalls::mend(&mut file)? {
+        Outcome::Mended => "mended in the private copy",
+        Outcome::Unknown => {
+            "their code is not the known one and stays as it is; where it is wrong, 32-bit programs crash in a guest, and its kernel warns of single steps"
         }
     });
     fs::write(binary, file).context("write", binary)

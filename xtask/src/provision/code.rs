@@ -1,6 +1,6 @@
 //! Machine code that is recognised by its instructions and changed in place.
 //!
-//! Neighbours: `interrupts` and `remapping`, which mend emulators with it.
+//! Neighbours: `interrupts`, `syscalls` and `remapping`, which mend emulators with it.
 
 /// An instruction sequence; `None` stands for any byte: displacements, which follow the layout of the emulator's structures.
 pub type Pattern = [Option<u8>];

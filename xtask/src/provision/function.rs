@@ -1,6 +1,6 @@
 //! A function of a program on disk, found by its dynamic symbol, so that it can be looked at and mended.
 //!
-//! Neighbours: `idiv` and `interrupts` mend functions of the emulator.
+//! Neighbours: `idiv`, `interrupts` and `syscalls` mend functions of the emulator.
 
 use object::{Object, ObjectSegment, ObjectSymbol};
 
@@ -13,6 +13,15 @@ pub enum FunctionError {
     /// The function is not exported.
     #[error("the emulator does not export `{0}`")]
     NoSymbol(&'static str),
+}
+
+/// What became of an attempt to mend functions that cannot be tried out by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// All faults were there; all functions were changed.
+    Mended,
+    /// At least one function is not the one that is known; nothing was changed.
+    Unknown,
 }
 
 /// Where a function lies.

@@ -21,7 +21,7 @@
 //! Neighbours: `bochs` calls this while it provisions the emulator.
 
 use super::code::{displacement, distance, find_once, pattern};
-use super::function::{Function, FunctionError};
+use super::function::{Function, FunctionError, Outcome};
 
 const DELIVERY: &str = "_ZN8BX_CPU_C18HandleExtInterruptEv";
 const POSTING: &str = "_ZN8BX_CPU_C31VMX_Posted_Interrupt_ProcessingEh";
@@ -29,15 +29,6 @@ const RUNNING: &str = "_ZN8BX_CPU_C13cpu_run_traceEv";
 const INJECTION: &str = "_ZN8BX_CPU_C29VMX_Deliver_Virtual_InterruptEv";
 const EXIT: &str = "_ZN8BX_CPU_C6VMexitEjm";
 const WATCHER: &str = "_Z20bx_instr_hwinterruptjjtm";
-
-/// What [`mend`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// All faults were there; all functions were changed.
-    Mended,
-    /// At least one function is not the one that is known; nothing was changed.
-    Unknown,
-}
 
 /// Mends the functions in the emulator whose file is `file`.
 ///

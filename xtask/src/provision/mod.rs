@@ -14,11 +14,13 @@ pub mod idiv;
 pub mod initramfs;
 pub mod interrupts;
 pub mod kernel;
+pub mod kselftest;
 pub mod modules;
 pub mod payload;
 pub mod qemu;
 pub mod remapping;
 pub mod swtpm;
+pub mod syscalls;
 pub mod targets;
 
 use std::fs::{self, File};

@@ -8,7 +8,7 @@ use crate::paths::{Workspace, create_dir};
 use crate::provision::busybox::Busybox;
 use crate::provision::kernel::{KERNELS, Kernel};
 use crate::provision::modules::{Guest, Modules};
-use crate::provision::{CacheLock, debian, initramfs};
+use crate::provision::{CacheLock, debian, initramfs, kselftest};
 
 /// A payload that can be provided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ enum Known {
     Card,
     /// The disk with a minimal Debian.
     Debian,
+    /// The kernel's tests of its entry code, to be put behind a RAM disk.
+    Kselftest,
 }
 
 /// Puts a payload at the path it is given, with everything at hand that needed fetching first.
@@ -67,7 +69,7 @@ impl Known {
             .map(Self::Kernel)
             .chain([Self::Busybox])
             .chain(KERNELS.into_iter().map(Self::Virtio))
-            .chain([Self::Card, Self::Debian])
+            .chain([Self::Card, Self::Debian, Self::Kselftest])
     }
 
     fn name(self) -> String {
@@ -77,6 +79,7 @@ impl Known {
             Self::Virtio(kernel) => initramfs::virtio_name(kernel),
             Self::Card => initramfs::CARD.to_owned(),
             Self::Debian => debian::PAYLOAD.to_owned(),
+            Self::Kselftest => kselftest::PAYLOAD.to_owned(),
         }
     }
 
@@ -95,6 +98,7 @@ impl Known {
                 let tools = debian::Tools::provision(workspace)?;
                 Box::new(move |place| debian::build(workspace, &tools, &modules, place))
             }
+            Self::Kselftest => Box::new(move |place| kselftest::build(workspace, place)),
         })
     }
 }

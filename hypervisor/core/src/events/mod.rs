@@ -9,6 +9,7 @@ pub mod counters;
 pub mod iommu;
 mod json;
 pub mod secmem;
+mod split;
 #[cfg(test)]
 mod tests;
 pub mod tpm;
@@ -27,6 +28,7 @@ pub use counters::{
 pub use iommu::{DmaFault, SelfTestCase, VtdCosts};
 use json::Object;
 pub use secmem::{SecmemCounters, SecmemSample};
+pub use split::SplitSample;
 pub use tpm::{LogPiece, Measured, PcrValue, RootKeyOrigin};
 
 /// One thing worth telling.
@@ -165,6 +167,13 @@ pub enum Event<'a> {
         /// What was found.
         sample: SecmemSample,
     },
+    /// What of its kernel half was within reach of a VM's user code at an exit.
+    SplitSample {
+        /// Its name.
+        vm: &'a str,
+        /// What was found.
+        sample: SplitSample,
+    },
     /// What happened to an encrypted VM's memory in the life that ended.
     Secmem {
         /// Its name.
@@ -250,7 +259,7 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// The names of all events.
-    pub const NAMES: [&'static str; 40] = [
+    pub const NAMES: [&'static str; 41] = [
         "boot",
         "measurement",
         "plan",
@@ -273,6 +282,7 @@ impl Event<'_> {
         "integrity",
         "secmem-start",
         "secmem-sample",
+        "split-sample",
         "secmem",
         "secmem-end",
         "counters",
@@ -319,6 +329,7 @@ impl Event<'_> {
             Self::Integrity { .. } => "integrity",
             Self::SecmemStart { .. } => "secmem-start",
             Self::SecmemSample { .. } => "secmem-sample",
+            Self::SplitSample { .. } => "split-sample",
             Self::Secmem { .. } => "secmem",
             Self::SecmemEnd { .. } => "secmem-end",
             Self::Counters(_) => "counters",
@@ -426,6 +437,10 @@ impl Event<'_> {
                 object.number("key", key.0.into())?;
             }
             Self::SecmemSample { vm, sample } => {
+                object.text("vm", vm)?;
+                sample.write(&mut object)?;
+            }
+            Self::SplitSample { vm, sample } => {
                 object.text("vm", vm)?;
                 sample.write(&mut object)?;
             }

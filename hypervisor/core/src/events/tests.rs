@@ -100,6 +100,17 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
             vm: "demo",
             key: KeyId(1),
         },
+        Event::SplitSample {
+            vm: "demo",
+            sample: SplitSample {
+                vcpu: 1,
+                in_user: true,
+                frames: 19,
+                unnamed: 0,
+                pages: 20,
+                tables: 7,
+            },
+        },
         Event::SecmemSample {
             vm: "demo",
             sample: SecmemSample {

@@ -1,7 +1,7 @@
 //! The MSR bitmap: which accesses the CPU lets through without an exit
 //! (Intel SDM vol. 3C, "MSR-Bitmap Address").
 
-use super::{Class, LSTAR, classify};
+use super::{Class, LSTAR, SYSENTER_EIP, classify};
 use crate::apic::X2APIC_FIRST_MSR;
 
 /// Bytes of a bitmap page.
@@ -56,11 +56,15 @@ pub fn build_bitmap(bitmap: &mut [u8; BITMAP_SIZE], x2apic: X2apicAssist) {
     }
 }
 
-/// Has writes exit that say where system calls enter the kernel, which the kernel/user split begins with.
+/// Has accesses exit to what says where system calls enter the kernel: the kernel/user split begins with it, and has gates there.
 pub fn watch_entry_points(bitmap: &mut [u8; BITMAP_SIZE]) {
-    let (byte, bit) = place(LSTAR, WRITES);
-    if let Some(byte) = bitmap.get_mut(byte) {
-        *byte |= bit;
+    for msr in [LSTAR, SYSENTER_EIP] {
+        for half in [0, WRITES] {
+            let (byte, bit) = place(msr, half);
+            if let Some(byte) = bitmap.get_mut(byte) {
+                *byte |= bit;
+            }
+        }
     }
 }
 

@@ -35,7 +35,7 @@ const MICROCODE_REVISION: u32 = 0x8b;
 /// `IA32_SYSENTER_CS`, in the VMCS.
 const SYSENTER_CS: u32 = 0x174;
 /// `IA32_SYSENTER_EIP`, in the VMCS.
-const SYSENTER_EIP: u32 = 0x176;
+pub const SYSENTER_EIP: u32 = 0x176;
 /// `IA32_MISC_ENABLE`.
 const MISC_ENABLE: u32 = 0x1a0;
 /// `IA32_DEBUGCTL`.

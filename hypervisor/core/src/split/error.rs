@@ -17,7 +17,7 @@ pub enum SplitError {
     /// The pages that the processor needs lie in more places than there are tables for.
     NoPage,
     /// There is no such vCPU.
-    NoVcpu(u32),
+    NoVcpu,
 }
 
 impl From<ViewError> for SplitError {
@@ -38,7 +38,7 @@ impl fmt::Display for SplitError {
                 "a descriptor table or task-state segment is at {gva}, which is not in the kernel's half"
             ),
             Self::NoPage => f.write_str("descriptor tables lie in too many places"),
-            Self::NoVcpu(vcpu) => write!(f, "there is no vCPU {vcpu}"),
+            Self::NoVcpu => f.write_str("the VM has no such vCPU"),
         }
     }
 }

@@ -12,23 +12,32 @@
 //! [`Split`] is what a VM keeps of this: it decides and changes views. When a vCPU goes from one view to another is
 //! [`crate::vcpu`]'s. Neighbours: [`crate::views`], [`crate::ledger`]; the shell implements [`Pages`]. See `docs/kernel-user-split.md`.
 
+mod code;
 mod error;
+pub mod gates;
 mod kernel_half;
+mod passage;
+pub mod reach;
 mod replica;
+pub mod sites;
 #[cfg(test)]
 mod tests;
 
 use alloc::vec::Vec;
 
-use crate::addr::{FRAME_SIZE, FrameCount, Gpa, Gva};
+use crate::addr::{FRAME_SIZE, FrameCount, Gpa, Gva, Hpa};
 use crate::ept::{EptAttr, EptPerms};
-use crate::ledger::{Ledger, MapRight};
+use crate::ledger::{Ledger, MapRight, Rights};
 use crate::mtrr::MemoryType;
-use crate::table::{Invalidate, TableMemory};
+use crate::table::{ENTRIES, Invalidate, TableMemory};
+use crate::views::list::{ListId, Slot};
 use crate::views::{ViewError, ViewId, Views, Withdrawn};
 
 pub use error::SplitError;
+use gates::{KERNEL_INDEX, USER_INDEX};
 pub use kernel_half::{HALF_BYTES, HALF_OFFSET, KernelHalf};
+use passage::Passage;
+pub use passage::{Opening, Read, Way};
 use replica::{Replicas, Write};
 
 /// The view that a vCPU of a VM with the split is in.
@@ -98,19 +107,21 @@ pub struct Name {
     pub gpa: Gpa,
     /// Whether the kernel may write to it there.
     pub writable: bool,
+    /// Whether it may execute it.
+    pub executable: bool,
 }
 
-/// The frames that replicas are made of, and the books; implemented by the shell.
+/// The frames that replicas are made of, and the books; implemented by the shell. Invalidating takes every vCPU of the VM out of `user` besides.
 pub trait Pages: Invalidate {
     /// Where page tables lie.
     type Tables: TableMemory;
 
     /// Works on the ledger and on the page tables.
     fn books<T>(&mut self, work: impl FnOnce(&mut Ledger<'_>, &mut Self::Tables) -> T) -> T;
-    /// The VM's right to read page `page` of those that it has for the split; `None` where there are no more.
-    fn right(&mut self, page: usize) -> Option<MapRight>;
-    /// Fills page `page` with `entry`.
-    fn fill(&mut self, page: usize, entry: u64);
+    /// A right of the VM's to page `page` of those that it has for the split; `None` where there are no more.
+    fn right(&mut self, page: usize, rights: Rights) -> Option<MapRight>;
+    /// Writes a page, eight bytes at a time, each in one piece; what `bytes` does not reach is zeroed.
+    fn copy(&mut self, page: usize, bytes: &[u8]);
     /// Writes entry `index` of page `page`, in one piece.
     fn write(&mut self, page: usize, index: usize, entry: u64);
 }
@@ -129,17 +140,22 @@ pub struct Split {
     /// What is named, by vCPU.
     names: Vec<Vec<Name>>,
     guarded: Option<Gpa>,
+    /// The way from one view to the other without an exit, once there is one.
+    passage: Option<Passage>,
+    /// Where SYSCALL enters the kernel that all this is for.
+    entry: Option<u64>,
+    list: Option<ListId>,
 }
 
 impl Split {
     /// The most level-3 tables of the kernel half that are followed. Linux has about 70.
     pub const MOST_TABLES: usize = 256;
 
-    /// Pages that the split of a VM with `vcpus` vCPUs can need: replicas of a few level-3 tables, and for each vCPU of two tables of both levels
+    /// Pages that the split of a VM with `vcpus` vCPUs can need: those of the gates, replicas of a few level-3 tables, and for each vCPU of two tables of both levels
     /// below, and of two more while a local descriptor table is exchanged for another.
     #[must_use]
     pub const fn pages(vcpus: u32) -> FrameCount {
-        FrameCount(8 + 6 * vcpus as u64)
+        FrameCount(passage::PAGES as u64 + 8 + 6 * vcpus as u64)
     }
 
     /// Adds the two views to a VM's.
@@ -160,9 +176,13 @@ impl Split {
             kernel,
             user,
             hidden: Vec::new(),
-            replicas: Replicas::new(places),
-            names: (0..vcpus).map(|_| Vec::new()).collect(),
+            replicas: Replicas::new(places, passage::PAGES),
+            // The last are the gates'.
+            names: (0..=vcpus).map(|_| Vec::new()).collect(),
             guarded: None,
+            passage: None,
+            entry: None,
+            list: None,
         })
     }
 
@@ -176,25 +196,26 @@ impl Split {
         }
     }
 
-    /// The table that `kernel` guards.
+    /// What `gpa` is to a vCPU in the view of `side`.
     #[must_use]
-    pub const fn guarded(&self) -> Option<Gpa> {
-        self.guarded
-    }
-
-    /// What `gpa` is.
-    #[must_use]
-    pub fn place(&self, gpa: Gpa) -> Place {
+    pub fn place(&self, side: Side, gpa: Gpa) -> Place {
         let page = Gpa(gpa.0 - gpa.page_offset());
-        if page == self.places.void()
-            || self.replicas.stands_at(page)
-            || self.hidden.binary_search(&page).is_ok()
-        {
-            Place::Barrier
-        } else if self.guarded == Some(page) {
-            Place::Guarded
-        } else {
-            Place::Elsewhere
+        let passage = self.passage.as_ref();
+        match side {
+            Side::User
+                if page == self.places.void()
+                    || self.replicas.stands_at(page)
+                    || self.hidden.binary_search(&page).is_ok() =>
+            {
+                Place::Barrier
+            }
+            Side::Kernel
+                if self.guarded == Some(page)
+                    || passage.is_some_and(|passage| passage.guards(page)) =>
+            {
+                Place::Guarded
+            }
+            _ => Place::Elsewhere,
         }
     }
 
@@ -203,34 +224,34 @@ impl Split {
         self.names.iter().flatten().copied()
     }
 
-    /// Has `kernel` keep `table` from being written unseen: the top-level table that the guest changes first when the kernel half gets another
-    /// level-3 table. What was guarded before is no more.
+    /// A vCPU's kernel says that SYSCALL enters it at `syscall`. One that said something else before is no more, and whatever was done for it is
+    /// undone: another kernel was started in its place. From now on `kernel` keeps `table` from being written unseen: the top-level table that the guest
+    /// changes first when the kernel half gets another level-3 table.
+    ///
+    /// The guarded table.
     ///
     /// # Errors
     /// No table is left for the override.
-    pub fn guard<P: Pages>(
+    pub fn begin<P: Pages>(
         &mut self,
+        syscall: u64,
         table: Gpa,
         views: &mut Views,
         pages: &mut P,
-    ) -> Result<(), SplitError> {
-        if self.guarded == Some(table) {
-            return Ok(());
+    ) -> Result<Gpa, SplitError> {
+        match (self.entry, self.guarded) {
+            (Some(entry), Some(guarded)) if entry == syscall => return Ok(guarded),
+            (None, _) => {}
+            _ => self.forget(views, pages),
         }
-        let (kernel, before) = (self.kernel, self.guarded);
-        let mut stale = Vec::with_capacity(2);
-        let guarded = pages.books(|_, tables| -> Result<(), ViewError> {
+        let guarded = pages.books(|_, tables| {
             let perms = EptPerms::READ | EptPerms::EXECUTE;
-            stale.push(views.limit(tables, kernel, table, ONE, perms)?);
-            if let Some(before) = before {
-                stale.push(views.reset(tables, kernel, before, ONE)?);
-            }
-            Ok(())
-        });
-        settle(stale, views, pages);
-        guarded?;
+            views.limit(tables, self.kernel, table, ONE, perms)
+        })?;
+        settle(Vec::from([guarded]), views, pages);
         self.guarded = Some(table);
-        Ok(())
+        self.entry = Some(syscall);
+        Ok(table)
     }
 
     /// A vCPU is about to run user code with this kernel half: sees to it that `user` has nothing of it but what is named, by this vCPU and by others.
@@ -248,7 +269,9 @@ impl Split {
     ) -> Result<bool, SplitError> {
         let mut stale = Vec::new();
         let hidden = self.hide(half, views, pages, &mut stale);
-        let named = hidden.and_then(|()| self.name(vcpu, half, names, views, pages, &mut stale));
+        let top_of = |gva| half.table_of(gva);
+        let named = hidden
+            .and_then(|()| self.name(vcpu as usize, &top_of, names, views, pages, &mut stale));
         let changed = !stale.is_empty() || named != Ok(false);
         if changed {
             settle(stale, views, pages);
@@ -283,21 +306,21 @@ impl Split {
         Ok(())
     }
 
-    /// Has `user` lead to what is named; true where something else was named before.
+    /// Has `user` lead to what vCPU `number` names, or what the gates do; true where something else was named before.
     fn name<P: Pages>(
         &mut self,
-        vcpu: u32,
-        half: &KernelHalf,
+        number: usize,
+        top_of: &dyn Fn(Gva) -> Option<Gpa>,
         names: &[Name],
         views: &mut Views,
         pages: &mut P,
         stale: &mut Vec<Withdrawn>,
     ) -> Result<bool, SplitError> {
-        let own = self.names.get_mut(vcpu as usize);
-        let own = own.ok_or(SplitError::NoVcpu(vcpu))?;
+        let own = self.names.get_mut(number);
+        let own = own.ok_or(SplitError::NoVcpu)?;
         // Another process may have another level-3 table in the place of one that was replaced.
         let is_led_to = |name: &Name| {
-            let table = half.table_of(name.gva);
+            let table = top_of(name.gva);
             table.is_none_or(|table| self.replicas.leads_to(table, name.gva))
         };
         if own.as_slice() == names && names.iter().all(is_led_to) {
@@ -310,8 +333,7 @@ impl Split {
             pages.write(page, index, entry);
         }
         for name in names {
-            let table = half.table_of(name.gva);
-            let table = table.ok_or(SplitError::NotKernels(name.gva))?;
+            let table = top_of(name.gva).ok_or(SplitError::NotKernels(name.gva))?;
             let user = self.user;
             let reached = self
                 .replicas
@@ -325,7 +347,7 @@ impl Split {
                 pages.write(page, index, entry);
             }
         }
-        if let Some(own) = self.names.get_mut(vcpu as usize) {
+        if let Some(own) = self.names.get_mut(number) {
             own.extend_from_slice(names);
         }
         self.retire(views, pages, stale)?;
@@ -348,7 +370,11 @@ impl Split {
     }
 
     /// The VM's life ends, or the guest begins anew: both views are what the base is but for what may be executed.
+    ///
+    /// A flush takes every vCPU out of `user` ([`Pages`]); it is done with no way back there before the first table is uncovered.
     pub fn forget<P: Pages>(&mut self, views: &mut Views, pages: &mut P) {
+        self.list_user(views, pages, false);
+        settle(Vec::new(), views, pages);
         let everything = FrameCount((self.places.void().0 + FRAME_SIZE) / FRAME_SIZE);
         let mut stale = Vec::with_capacity(2);
         pages.books(|_, tables| {
@@ -361,10 +387,48 @@ impl Split {
             }
         });
         self.hidden.clear();
-        self.replicas = Replicas::new(self.places);
+        self.replicas = Replicas::new(self.places, passage::PAGES);
         self.names.iter_mut().for_each(Vec::clear);
         self.guarded = None;
+        self.passage = None;
+        self.entry = None;
         settle(stale, views, pages);
+        self.list_user(views, pages, true);
+    }
+
+    /// An EPTP list for all vCPUs, so that they can switch between the views: where it is.
+    ///
+    /// # Errors
+    /// No frame is left.
+    pub fn add_list(
+        &mut self,
+        views: &mut Views,
+        tables: &mut impl TableMemory,
+    ) -> Result<Option<Hpa>, ViewError> {
+        let list = views.add_list(tables)?;
+        for (index, view) in [(KERNEL_INDEX, self.kernel), (USER_INDEX, self.user)] {
+            if let Some(slot) = Slot::new(index) {
+                views.show(tables, list, slot, view)?;
+            }
+        }
+        self.list = Some(list);
+        Ok(views.list_address(list))
+    }
+
+    /// Lets vCPUs switch to `user` by themselves, or no longer.
+    fn list_user<P: Pages>(&self, views: &mut Views, pages: &mut P, listed: bool) {
+        let (Some(list), Some(slot)) = (self.list, Slot::new(USER_INDEX)) else {
+            return;
+        };
+        let done = pages.books(|_, tables| match listed {
+            true => views.show(tables, list, slot, self.user),
+            // Who is in it is taken out by the flush that follows.
+            false => views.hide(tables, list, slot).map(drop),
+        });
+        assert!(
+            done.is_ok(),
+            "the list of the split's views is not as it was"
+        );
     }
 }
 
@@ -377,13 +441,26 @@ fn show_page<P: Pages>(
     fill: u64,
     at: Gpa,
 ) -> Result<Withdrawn, SplitError> {
-    let right = pages.right(page);
+    let right = pages.right(page, Rights::READ);
     let right = right.ok_or(SplitError::NoPage)?;
-    pages.fill(page, fill);
-    let attr = EptAttr::new(EptPerms::READ, MemoryType::WriteBack);
+    let bytes: Vec<u8> = (0..ENTRIES).flat_map(|_| fill.to_le_bytes()).collect();
+    pages.copy(page, &bytes);
+    remap(views, pages, user, at, right, EptPerms::READ)
+}
+
+/// Shows what `right` is to at `at`.
+fn remap<P: Pages>(
+    views: &mut Views,
+    pages: &mut P,
+    view: ViewId,
+    at: Gpa,
+    right: MapRight,
+    perms: EptPerms,
+) -> Result<Withdrawn, SplitError> {
+    let attr = EptAttr::new(perms, MemoryType::WriteBack);
     pages.books(|ledger, tables| {
         views
-            .remap(tables, user, at, right, attr)
+            .remap(tables, view, at, right, attr)
             .map_err(|rejected| {
                 ledger.surrender(rejected.right);
                 rejected.error.into()

@@ -16,11 +16,12 @@ mod entry {
     pub(super) const WRITE: u64 = 1 << 1;
     const ACCESSED: u64 = 1 << 5;
     const DIRTY: u64 = 1 << 6;
-    const NX: u64 = 1 << 63;
+    /// Not to execute.
+    pub(super) const NX: u64 = 1 << 63;
     /// A table of the kernel's.
     pub(super) const TABLE: u64 = PRESENT | WRITE | ACCESSED;
     /// A page of the kernel's, to read.
-    pub(super) const PAGE: u64 = PRESENT | ACCESSED | DIRTY | NX;
+    pub(super) const PAGE: u64 = PRESENT | ACCESSED | DIRTY;
 }
 
 /// A table's level: 3, 2 or 1.
@@ -52,6 +53,8 @@ struct Replica {
 pub(super) struct Replicas {
     places: Places,
     tables: Vec<Replica>,
+    /// The first page that is a replica's.
+    first: usize,
     /// Pages that a processor may still read as the tables that they were.
     departing: Vec<usize>,
 }
@@ -90,9 +93,10 @@ const fn index(level: Level, gva: Gva) -> usize {
 }
 
 impl Replicas {
-    pub(super) const fn new(places: Places) -> Self {
+    pub(super) const fn new(places: Places, first: usize) -> Self {
         Self {
             places,
+            first,
             tables: Vec::new(),
             departing: Vec::new(),
         }
@@ -112,7 +116,7 @@ impl Replicas {
     /// What fills a table of `level`.
     const fn nowhere(&self, level: Level) -> u64 {
         let kind = if level == 1 {
-            entry::PAGE
+            entry::PAGE | entry::NX
         } else {
             entry::TABLE
         };
@@ -189,8 +193,9 @@ impl Replicas {
         let tables = self.tables.iter().map(|replica| replica.table.page);
         let used = tables.chain(self.departing.iter().copied());
         let used: Vec<_> = used.collect();
-        let unused = (0..=used.len()).find(|page| !used.contains(page));
-        unused.unwrap_or(used.len())
+        let end = self.first + used.len();
+        let unused = (self.first..end).find(|page| !used.contains(page));
+        unused.unwrap_or(end)
     }
 
     /// What makes the entries for `gva` lead nowhere again.
@@ -235,11 +240,17 @@ impl Replicas {
 impl Leaf {
     /// What makes the entry lead to `name`.
     pub(super) const fn leading_to(self, name: &Name) -> Write {
-        let write = if name.writable { entry::WRITE } else { 0 };
         Write {
             page: self.page,
             index: self.index,
-            entry: name.gpa.0 | entry::PAGE | write,
+            entry: entry_for(name),
         }
     }
+}
+
+/// The entry of a level-1 table that leads to `name`.
+const fn entry_for(name: &Name) -> u64 {
+    let write = if name.writable { entry::WRITE } else { 0 };
+    let execute = if name.executable { 0 } else { entry::NX };
+    name.gpa.0 | entry::PAGE | write | execute
 }

@@ -9,7 +9,7 @@ use super::{Activity, Cpu, DeviceAccess, Readiness, Signalled, Vcpu, event};
 use crate::device::board::PortOutcome;
 use crate::fault::{GuestFault, StopReason};
 use crate::insn::Gprs;
-use crate::vmx::exit::{self, Exit, IoAccess};
+use crate::vmx::exit::{self, Exit, IoAccess, VmxInstruction};
 use crate::vmx::field;
 
 /// How far [`Vcpu::handle_plain`] came.
@@ -169,6 +169,8 @@ impl Vcpu {
             // behind their back.
             Exit::Invd | Exit::Wbinvd => Ok(Step::NEXT),
             Exit::Rdpmc => Err(GuestFault::GP0),
+            Exit::Vmx(VmxInstruction::Vmfunc) => self.vmfunc(cpu),
+            Exit::DescriptorTable => self.descriptor_table(cpu),
             // CPUID shows none of these.
             Exit::Vmx(_) | Exit::Monitor | Exit::Mwait => Err(GuestFault::Ud),
             Exit::TripleFault => Err(GuestFault::Stop(StopReason::TripleFault)),

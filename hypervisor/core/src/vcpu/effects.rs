@@ -10,27 +10,48 @@ use crate::device::board::Devices;
 use crate::fault::StopReason;
 #[cfg(doc)]
 use crate::split::Split;
-use crate::split::{KernelHalf, Name, Place, Side};
+use crate::split::{KernelHalf, Name, Opening, Place, Side, Way};
 use crate::vmx::field::VmcsAccess;
 
 use super::mail::Mail;
 
 /// What a vCPU does to the views of its VM, and to itself, where the VM has the kernel/user split. Of others nothing is called.
 pub trait Sides {
-    /// Has the next entry be into the view of `side`.
+    /// The view that the vCPU is in, wherever it switched to without an exit.
+    fn side(&self) -> Side;
+    /// Has the next entry be into the view of `side`, which is not `user`.
     fn enter_side(&mut self, side: Side);
-    /// What `gpa` is to the split.
+    /// What `gpa` is to the split, in the view that the vCPU is in.
     fn place(&mut self, gpa: Gpa) -> Place;
-    /// Has the `kernel` view guard `table`: [`Split::guard`].
+    /// The kernel is entered at `syscall`, and its top-level table is `table`; which one is guarded: [`Split::begin`].
     ///
     /// # Errors
     /// The VM cannot go on.
-    fn guard(&mut self, table: Gpa) -> Result<(), StopReason>;
+    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<Gpa, StopReason>;
     /// Has the `user` view be without `half` but for `names`: [`Split::admit`].
     ///
     /// # Errors
     /// The VM cannot go on.
     fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason>;
+    /// As [`Sides::admit`], of the half of the top-level table `table`, which is noted ([`Split::see`]); and has the next entry be into that view.
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn enter_user(
+        &mut self,
+        table: Gpa,
+        half: &KernelHalf,
+        names: &[Name],
+    ) -> Result<(), StopReason>;
+    /// Whether guests of this processor can switch views without an exit.
+    fn switches(&self) -> bool;
+    /// Opens a passage, where the kernel allows one: [`Split::open`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn open(&mut self, opening: &Opening<'_>) -> Result<(), StopReason>;
+    /// Where the vCPU goes through the passage: [`Split::way`].
+    fn way(&mut self) -> Option<Way>;
     /// Loads `IA32_LSTAR` with a canonical address.
     fn set_lstar(&mut self, value: u64);
 }

@@ -26,6 +26,9 @@ impl Vcpu {
             DEBUG => {
                 // Delivery by the CPU would have done this (Intel SDM vol. 3C, "Basic VM-Exit Information").
                 let cause = cpu.read(field::EXIT_QUALIFICATION).0;
+                if self.is_step_in_gate(cpu, cause) {
+                    return Some(Step::SAME);
+                }
                 cpu.set_dr6(DR6_FIXED ^ (cause & (1 << 16)) | (cause & 0x600f));
                 let debugctl = cpu.read(field::GUEST_DEBUGCTL);
                 cpu.write(field::GUEST_DEBUGCTL, debugctl & !DEBUGCTL_LBR);

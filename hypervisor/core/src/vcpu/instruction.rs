@@ -68,7 +68,8 @@ impl Vcpu {
         now: u64,
     ) -> Result<Step, GuestFault> {
         let number = gprs.get(GprIndex::RCX) as u32;
-        let value = msr::read(number, &self.msrs, &self.apic, self.guest_tsc(now))?;
+        let value = msr::read(number, &self.msrs, &self.apic, self.guest_tsc(now))
+            .or_else(|refused| self.read_entry_point(number, refused))?;
         registers::set_low(gprs, GprIndex::RAX, value as u32);
         registers::set_low(gprs, GprIndex::RDX, (value >> 32) as u32);
         Ok(Step::NEXT)
@@ -87,7 +88,7 @@ impl Vcpu {
         let guest_now = self.guest_tsc(now);
         let written = match msr::write(number, value, &mut self.msrs, &mut self.apic, guest_now) {
             Ok(effect) => effect,
-            Err(refused) => return self.write_lstar(cpu, number, value, refused),
+            Err(refused) => return self.write_entry_point(cpu, number, value, refused),
         };
         match written {
             MsrEffect::None => {}

@@ -25,28 +25,45 @@ use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::fault::{GuestFault, StopReason};
 use crate::insn::{self, MAX_LENGTH, Operation};
 use crate::msr;
-use crate::split::{HALF_BYTES, HALF_OFFSET, KernelHalf, Name, Place, Side};
-use crate::vmx::controls::Primary;
+use crate::split::{HALF_BYTES, HALF_OFFSET, KernelHalf, Name, Opening, Place, Read, Side, Way};
+use crate::vmx::controls::{Primary, Secondary};
 use crate::vmx::exit::{EptViolation, Interruption};
-use crate::vmx::field;
+use crate::vmx::field::{self, Natural};
 use crate::walk::{AccessKind, PageFaultCode};
 
 /// Pages of descriptor tables and task-state segment that are named at most.
 const MOST_NAMES: usize = 48;
+/// Pages of the kernel's code that ways out of it are looked for in: Linux has all of them beside where system calls enter.
+const TEXT_PAGES: usize = 3;
 const TABLE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const EFER_LMA: u64 = 1 << 10;
 const UPPER_HALF: u64 = 1 << 63;
 
+/// The instruction that a vCPU carries out before it exits again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stepping {
+    /// One that writes to what `kernel` guards, in `base`.
+    Guarded,
+    /// One that loads or stores a descriptor table's register.
+    DescriptorTable,
+}
+
 /// What a vCPU keeps of the split of its VM.
 #[derive(Debug)]
 pub struct Divided {
-    side: Side,
-    /// It carries out one instruction in `base`.
-    steps: bool,
+    /// It carries out one instruction that something is done for before and after.
+    stepping: Option<Stepping>,
+    /// Instructions exit that exchange descriptor tables.
+    watches: bool,
     /// The top-level table that is guarded.
     reference: Gpa,
-    /// Where the processor's tables were when they were named.
-    segments: Segments,
+    /// Where the guest wants SYSCALL to enter its kernel, and SYSENTER: the processor's registers may say a gate.
+    syscall: u64,
+    sysenter: u64,
+    /// A way without exits was looked for.
+    looked: bool,
+    /// What was named, and what for.
+    named: Option<(Segments, Option<Way>)>,
     names: Vec<Name>,
 }
 
@@ -77,6 +94,18 @@ impl Segments {
         ])
     }
 
+    /// Whether there is a local descriptor table, which comes and goes with processes.
+    const fn has_local(&self) -> bool {
+        let Self([_, _, (_, limit)]) = self;
+        *limit != 0
+    }
+
+    /// Whether `gva` is in one of them.
+    fn has(&self, gva: Gva) -> bool {
+        let mut tables = self.0.iter();
+        tables.any(|(base, limit)| gva.0.wrapping_sub(*base) <= u64::from(*limit))
+    }
+
     /// The pages of the kernel half that they are in.
     fn pages(&self) -> impl Iterator<Item = Gva> + '_ {
         let used = self.0.iter().filter(|(_, limit)| *limit != 0);
@@ -93,10 +122,13 @@ impl Divided {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            side: Side::Base,
-            steps: false,
+            stepping: None,
+            watches: false,
             reference: Gpa(0),
-            segments: Segments::default(),
+            syscall: 0,
+            sysenter: 0,
+            looked: false,
+            named: None,
             names: Vec::with_capacity(MOST_NAMES),
         }
     }
@@ -109,37 +141,60 @@ impl Default for Divided {
 }
 
 impl Vcpu {
-    /// A WRMSR that only a VM with the split exits for: the kernel says where system calls enter it. From now on there is a kernel to
-    /// keep from user code.
+    /// A RDMSR that only a VM with the split exits for: where the kernel wants to be entered.
     #[cold]
-    pub(super) fn write_lstar<C: Cpu>(
+    pub(super) fn read_entry_point(
+        &self,
+        number: u32,
+        refused: GuestFault,
+    ) -> Result<u64, GuestFault> {
+        match (&self.divided, number) {
+            (Some(divided), msr::LSTAR) => Ok(divided.syscall),
+            (Some(divided), msr::SYSENTER_EIP) => Ok(divided.sysenter),
+            _ => Err(refused),
+        }
+    }
+
+    /// A WRMSR that only a VM with the split exits for: the kernel says where it is entered. Once system calls enter it, there is a kernel to keep from
+    /// user code.
+    #[cold]
+    pub(super) fn write_entry_point<C: Cpu>(
         &mut self,
         cpu: &mut C,
         number: u32,
         value: u64,
         refused: GuestFault,
     ) -> Result<Step, GuestFault> {
-        let Some(divided) = self.divided.as_mut().filter(|_| number == msr::LSTAR) else {
+        let Some(divided) = &mut self.divided else {
             return Err(refused);
         };
-        if !is_canonical(value) {
-            return Err(GuestFault::GP0);
+        match number {
+            msr::LSTAR | msr::SYSENTER_EIP if !is_canonical(value) => return Err(GuestFault::GP0),
+            msr::LSTAR => divided.syscall = value,
+            msr::SYSENTER_EIP => divided.sysenter = value,
+            _ => return Err(refused),
         }
-        cpu.set_lstar(value);
-        let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
-        cpu.guard(table).map_err(GuestFault::Stop)?;
-        divided.reference = table;
-        if divided.side == Side::Base && !divided.steps {
-            divided.enter(cpu, &mut self.counters.split, Side::Kernel);
+        divided.looked = false;
+        divided.named = None;
+        if number == msr::LSTAR {
+            let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
+            divided.reference = cpu.begin_split(value, table).map_err(GuestFault::Stop)?;
+            if !divided.steps() && cpu.side() == Side::Base {
+                enter(cpu, &mut self.counters.split, Side::Kernel);
+            }
         }
+        let way = cpu.way();
+        divided.set_entry_points(cpu, way);
         Ok(Step::NEXT)
     }
 
     /// INIT: no kernel runs on the vCPU.
     pub(super) fn leave_split<C: Cpu>(&mut self, cpu: &mut C) {
         if let Some(divided) = &mut self.divided {
-            divided.steps = false;
-            divided.enter(cpu, &mut self.counters.split, Side::Base);
+            divided.stepping = None;
+            divided.named = None;
+            divided.watch(cpu, false);
+            enter(cpu, &mut self.counters.split, Side::Base);
             self.want(cpu, Primary::MONITOR_TRAP, false);
         }
     }
@@ -156,12 +211,12 @@ impl Vcpu {
         };
         let is_user_code = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
         let delivers = Interruption(cpu.read(field::IDT_VECTORING_INFO)).is_valid();
-        match divided.side {
+        match cpu.side() {
             Side::Base => return Ok(None),
             Side::Kernel if violation.fetch && violation.translated => {
                 if is_user_code && !delivers {
-                    divided.admit(cpu).map_err(GuestFault::Stop)?;
-                    divided.enter(cpu, &mut self.counters.split, Side::User);
+                    divided.enter_user(cpu).map_err(GuestFault::Stop)?;
+                    self.counters.split.to_user += 1;
                 } else if let Some(gva) = violation.gva.filter(|_| violation.kernel_executes) {
                     // As supervisor-mode execution prevention does (Intel SDM vol. 3A, "Determination of Access Rights").
                     let code = PageFaultCode::PROTECTION | PageFaultCode::FETCH;
@@ -177,15 +232,15 @@ impl Vcpu {
                     return Ok(None);
                 }
                 self.counters.split.steps += 1;
-                divided.steps = true;
-                divided.enter(cpu, &mut self.counters.split, Side::Base);
+                divided.stepping = Some(Stepping::Guarded);
+                enter(cpu, &mut self.counters.split, Side::Base);
                 event::undo_unblocking(cpu, violation.unblocked_nmi);
                 event::reinject_interrupted(cpu);
                 self.want(cpu, Primary::MONITOR_TRAP, true);
                 return Ok(Some(Step::SAME));
             }
             Side::User if delivers || !is_user_code => {
-                divided.enter(cpu, &mut self.counters.split, Side::Kernel)
+                enter(cpu, &mut self.counters.split, Side::Kernel)
             }
             Side::User => {
                 if cpu.place(violation.gpa) != Place::Barrier {
@@ -195,8 +250,14 @@ impl Vcpu {
                     let gpa = violation.gpa;
                     return Err(GuestFault::Stop(StopReason::SplitConflict { gpa }));
                 };
+                // The processor itself, for a table that the kernel exchanged on a way without exits.
+                let segments = Segments::read(cpu);
+                if segments.has(gva) && divided.named.map(|(named, _)| named) != Some(segments) {
+                    divided.enter_user(cpu).map_err(GuestFault::Stop)?;
+                    return Ok(Some(Step::SAME));
+                }
                 self.counters.split.faults += 1;
-                divided.enter(cpu, &mut self.counters.split, Side::Kernel);
+                enter(cpu, &mut self.counters.split, Side::Kernel);
                 event::undo_unblocking(cpu, violation.unblocked_nmi);
                 let code = kernel_fault(cpu, gva);
                 event::inject_page_fault(cpu, gva.0, code.bits());
@@ -212,51 +273,246 @@ impl Vcpu {
     #[cold]
     pub(super) fn monitor_trap<C: Cpu>(&mut self, cpu: &mut C) -> Result<Step, GuestFault> {
         self.want(cpu, Primary::MONITOR_TRAP, false);
-        let Some(divided) = self.divided.as_mut().filter(|divided| divided.steps) else {
+        let Some(divided) = &mut self.divided else {
             return Ok(Step::SAME);
         };
-        divided.steps = false;
-        let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
-        cpu.admit(&half, &divided.names).map_err(GuestFault::Stop)?;
-        divided.enter(cpu, &mut self.counters.split, Side::Kernel);
+        match divided.stepping.take() {
+            None => {}
+            Some(Stepping::Guarded) => {
+                let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
+                cpu.admit(&half, &divided.names).map_err(GuestFault::Stop)?;
+                if cpu.way().is_some() {
+                    divided.open(cpu, &half).map_err(GuestFault::Stop)?;
+                }
+                enter(cpu, &mut self.counters.split, Side::Kernel);
+            }
+            Some(Stepping::DescriptorTable) => {
+                divided.name(cpu);
+                let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
+                let half = read_half(cpu, table).map_err(GuestFault::Stop)?;
+                cpu.admit(&half, &divided.names).map_err(GuestFault::Stop)?;
+            }
+        }
         Ok(Step::SAME)
+    }
+
+    /// A descriptor table is exchanged while one is named that does not last: the new one is named instead, after the instruction.
+    #[cold]
+    pub(super) fn descriptor_table<C: Cpu>(&mut self, cpu: &mut C) -> Result<Step, GuestFault> {
+        let Some(divided) = &mut self.divided else {
+            return Err(GuestFault::Stop(StopReason::UnexpectedExit(46)));
+        };
+        divided.watch(cpu, false);
+        divided.stepping = Some(Stepping::DescriptorTable);
+        self.want(cpu, Primary::MONITOR_TRAP, true);
+        Ok(Step::SAME)
+    }
+
+    /// A VMFUNC that exited: a gate's, because views are just being changed, switches nothing, and what follows exits where it has to. Any other is
+    /// not for the guest to use.
+    #[cold]
+    pub(super) fn vmfunc<C: Cpu>(&mut self, cpu: &mut C) -> Result<Step, GuestFault> {
+        let way = self.divided.as_ref().and_then(|_| cpu.way());
+        match way {
+            Some(way) if way.is_gate(Self::rip(cpu)) => Ok(Step::NEXT),
+            _ => Err(GuestFault::Ud),
+        }
+    }
+
+    /// Whether a debug exception is a single step through a gate, which the guest's kernel would not know what to make of: the trap comes again
+    /// behind it.
+    pub(super) fn is_step_in_gate<C: Cpu>(&self, cpu: &mut C, cause: u64) -> bool {
+        const SINGLE_STEP: u64 = 1 << 14;
+        const CAUSES: u64 = 0xf | 1 << 13 | SINGLE_STEP;
+        let way = self.divided.as_ref().and_then(|_| cpu.way());
+        cause & CAUSES == SINGLE_STEP && way.is_some_and(|way| way.is_gate(Self::rip(cpu)))
     }
 }
 
-impl Divided {
-    fn enter<C: Cpu>(&mut self, cpu: &mut C, counts: &mut SplitCounts, side: Side) {
-        match side {
-            Side::User => counts.to_user += 1,
-            Side::Kernel => counts.to_kernel += 1,
-            Side::Base => {}
-        }
-        self.side = side;
-        cpu.enter_side(side);
+/// Has the vCPU be in the view of `side`.
+fn enter<C: Cpu>(cpu: &mut C, counts: &mut SplitCounts, side: Side) {
+    match side {
+        Side::Kernel => counts.to_kernel += 1,
+        Side::Base | Side::User => {}
     }
+    cpu.enter_side(side);
+}
 
-    /// Has `user` be what it is to be while user code runs with the guest's present tables.
-    fn admit<C: Cpu>(&mut self, cpu: &mut C) -> Result<(), StopReason> {
+impl Divided {
+    /// Has `user` be what it is to be while user code runs with the guest's present tables, and has the vCPU enter it.
+    fn enter_user<C: Cpu>(&mut self, cpu: &mut C) -> Result<(), StopReason> {
         if cpu.read(field::GUEST_EFER) & EFER_LMA == 0 {
             return Err(StopReason::SplitOutsideLongMode);
         }
-        let half = read_half(cpu, Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS))?;
-        let segments = Segments::read(cpu);
-        if segments != self.segments {
-            self.names.clear();
-            for gva in segments.pages() {
-                self.names.extend(name(cpu, gva));
-            }
-            self.segments = segments;
+        let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
+        let half = read_half(cpu, table)?;
+        if !self.looked && cpu.way().is_none() {
+            self.looked = true;
+            self.open(cpu, &half)?;
         }
-        cpu.admit(&half, &self.names)
+        self.name(cpu);
+        cpu.enter_user(table, &half, &self.names)
     }
+
+    /// Brings up to date what is named, and where the kernel is entered.
+    fn name<C: Cpu>(&mut self, cpu: &mut C) {
+        let way = cpu.way();
+        let segments = Segments::read(cpu);
+        let wanted = Some((segments, way));
+        if self.named != wanted {
+            self.named = wanted;
+            self.set_entry_points(cpu, way);
+            self.list_names(cpu);
+            // On a way without exits nobody else would see it go.
+            self.watch(cpu, segments.has_local() && way.is_some());
+        }
+    }
+
+    /// Has instructions exit that exchange descriptor tables, or no longer.
+    fn watch<C: Cpu>(&mut self, cpu: &mut C, watch: bool) {
+        if self.watches != watch {
+            self.watches = watch;
+            let controls = cpu.read(field::SECONDARY_CONTROLS);
+            let mut controls = Secondary::from_bits_retain(controls);
+            controls.set(Secondary::DESCRIPTOR_TABLE, watch);
+            cpu.write(field::SECONDARY_CONTROLS, controls.bits());
+        }
+    }
+
+    /// Whether it carries out an instruction in `base`.
+    fn steps(&self) -> bool {
+        self.stepping == Some(Stepping::Guarded)
+    }
+
+    /// Lists what the processor needs while user code runs.
+    fn list_names<C: Cpu>(&mut self, cpu: &mut C) {
+        self.names.clear();
+        let Some((segments, way)) = &self.named else {
+            return;
+        };
+        for gva in segments.pages() {
+            self.names.extend(name(cpu, gva));
+        }
+        let Some(way) = way else { return };
+        let idt = cpu.read(field::GUEST_IDTR_BASE).0;
+        if idt & UPPER_HALF != 0 {
+            self.names.push(Name {
+                gva: Gva(idt & !(FRAME_SIZE - 1)),
+                gpa: way.idt,
+                writable: false,
+                executable: false,
+            });
+        }
+        // The stacks that events switch to (Intel SDM vol. 3A, "Task Management in 64-bit Mode").
+        const RSP0: u64 = 4;
+        const IST1: u64 = 0x24;
+        let task = cpu.read(field::GUEST_TR_BASE).0;
+        for offset in core::iter::once(RSP0).chain((0..7).map(|ist| IST1 + 8 * ist)) {
+            let top = read_word(cpu, Gva(task.wrapping_add(offset))).unwrap_or(0);
+            let page = Gva(top.wrapping_sub(1) & !(FRAME_SIZE - 1));
+            let is_listed = self.names.iter().any(|name| name.gva == page);
+            if top & UPPER_HALF != 0 && !is_listed {
+                self.names.extend(name(cpu, page));
+            }
+        }
+    }
+
+    /// Has the processor enter the kernel through gates, where `way` has some for it.
+    fn set_entry_points<C: Cpu>(&self, cpu: &mut C, way: Option<Way>) {
+        let syscall = way.filter(|way| way.syscall_of.0 == self.syscall);
+        cpu.set_lstar(syscall.map_or(self.syscall, |way| way.syscall.0));
+        let sysenter = way.filter(|way| way.sysenter_of == Some(Gva(self.sysenter)));
+        let sysenter = sysenter.and_then(|way| way.sysenter);
+        let sysenter = sysenter.map_or(self.sysenter, |gate| gate.0);
+        cpu.write(field::GUEST_SYSENTER_EIP, Natural(sysenter));
+    }
+
+    /// Looks for a way without exits, or has the one there is be what it has to be now. Whatever the kernel has in a way that is not understood, it
+    /// goes on with exits.
+    fn open<C: Cpu>(&mut self, cpu: &mut C, half: &KernelHalf) -> Result<(), StopReason> {
+        if !cpu.switches() {
+            return Ok(());
+        }
+        let syscall = Gva(self.syscall);
+        let idt = Gva(cpu.read(field::GUEST_IDTR_BASE).0);
+        let Some(top) = half.table_of(syscall) else {
+            return Ok(());
+        };
+        let first = syscall.0 & !(FRAME_SIZE - 1);
+        let mut pages = Vec::with_capacity(TEXT_PAGES + 2);
+        for number in 0..TEXT_PAGES as u64 {
+            pages.extend(Page::read(
+                cpu,
+                Gva(first.wrapping_add(number * FRAME_SIZE)),
+            ));
+        }
+        if pages.len() < TEXT_PAGES || idt.page_offset() != 0 {
+            return Ok(());
+        }
+        let (Some(idt), Some(top)) = (Page::read(cpu, idt), Page::read_physical(cpu, top)) else {
+            return Ok(());
+        };
+        let text: Vec<_> = pages.iter().map(Page::as_read).collect();
+        let opening = Opening {
+            syscall,
+            sysenter: (self.sysenter != 0).then_some(Gva(self.sysenter)),
+            idt: idt.as_read(),
+            top: top.as_read(),
+            text: &text,
+        };
+        cpu.open(&opening)
+    }
+}
+
+/// A page of the guest's and what is in it.
+struct Page {
+    gva: Gva,
+    gpa: Gpa,
+    bytes: Vec<u8>,
+}
+
+impl Page {
+    fn read<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<Self> {
+        let gpa = linear::locate(cpu, gva, AccessKind::Read).ok()?;
+        let page = Self::read_physical(cpu, gpa)?;
+        Some(Self { gva, ..page })
+    }
+
+    fn read_physical<C: Cpu>(cpu: &mut C, gpa: Gpa) -> Option<Self> {
+        let mut bytes = alloc::vec![0; FRAME_SIZE as usize];
+        cpu.read_guest(gpa, &mut bytes).then_some(Self {
+            gva: Gva(0),
+            gpa,
+            bytes,
+        })
+    }
+
+    fn as_read(&self) -> Read<'_> {
+        Read {
+            gva: self.gva,
+            gpa: self.gpa,
+            bytes: &self.bytes,
+        }
+    }
+}
+
+fn read_word<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<u64> {
+    let gpa = linear::locate(cpu, gva, AccessKind::Read).ok()?;
+    let mut bytes = [0; 8];
+    let read = cpu.read_guest(gpa, &mut bytes);
+    read.then_some(u64::from_le_bytes(bytes))
 }
 
 /// The page at `gva` as the kernel has it; `None` where it has none, so that the processor finds none either.
 fn name<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<Name> {
     let gpa = linear::locate(cpu, gva, AccessKind::Read).ok()?;
     let writable = linear::locate(cpu, gva, AccessKind::Write).is_ok();
-    Some(Name { gva, gpa, writable })
+    Some(Name {
+        gva,
+        gpa,
+        writable,
+        executable: false,
+    })
 }
 
 fn read_half<C: Cpu>(cpu: &mut C, table: Gpa) -> Result<KernelHalf, StopReason> {

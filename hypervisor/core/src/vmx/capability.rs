@@ -203,7 +203,9 @@ const OPTIONAL: Secondary = Secondary::RDTSCP
     .union(Secondary::TSC_SCALING)
     .union(Secondary::CONCEAL_FROM_PT);
 /// Taken for VMs that need them.
-const ON_DEMAND: Secondary = Secondary::MBEC;
+const ON_DEMAND: Secondary = Secondary::MBEC
+    .union(Secondary::VMFUNC)
+    .union(Secondary::DESCRIPTOR_TABLE);
 /// Taken with the next when there. Without it the sender kicks the other CPU, which costs that one an exit.
 const POSTED: Pin = Pin::POSTED_INTERRUPTS;
 /// Taken together when there and wished for.
@@ -280,8 +282,16 @@ impl Negotiated {
         if !self.on_demand.contains(Secondary::MBEC) {
             return None;
         }
-        self.secondary |= Secondary::MBEC.bits();
+        // Instructions on descriptor tables exit when they have to.
+        let on = self.on_demand.difference(Secondary::DESCRIPTOR_TABLE);
+        self.secondary |= on.bits();
         Some(self)
+    }
+
+    /// Whether a VM with the split switches views without an exit.
+    #[must_use]
+    pub const fn switches_views(&self) -> bool {
+        self.secondary & Secondary::VMFUNC.bits() != 0
     }
 
     /// Whether the CPU delivers virtual interrupts by itself.

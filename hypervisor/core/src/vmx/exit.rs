@@ -342,6 +342,8 @@ pub enum Exit {
     EptMisconfiguration(Gpa),
     PreemptionTimer,
     MonitorTrap,
+    /// LGDT, LIDT, LLDT, LTR and their stores.
+    DescriptorTable,
     Wbinvd,
     Xsetbv,
     /// VM entry failed on the guest state or an MSR; the basic reason.
@@ -397,6 +399,7 @@ impl Exit {
             43 => Self::TprBelowThreshold,
             45 => Self::VirtualEoi(vmcs.read(field::EXIT_QUALIFICATION).0 as u8),
             37 => Self::MonitorTrap,
+            46 | 47 => Self::DescriptorTable,
             48 => Self::EptViolation(EptViolation::decode(
                 vmcs.read(field::EXIT_QUALIFICATION).0,
                 vmcs.read(field::GUEST_PHYSICAL_ADDRESS),

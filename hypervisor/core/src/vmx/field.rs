@@ -181,6 +181,10 @@ fields! {
     EOI_EXIT_BITMAP_3: u64, ReadWrite = 0x2022;
     /// Which XSAVES components exit.
     XSS_EXITING_BITMAP: u64, ReadWrite = 0x202c;
+    /// VM-function controls.
+    VM_FUNCTION_CONTROLS: u64, ReadWrite = 0x2018;
+    /// EPTP-list address.
+    EPTP_LIST: u64, ReadWrite = 0x2024;
     /// Multiplier applied to the TSC, 16.48 fixed point.
     TSC_MULTIPLIER: u64, ReadWrite = 0x2032;
     /// Guest physical address that caused an EPT exit.

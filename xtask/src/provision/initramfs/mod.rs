@@ -2,9 +2,10 @@
 //!
 //! `plain` mounts the kernel's file systems and that is all: it works with every kernel. `virtio` is made for one
 //! kernel, whose modules it loads: with it a guest uses its disks and its network. One of them loads the driver of a real
-//! network card besides.
+//! network card besides. An `overlay` adds files to either.
 
 mod cpio;
+mod overlay;
 mod plain;
 mod virtio;
 
@@ -19,6 +20,7 @@ use crate::error::{IoContext, Result};
 use crate::provision::busybox::Busybox;
 use cpio::Archive;
 
+pub use overlay::{File, overlay};
 pub use plain::{PAYLOAD as PLAIN, build as build_plain};
 pub use virtio::{CARD, build as build_virtio, name as virtio_name};
 

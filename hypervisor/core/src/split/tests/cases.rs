@@ -108,7 +108,7 @@ fn more_tables_than_are_followed_are_refused() {
         world.work(|split, views, pages| split.admit(0, &half((1 << 20) + 1), &[], views, pages));
     let table = Gpa(((1 << 20) + 256) << 12);
     assert_eq!(admitted, Err(SplitError::TooManyTables(table)));
-    assert_eq!(world.split.place(table), Place::Elsewhere);
+    assert_eq!(world.split.place(Side::User, table), Place::Elsewhere);
     world.end();
 }
 
@@ -120,12 +120,13 @@ fn a_name_outside_the_kernel_half_and_an_unknown_vcpu_are_refused() {
         gva: Gva(0x1000),
         gpa: Gpa(0x1000),
         writable: false,
+        executable: false,
     };
     assert_eq!(
         world.admit(0, 0, &[outside]),
         Err(SplitError::NotKernels(outside.gva))
     );
-    assert_eq!(world.admit(1, 0, &[]), Err(SplitError::NoVcpu(1)));
+    assert_eq!(world.admit(2, 0, &[]), Err(SplitError::NoVcpu));
     assert_eq!(world.split.named().count(), 0);
     world.end();
 }
@@ -136,13 +137,14 @@ fn one_table_is_guarded_at_a_time() {
     let mut world = world(&mut entries);
     for process in [0, 1, 1, 0] {
         let table = world.guest.tops[process];
-        world.guard(table).unwrap();
+        world.begin(table).unwrap();
         let writable = (0..PROCESSES).filter(|process| {
             let shown = world.shows(Side::Kernel, world.guest.tops[*process]);
             shown.is_some_and(|(_, perms)| perms.contains(crate::ept::EptPerms::WRITE))
         });
         assert!(writable.eq((0..PROCESSES).filter(|other| *other != process)));
-        assert_eq!(world.split.guarded(), Some(Gpa(table * FRAME_SIZE)));
+        let place = world.split.place(Side::Kernel, Gpa(table * FRAME_SIZE));
+        assert_eq!(place, Place::Guarded);
     }
     world.end();
 }

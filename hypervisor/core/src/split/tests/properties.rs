@@ -109,8 +109,16 @@ impl Pair<'_> {
             }
             Op::Guard(process) => {
                 let table = self.world.guest.tops[*process];
-                match self.world.guard(table) {
-                    Ok(()) => self.model.guarded = Some(table),
+                let before = self.model.guarded;
+                if before.is_some_and(|before| before != table) {
+                    // Another kernel takes the place of the one before.
+                    self.model = Model::default();
+                }
+                match self.world.begin(table) {
+                    Ok(guarded) => {
+                        assert_eq!(guarded, Gpa(table * FRAME_SIZE));
+                        self.model.guarded = Some(table);
+                    }
                     Err(error) => self.give_up(error),
                 }
             }
@@ -269,12 +277,11 @@ impl Pair<'_> {
         for page in 0..RAM {
             let is_guarded = self.model.guarded == Some(page);
             let is_barrier = self.model.tables.contains(&page);
-            let place = match (is_barrier, is_guarded) {
-                (true, _) => Place::Barrier,
-                (_, true) => Place::Guarded,
-                _ => Place::Elsewhere,
-            };
-            assert_eq!(self.world.split.place(Gpa(page * FRAME_SIZE + 8)), place);
+            let gpa = Gpa(page * FRAME_SIZE + 8);
+            let place = |side| self.world.split.place(side, gpa);
+            assert_eq!(place(Side::User) == Place::Barrier, is_barrier);
+            assert_eq!(place(Side::Kernel) == Place::Guarded, is_guarded);
+            assert_eq!(place(Side::Base), Place::Elsewhere);
             assert_eq!(
                 self.world.shows(Side::Base, page),
                 Some((page, EptPerms::ALL))
@@ -304,7 +311,9 @@ impl Pair<'_> {
             assert_eq!(self.world.shows(Side::User, page), None);
         }
         assert_eq!(
-            self.world.split.place(Gpa((end - 1) * FRAME_SIZE)),
+            self.world
+                .split
+                .place(Side::User, Gpa((end - 1) * FRAME_SIZE)),
             Place::Barrier
         );
         for side in Side::ALL {

@@ -170,17 +170,21 @@ impl Pages for Frames<'_, '_> {
         work(self.ledger, self.memory)
     }
 
-    fn right(&mut self, page: usize) -> Option<MapRight> {
+    fn right(&mut self, page: usize, rights: Rights) -> Option<MapRight> {
         self.pages.get(page)?;
         let frame = Frame(self.first + page as u64);
         let maps = self.ledger.info(frame).unwrap().maps;
         assert_eq!(maps, 0, "page {page} is taken while processors may read it");
         let run = FrameRun::new(frame, FrameCount(1));
-        Some(self.ledger.grant(VM, run, Rights::READ).unwrap())
+        Some(self.ledger.grant(VM, run, rights).unwrap())
     }
 
-    fn fill(&mut self, page: usize, entry: u64) {
-        self.pages[page] = [entry; ENTRIES];
+    fn copy(&mut self, page: usize, bytes: &[u8]) {
+        let (words, _) = bytes.as_chunks::<8>();
+        self.pages[page] = [0; ENTRIES];
+        for (entry, word) in self.pages[page].iter_mut().zip(words) {
+            *entry = u64::from_le_bytes(*word);
+        }
     }
 
     fn write(&mut self, page: usize, index: usize, entry: u64) {
@@ -257,9 +261,10 @@ impl<'a> World<'a> {
         self.work(|split, views, pages| split.admit(vcpu, &half, names, views, pages))
     }
 
-    pub(super) fn guard(&mut self, table: u64) -> Result<(), SplitError> {
-        let table = Gpa(table * FRAME_SIZE);
-        self.work(|split, views, pages| split.guard(table, views, pages))
+    /// A kernel begins whose top-level table this is; each has an entry point of its own.
+    pub(super) fn begin(&mut self, table: u64) -> Result<Gpa, SplitError> {
+        let gpa = Gpa(table * FRAME_SIZE);
+        self.work(|split, views, pages| split.begin(table, gpa, views, pages))
     }
 
     pub(super) fn forget(&mut self) {
@@ -308,6 +313,7 @@ impl<'a> World<'a> {
             gva,
             gpa: Gpa(page * FRAME_SIZE),
             writable: page % 2 == 0,
+            executable: page % 3 == 0,
         })
     }
 

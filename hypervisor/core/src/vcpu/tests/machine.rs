@@ -10,7 +10,7 @@ use crate::device::board::{Devices, Setup, Start};
 use crate::fault::StopReason;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
-use crate::split::{KernelHalf, Name, Place, Side};
+use crate::split::{KernelHalf, Name, Opening, Place, Side, Way};
 use crate::vcpu::mail::Mailbox;
 use crate::vcpu::split::Divided;
 use crate::vcpu::{
@@ -155,12 +155,39 @@ impl Sides for FakeCpu {
         place.copied().unwrap_or(Place::Elsewhere)
     }
 
-    fn guard(&mut self, table: Gpa) -> Result<(), StopReason> {
+    fn side(&self) -> Side {
+        self.side.unwrap_or(Side::Base)
+    }
+
+    fn begin_split(&mut self, _syscall: u64, table: Gpa) -> Result<Gpa, StopReason> {
         if self.split_is_lost {
             return Err(StopReason::SplitLost);
         }
         self.places.insert(table.0 >> 12, Place::Guarded);
+        Ok(table)
+    }
+
+    fn enter_user(
+        &mut self,
+        _table: Gpa,
+        half: &KernelHalf,
+        names: &[Name],
+    ) -> Result<(), StopReason> {
+        self.admit(half, names)?;
+        self.side = Some(Side::User);
         Ok(())
+    }
+
+    fn switches(&self) -> bool {
+        false
+    }
+
+    fn open(&mut self, _opening: &Opening<'_>) -> Result<(), StopReason> {
+        unreachable!("this processor switches no views by itself")
+    }
+
+    fn way(&mut self) -> Option<Way> {
+        None
     }
 
     fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason> {

@@ -212,6 +212,7 @@ fn user_code_enters_the_user_view_without_the_kernel_half() {
 #[test]
 fn the_pages_of_descriptor_tables_and_task_state_are_named_as_the_kernel_has_them() {
     let name = |gva, gpa, writable| Name {
+        executable: false,
         gva: Gva(gva),
         gpa: Gpa(gpa),
         writable,

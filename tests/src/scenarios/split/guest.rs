@@ -1,0 +1,107 @@
+//! The Linux in which programs are run: one of Debian's kernels, the RAM disk with its modules, and the programs put behind that.
+
+use std::fs;
+
+use xtask::error::IoContext;
+
+use crate::context::{Context, Setup};
+use crate::kernel_log;
+use crate::machine::Machine;
+use crate::manifest::Manifest;
+use crate::outcome::Outcome;
+use crate::scenarios::linux::PROMPT;
+
+/// The VM's name.
+pub const VM: &str = "linux";
+/// The RAM disk with the programs behind it, in the scenario's directory.
+const INITRD: &str = "initrd.img";
+
+/// A kernel, and the RAM disk with its modules.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    /// The kernel's payload.
+    pub image: &'static str,
+    /// The RAM disk's.
+    pub initrd: &'static str,
+}
+
+/// Debian 12's own kernel.
+pub const DEBIAN_6_1: Kernel = Kernel {
+    image: "vmlinuz-6.1-cloud",
+    initrd: "initrd-virtio.img",
+};
+/// That of its backports.
+pub const DEBIAN_6_12: Kernel = Kernel {
+    image: "vmlinuz-6.12-cloud",
+    initrd: "initrd-virtio-6.12-cloud.img",
+};
+
+/// A VM with a Linux.
+#[derive(Debug, Clone, Copy)]
+pub struct Guest {
+    /// Names its machine's directory below the scenario's; empty for a scenario's only one.
+    pub part: &'static str,
+    /// What it boots.
+    pub kernel: Kernel,
+    /// Its vCPUs, each on a processor of its own.
+    pub vcpus: u32,
+    /// Whether its kernel and its user mode have a view each.
+    pub split: bool,
+    /// Whether its kernel keeps page tables of its own, which is what the split is to be compared with.
+    pub pti: bool,
+}
+
+impl Guest {
+    /// A VM with `kernel` and one vCPU, not split.
+    pub const fn of(kernel: Kernel) -> Self {
+        Self {
+            part: "",
+            kernel,
+            vcpus: 1,
+            split: false,
+            pti: false,
+        }
+    }
+
+    /// Boots it with `overlays` to its prompt.
+    pub fn boot<'a>(&self, context: &'a Context<'a>, overlays: &[Vec<u8>]) -> Outcome<Machine<'a>> {
+        let initrd = context.lab.payload(self.kernel.initrd)?;
+        let mut image = fs::read(&initrd).context("read", &initrd)?;
+        overlays
+            .iter()
+            .for_each(|more| image.extend_from_slice(more));
+        context.file(INITRD, image)?;
+        let setup = Setup {
+            part: self.part,
+            cpus: self.vcpus,
+            ..Setup::default()
+        };
+        let mut machine = context.start(context.boot_guest(&self.manifest())?, setup)?;
+        machine.expect(PROMPT)?;
+        Ok(machine)
+    }
+
+    /// The page at which programs call the kernel by a fault is offered, as it is on many a Linux and not on Debian's.
+    fn manifest(&self) -> Manifest {
+        let pti = if self.pti { "on" } else { "off" };
+        let mut manifest = Manifest::of(self.kernel.image)
+            .named(VM)
+            .with_cmdline(format!("console=ttyS0 vsyscall=xonly pti={pti}"));
+        manifest.memory = "256M";
+        manifest.initrd = Some(INITRD.to_owned());
+        if self.vcpus > 1 {
+            manifest = manifest.with(&format!("vcpus = {}", self.vcpus));
+        }
+        if self.split {
+            manifest = manifest.with("split = true");
+        }
+        manifest
+    }
+}
+
+/// Switches it off; returns what its kernel complained of.
+pub fn finish(machine: &mut Machine<'_>) -> Outcome<Vec<String>> {
+    machine.send("poweroff -f")?;
+    machine.off()?;
+    Ok(kernel_log::splats(&machine.console()))
+}

@@ -1,0 +1,22 @@
+//! The kernel/user split, of which this is the half that does not need it: what a Linux does without. What it does with it has to be the same.
+//!
+//! `guest` boots the Linux; `selftests` runs its kernel's tests of the entry code, `stress` a program that enters and leaves the
+//! kernel in every way there is, `measure` one that does so in one way, many times. Each takes a [`Guest`](guest::Guest), which says whether the VM
+//! is split, and gives results that can be compared.
+
+mod guest;
+mod measure;
+mod selftests;
+mod stress;
+mod with;
+
+use crate::scenario::Scenario;
+
+pub fn scenarios() -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
+    scenarios.extend(selftests::scenarios());
+    scenarios.extend(stress::scenarios());
+    scenarios.extend(measure::scenarios());
+    scenarios.extend(with::scenarios());
+    scenarios
+}
