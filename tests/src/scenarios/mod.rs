@@ -37,7 +37,6 @@ pub fn all(workspace: &Workspace) -> Result<Vec<Scenario>> {
     scenarios.extend(smp::scenarios());
     scenarios.extend(faults::scenarios());
     scenarios.extend(secmem::scenarios());
-    scenarios.extend(split::scenarios());
     scenarios.extend(sched::scenarios());
     scenarios.extend(devices::scenarios());
     scenarios.extend(vtd::scenarios());
