@@ -37,11 +37,12 @@ impl<'a> VmNumbers<'a> {
         for port in &vm.shared.vcpus {
             sum.merge(&port.counters());
         }
+        let own = vm.shared.memory.lock();
         Self {
             exits: sum.exits().collect(),
-            split: sum.split.named().collect(),
+            split: sum.split.named().chain(own.split_frames()).collect(),
             sum,
-            frames: vm.shared.memory.lock().frames_by_state(),
+            frames: own.frames_by_state(),
             vm,
         }
     }

@@ -199,6 +199,15 @@ impl VmMemory {
         Some(work(split, &mut self.views, &mut frames))
     }
 
+    /// Frames that the split takes, by what for.
+    #[must_use]
+    pub fn split_frames(&self) -> Vec<(&'static str, u64)> {
+        let split = self.split.as_deref();
+        let used = split.map(|split| split.frames(&self.views));
+        let used = used.map(|(tables, pages)| [("tables", tables.0), ("pages", pages.0)]);
+        used.into_iter().flatten().collect()
+    }
+
     /// Makes the views of the split what they were before the guest began.
     pub fn forget_split(&mut self) {
         self.with_split(|split, views, frames| split.forget(views, frames));

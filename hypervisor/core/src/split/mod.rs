@@ -219,6 +219,18 @@ impl Split {
         }
     }
 
+    /// Frames that the two views take beside the base: for their own tables, and for pages of the split's that show in them.
+    #[must_use]
+    pub fn frames(&self, views: &Views) -> (FrameCount, FrameCount) {
+        let tables = [self.kernel, self.user].into_iter();
+        let tables = tables.filter_map(|view| views.own_tables(view));
+        let passage = self.passage.as_ref().map_or(0, Passage::pages);
+        (
+            FrameCount(tables.fold(0, |sum, tables| sum + tables.0)),
+            FrameCount(self.replicas.count() + passage),
+        )
+    }
+
     /// Everything that is named, and how many tables lead there: what the kernel half is to user code.
     pub fn named(&self) -> impl Iterator<Item = Name> + '_ {
         self.names.iter().flatten().copied()

@@ -98,6 +98,13 @@ pub(super) struct Passage {
 }
 
 impl Passage {
+    /// Pages of the split's that are for it.
+    pub(super) fn pages(&self) -> u64 {
+        // Of what is guarded, the level-3 table and pages of code have copies, the IDT has one anyway.
+        let copies = self.guarded.len().saturating_sub(1);
+        (page::IDT + 1 + copies) as u64
+    }
+
     pub(super) fn guards(&self, page: Gpa) -> bool {
         self.guarded.contains(&page)
     }

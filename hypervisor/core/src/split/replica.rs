@@ -102,6 +102,11 @@ impl Replicas {
         }
     }
 
+    /// How many there are.
+    pub(super) const fn count(&self) -> u64 {
+        self.tables.len() as u64
+    }
+
     /// Whether a replica of a level-3 table shows at `page`.
     pub(super) fn stands_at(&self, page: Gpa) -> bool {
         let mut tables = self.tables.iter();
