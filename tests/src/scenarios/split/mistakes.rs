@@ -12,7 +12,7 @@ use crate::scenario::{Ground, Scenario};
 
 const LIMIT: u64 = 180;
 /// The guest's cases that run unless one is asked for.
-const CASES: [&str; 9] = [
+const CASES: [&str; 10] = [
     "round-trips",
     "interrupts",
     "faults",
@@ -22,6 +22,7 @@ const CASES: [&str; 9] = [
     "jump-to-user",
     "ldt",
     "set-up-anew",
+    "vmfunc",
 ];
 
 pub fn scenarios() -> Vec<Scenario> {

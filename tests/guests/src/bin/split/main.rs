@@ -16,7 +16,8 @@ use test_guests::{apic, cpu, guest, println, timer};
 
 use user::{End, How, INTERRUPTS, SYSCALL, SYSCALL_AGAIN, split_syscall, split_syscall_again};
 use world::{
-    KERNEL, LEAK, NEW_SLOT, SECRET, UNSEEN_SLOT, USER_CODE, USER_DATA, USER_NOTHING, USER_TABLE,
+    KERNEL, LEAK, NEW_SLOT, NOTHING, SECRET, UNSEEN_SLOT, USER_CODE, USER_DATA, USER_NOTHING,
+    USER_TABLE,
 };
 
 guest!(main);
@@ -35,6 +36,7 @@ const CASES: &[(&str, CaseFn, bool)] = &[
     ("jump-to-user", jump_to_user, true),
     ("ldt", ldt, true),
     ("set-up-anew", set_up_anew, true),
+    ("vmfunc", vmfunc, true),
     ("conflict", conflict, false),
 ];
 
@@ -42,6 +44,7 @@ const ROUNDS: u32 = 20;
 const BREAKPOINT: u64 = 3;
 const INVALID_OPCODE: u64 = 6;
 const GENERAL_PROTECTION: u64 = 13;
+const PAGE_FAULT: u64 = 14;
 /// Error codes of page faults: user code reads, writes or fetches where there is nothing, or where it may not.
 const NOTHING_TO_READ: u64 = 0b00100;
 const NOTHING_TO_WRITE: u64 = 0b00110;
@@ -70,7 +73,7 @@ fn main(params: &Params) {
         return;
     }
     world::build();
-    println!("split: user code at {USER_CODE:#x}, kernel half at {KERNEL:#x}");
+    println!("split: user code at {USER_CODE:#x}, kernel at {KERNEL:#x}");
     let wanted = params.get("case");
     for (name, run, unasked) in CASES {
         if wanted.map_or(*unasked, |wanted| wanted == *name) {
@@ -156,15 +159,14 @@ fn faults(case: &mut Case, _: bool) {
         world::user_word(0) != 42,
         format_args!("user data is not written"),
     );
-    let absent = KERNEL + (2 << 30);
     let kernels = KERNEL + 0x10_0000;
     for (code, at, error) in [
         (&READ[..], kernels, NOT_YOURS_TO_READ),
         (&WRITE, kernels, NOT_YOURS_TO_WRITE),
         (&JUMP, kernels, NOT_YOURS_TO_RUN),
-        (&READ, absent, NOTHING_TO_READ),
-        (&WRITE, absent, NOTHING_TO_WRITE),
-        (&JUMP, absent, NOTHING_TO_RUN),
+        (&READ, NOTHING, NOTHING_TO_READ),
+        (&WRITE, NOTHING, NOTHING_TO_WRITE),
+        (&JUMP, NOTHING, NOTHING_TO_RUN),
         (&READ, USER_NOTHING, NOTHING_TO_READ),
         (&WRITE, USER_NOTHING, NOTHING_TO_WRITE),
         (&JUMP, USER_NOTHING, NOTHING_TO_RUN),
@@ -266,6 +268,41 @@ fn set_up_anew(case: &mut Case, split: bool) {
     world::use_entry(&split_syscall);
     round_trip(case, SYSCALL);
     read_secret(case, LEAK, split);
+}
+
+/// User code switches views by itself, as far as it can.
+fn vmfunc(case: &mut Case, split: bool) {
+    // MOV ECX, ESI; XOR EAX, EAX; VMFUNC; MOV RAX, [RDI]; INT3.
+    const CODE: [u8; 11] = [
+        0x89, 0xf1, 0x31, 0xc0, 0x0f, 0x01, 0xd4, 0x48, 0x8b, 0x07, 0xcc,
+    ];
+    /// Where VMFUNC is in it, and what comes after.
+    const SWITCH: u64 = USER_CODE + 4;
+    const AFTER: u64 = USER_CODE + 7;
+    for index in [0, 1, 2, 3, 511, 512, 0xffff_ffff] {
+        let end = user::run(&CODE, LEAK, index);
+        println!("split: VMFUNC to {index:#x}: {end}");
+        // The views of kernel and user code; no other is there, and without the split none at all.
+        if split && index < 2 {
+            check(case, "a switch", end, |end| {
+                end.is_page_fault(NOT_YOURS_TO_READ, LEAK) && end.rip == AFTER
+            });
+        } else {
+            check(case, "no switch", end, |end| {
+                end.is_user && (end.vector, end.rip) == (INVALID_OPCODE, SWITCH)
+            });
+        }
+    }
+    // Where the hypervisor has its gates for a kernel like this one, if it has.
+    for gates in [KERNEL - (1 << 30), KERNEL - (2 << 30)] {
+        for code in [&READ[..], &WRITE, &JUMP] {
+            let end = user::run(code, gates, 0);
+            check(case, "a gate", end, |end| {
+                end.is_user && (end.vector, end.cr2) == (PAGE_FAULT, gates)
+            });
+        }
+    }
+    round_trip(case, SYSCALL);
 }
 
 /// A page table of the kernel half is a page of user code's: with the split, nothing is right any more.

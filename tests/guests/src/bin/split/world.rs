@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | 0 | the first GiB as it is, where this program was linked | the kernel |
 //! | 2 | code, data and a stack | user code |
-//! | 256, first GiB | the same memory: descriptor tables, stacks and entry points have their addresses here | the kernel |
-//! | 256, second GiB | [`SECRET`], by the kernel's mistake | whoever gets here |
+//! | 511, last GiB but one | the same memory: descriptor tables, stacks and entry points have their addresses here | the kernel |
+//! | 511, last GiB | [`SECRET`], by the kernel's mistake | whoever gets here |
 //! | [`NEW_SLOT`], [`UNSEEN_SLOT`] | nothing, until a case maps the secret there, too | as above |
 
 use core::arch::asm;
@@ -38,8 +38,10 @@ impl Page {
     }
 }
 
-/// Where the kernel half begins.
-pub(crate) const KERNEL: u64 = 0xffff_8000_0000_0000;
+/// Where the kernel has its memory, as far from the end as Linux has its code.
+pub(crate) const KERNEL: u64 = 0xffff_ffff_8000_0000;
+/// Where the kernel half has nothing.
+pub(crate) const NOTHING: u64 = KERNEL - (4 << 30);
 /// Where the kernel half has the secret.
 pub(crate) const LEAK: u64 = KERNEL + (1 << 30);
 /// A slot of the kernel half that is filled after user code ran, and one of a table that the processor has not seen.
@@ -119,8 +121,8 @@ pub(crate) fn build() {
         DIRECT_L2.set(index, (index as u64) << 21 | LARGE | KERNELS);
     }
     LOW_L3.set(0, DIRECT_L2.address() | KERNELS);
-    KERNEL_L3.set(0, DIRECT_L2.address() | KERNELS);
-    KERNEL_L3.set(1, LEAK_L2.address() | ANYBODYS);
+    KERNEL_L3.set(510, DIRECT_L2.address() | KERNELS);
+    KERNEL_L3.set(511, LEAK_L2.address() | ANYBODYS);
     for table in &LEAK_L3 {
         table.set(0, LEAK_L2.address() | ANYBODYS);
     }
@@ -134,7 +136,7 @@ pub(crate) fn build() {
     }
     TOP.set(0, LOW_L3.address() | KERNELS);
     TOP.set(2, USER_L3.address() | ANYBODYS);
-    TOP.set(256, KERNEL_L3.address() | ANYBODYS);
+    TOP.set(511, KERNEL_L3.address() | ANYBODYS);
     load_tables(&TOP);
     describe();
 }
