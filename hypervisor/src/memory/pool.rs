@@ -68,11 +68,13 @@ impl Pool {
 pub struct PoolView(FrameRun);
 
 impl TableMemory for PoolView {
+    #[inline]
     fn read(&self, table: Frame, index: usize) -> u64 {
         // SAFETY: as for the pool.
         unsafe { slot(self.0, table, index).read_volatile() }
     }
 
+    #[inline]
     fn write(&mut self, table: Frame, index: usize, entry: u64) {
         // SAFETY: as for the pool, and no other CPU changes this table.
         unsafe { slot(self.0, table, index).write_volatile(entry) }
@@ -88,6 +90,7 @@ impl TableMemory for PoolView {
 }
 
 /// The word `index` of `table`, which must be a frame of `pool`.
+#[inline]
 fn slot(pool: FrameRun, table: Frame, index: usize) -> *mut u64 {
     assert!(
         pool.contains(table) && index < ENTRIES,
@@ -104,12 +107,14 @@ fn zero(run: FrameRun) {
 }
 
 impl TableMemory for Pool {
+    #[inline]
     fn read(&self, table: Frame, index: usize) -> u64 {
         // SAFETY: `slot` checks that the word lies in the pool, which is mapped; volatile because the CPU
         // sets accessed and dirty flags.
         unsafe { slot(self.run, table, index).read_volatile() }
     }
 
+    #[inline]
     fn write(&mut self, table: Frame, index: usize, entry: u64) {
         // SAFETY: as above; an aligned 8-byte store is one store.
         unsafe { slot(self.run, table, index).write_volatile(entry) }

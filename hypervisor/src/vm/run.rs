@@ -133,7 +133,7 @@ extern "sysv64" fn prepare(frame: &mut RunFrame) -> bool {
         vcpu, host, left, ..
     } = unsafe { &mut *frame.context };
     *left = Left::GaveBack;
-    vcpu.prepare_entry(host) == Readiness::Enter
+    vcpu.finish_plain(host) == Readiness::Enter
 }
 
 #[inline(never)]

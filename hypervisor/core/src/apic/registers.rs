@@ -68,6 +68,14 @@ impl LocalApic {
         }
     }
 
+    /// Writes an `IA32_TSC_DEADLINE` that guest TSC `now` has not reached, which only arms the timer; false, and nothing done,
+    /// where [`write_tsc_deadline`](Self::write_tsc_deadline) would do anything else.
+    #[inline(always)]
+    #[must_use]
+    pub fn arm_tsc_deadline(&mut self, value: u64, now: u64) -> bool {
+        self.timer.arm_tsc_deadline(value, now)
+    }
+
     fn read_register(&self, reg: Reg, now: u64) -> Result<u64, GuestFault> {
         if !self.base.contains(ApicBase::X2APIC) {
             return Err(GuestFault::GP0);

@@ -86,6 +86,16 @@ impl Timer {
         }
     }
 
+    /// Arms the timer for a TSC deadline later than `now`; false, and nothing done, for an earlier one or outside that mode.
+    #[inline(always)]
+    pub(super) fn arm_tsc_deadline(&mut self, value: u64, now: u64) -> bool {
+        let arms = self.mode == TimerMode::TscDeadline && value > now;
+        if arms {
+            self.deadline = Some(value);
+        }
+        arms
+    }
+
     /// Applies a mode; going into or out of TSC-deadline mode disarms the timer.
     pub(super) fn set_mode(&mut self, mode: TimerMode) {
         if (mode == TimerMode::TscDeadline) != (self.mode == TimerMode::TscDeadline) {

@@ -123,6 +123,7 @@ impl Format for HostFormat {
     const ABSENT: u64 = 0;
     const STICKY: u64 = Bits::ACCESSED.bits() | Bits::DIRTY.bits();
 
+    #[inline]
     fn leaf(frame: Frame, size: PageSize, attr: HostAttr) -> u64 {
         // Set by us, the CPU never has to write accessed and dirty into the tables.
         let mut bits = Bits::PRESENT | Bits::ACCESSED | Bits::DIRTY;
@@ -134,10 +135,12 @@ impl Format for HostFormat {
         frame.start().0 | bits.bits()
     }
 
+    #[inline]
     fn table(table: Frame) -> u64 {
         table.start().0 | (Bits::PRESENT | Bits::WRITE | Bits::ACCESSED).bits()
     }
 
+    #[inline]
     fn decode(entry: u64, level: u8) -> Entry<HostAttr> {
         let bits = Bits::from_bits_truncate(entry);
         let frame = Frame((entry & ADDRESS) >> 12);

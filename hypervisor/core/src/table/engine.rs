@@ -390,6 +390,7 @@ struct Job {
 
 impl Job {
     /// The leaf that maps `part` by one entry at `level`, where size and alignment allow one.
+    #[inline]
     fn leaf(&self, part: Span, level: u8) -> Option<(Frame, PageSize)> {
         let size = PageSize::at_level(level)?;
         let frame = Frame(self.frame.0 + (part.first - self.first_page));

@@ -18,7 +18,7 @@ use crate::vmx::field;
 pub enum Plain {
     /// Enter the guest again.
     Done,
-    /// The exit is handled; call [`Vcpu::prepare_entry`].
+    /// The exit is handled; call [`Vcpu::finish_plain`].
     Due,
     /// The exit is [`Vcpu::handle_exit`]'s.
     Other,
@@ -33,8 +33,8 @@ impl Vcpu {
         reason
     }
 
-    /// Handles the exits that change nothing but general registers, and enters again where nothing is due:
-    /// the same decisions as [`Vcpu::handle_exit`]'s, without a call, so that the compiler saves no register.
+    /// Handles the exits that change nothing but general registers or when the timer is due, and enters again where nothing else
+    /// is: the same decisions as [`Vcpu::handle_exit`]'s, without a call, so that the compiler saves no register.
     ///
     /// `start` is the host TSC of the exit.
     #[inline(always)]
@@ -52,20 +52,39 @@ impl Vcpu {
                 true
             }
             exit::RDMSR => self.plain_rdmsr(gprs),
+            exit::WRMSR => self.plain_wrmsr(gprs, start),
             _ => false,
         };
         if !done {
             return Plain::Other;
         }
-        event::advance(cpu);
+        let length = cpu.read(field::EXIT_INSTRUCTION_LENGTH);
+        event::skip(cpu, length);
+        if event::is_debugged(cpu) {
+            return self.due(start);
+        }
         let now = cpu.tsc();
         if now >= self.wake_at || self.attention {
-            self.counters.leave(start);
-            return Plain::Due;
+            return self.due(start);
         }
         self.set_timer(cpu, now);
         self.counters.count_root(start, now);
         Plain::Done
+    }
+
+    #[inline(always)]
+    fn due(&mut self, start: u64) -> Plain {
+        self.counters.leave(start);
+        Plain::Due
+    }
+
+    /// Does what [`Vcpu::handle_plain`] left to be done where something is [`Plain::Due`], and prepares the next entry.
+    pub fn finish_plain<C: Cpu>(&mut self, cpu: &mut C) -> Readiness {
+        if event::is_debugged(cpu) {
+            let length = cpu.read(field::EXIT_INSTRUCTION_LENGTH);
+            event::retire_debugged(cpu, length);
+        }
+        self.prepare_entry(cpu)
     }
 
     /// Handles a port access, the most frequent of the exits that need a device, by the shortest way: the same decisions as

@@ -232,16 +232,21 @@ pub(super) fn advance<C: Cpu>(cpu: &mut C) {
 /// Skips `length` bytes of instruction, with what retiring it entails; 0 is one repetition of several.
 #[inline(always)]
 pub(super) fn advance_by<C: Cpu>(cpu: &mut C, length: u32) {
+    skip(cpu, length);
+    if is_debugged(cpu) {
+        retire_debugged(cpu, length);
+    }
+}
+
+/// What [`advance_by`] does where the guest is not debugged, without a call.
+#[inline(always)]
+pub(super) fn skip<C: Cpu>(cpu: &mut C, length: u32) {
     let from = cpu.read(field::GUEST_RIP).0;
     let mut to = from.wrapping_add(u64::from(length));
     if (from ^ to) >> 32 != 0 {
         to = linear::code_offset(cpu, to);
     }
     cpu.write(field::GUEST_RIP, Natural(to));
-    let flags = cpu.read(field::GUEST_RFLAGS).0;
-    if flags & (RFLAGS_TF | RFLAGS_RF) != 0 {
-        retire_debugged(cpu, flags, length);
-    }
     let blocked = cpu.read(field::GUEST_INTERRUPTIBILITY);
     if blocked & BLOCKED_BY_STI_OR_MOV_SS != 0 {
         cpu.write(
@@ -251,10 +256,17 @@ pub(super) fn advance_by<C: Cpu>(cpu: &mut C, length: u32) {
     }
 }
 
+/// Whether retiring an instruction means something for debugging: [`retire_debugged`] says what.
+#[inline(always)]
+pub(super) fn is_debugged<C: Cpu>(cpu: &C) -> bool {
+    cpu.read(field::GUEST_RFLAGS).0 & (RFLAGS_TF | RFLAGS_RF) != 0
+}
+
 /// What retiring `length` bytes of instruction means for debugging: the breakpoint on it is behind the guest, the
 /// one on the next is ahead, and a single step traps (Intel SDM vol. 3B, "Instruction-Breakpoint Exception Condition").
 #[cold]
-fn retire_debugged<C: Cpu>(cpu: &mut C, flags: u64, length: u32) {
+pub(super) fn retire_debugged<C: Cpu>(cpu: &mut C, length: u32) {
+    let flags = cpu.read(field::GUEST_RFLAGS).0;
     if length != 0 {
         cpu.write(field::GUEST_RFLAGS, Natural(flags & !RFLAGS_RF));
     }

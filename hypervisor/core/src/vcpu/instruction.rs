@@ -2,7 +2,7 @@
 
 use super::registers::{self, GprIndex, Gprs};
 use super::{Cpu, DeviceAccess, Step, Vcpu, control_register};
-use crate::apic::{ApicEffect, Reg};
+use crate::apic::{ApicEffect, Reg, TSC_DEADLINE_MSR};
 use crate::cpuid::{CpuidDynamic, CpuidResult};
 use crate::fault::{GuestFault, StopReason};
 use crate::hypercall;
@@ -106,6 +106,20 @@ impl Vcpu {
             MsrEffect::SetEfer(value) => control_register::write_efer(cpu, value)?,
         }
         Ok(Step::NEXT)
+    }
+
+    /// WRMSR that arms the TSC deadline and does nothing else; false, and nothing done, for the others.
+    #[inline(always)]
+    pub(super) fn plain_wrmsr(&mut self, gprs: &Gprs, now: u64) -> bool {
+        let guest_now = self.guest_tsc(now);
+        let armed = gprs.get(GprIndex::RCX) as u32 == TSC_DEADLINE_MSR
+            && self
+                .apic
+                .arm_tsc_deadline(registers::edx_eax(gprs), guest_now);
+        if armed {
+            self.rearm(now);
+        }
+        armed
     }
 
     pub(super) fn xsetbv<C: Cpu>(&mut self, cpu: &mut C, gprs: &Gprs) -> Result<Step, GuestFault> {

@@ -72,6 +72,7 @@ impl Vcpu {
     }
 
     /// Host TSC at which the vCPU's timer is due, from what it is at `now`.
+    #[inline(always)]
     #[must_use]
     pub fn next_timer(&self, now: u64) -> Option<u64> {
         let deadline = self.apic.next_deadline()?;
@@ -79,6 +80,7 @@ impl Vcpu {
     }
 
     /// Recomputes when something is due next.
+    #[inline(always)]
     pub(super) fn rearm(&mut self, now: u64) {
         let timer = self.next_timer(now).unwrap_or(u64::MAX);
         self.wake_at = timer.min(self.leave_at);

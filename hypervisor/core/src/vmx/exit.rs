@@ -16,6 +16,8 @@ pub const CPUID: u32 = 10;
 pub const VMCALL: u32 = 18;
 /// RDMSR.
 pub const RDMSR: u32 = 31;
+/// WRMSR.
+pub const WRMSR: u32 = 32;
 /// A machine check during VM entry.
 pub const ENTRY_MACHINE_CHECK: u16 = 41;
 

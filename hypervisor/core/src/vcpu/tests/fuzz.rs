@@ -318,7 +318,7 @@ fn exit(machine: &mut Machine, reason: u32) -> Action {
     } = machine;
     let action = match vcpu.handle_plain(cpu, gprs, noted, start) {
         Plain::Done => Action::Resume,
-        Plain::Due => match vcpu.prepare_entry(cpu) {
+        Plain::Due => match vcpu.finish_plain(cpu) {
             Readiness::Enter => Action::Resume,
             _ => Action::Leave,
         },

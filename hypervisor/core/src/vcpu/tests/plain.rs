@@ -14,6 +14,7 @@ fn number() -> impl Strategy<Value = u64> {
         Just(0x1a0),
         Just(0x3b),
         Just(0x10),
+        Just(0x6e0),
         0x800..0x840_u64,
         Just(0xc000_0080),
         0x4000_0000..0x4000_0102_u64,
@@ -30,11 +31,32 @@ fn state(machine: &Machine) -> impl PartialEq + std::fmt::Debug + use<> {
         .collect();
     let counts: Vec<_> = machine.vcpu.counters.exits().collect();
     let cpu = &machine.cpu;
-    (fields, machine.gprs, counts, cpu.xcr0, cpu.cr2, cpu.dr6)
+    let timer = machine.vcpu.apic.next_deadline();
+    (
+        fields,
+        machine.gprs,
+        counts,
+        cpu.xcr0,
+        cpu.cr2,
+        cpu.dr6,
+        timer,
+    )
 }
 
-fn prepared(registers: [u64; 16], flags: u64, blocking: u32, user: bool) -> Machine {
+/// The local vector table's timer entry: in TSC-deadline mode, and not masked.
+const DEADLINE_MODE: u64 = 2 << 17 | 0x40;
+
+fn prepared(
+    registers: [u64; 16],
+    flags: u64,
+    blocking: u32,
+    user: bool,
+    counting: bool,
+) -> Machine {
     let mut machine = Machine::new();
+    if !counting {
+        let _ = machine.wrmsr(0x832, DEADLINE_MODE);
+    }
     machine.gprs = Gprs(registers);
     machine.set_flags(flags);
     machine.block(blocking);
@@ -47,10 +69,14 @@ fn prepared(registers: [u64; 16], flags: u64, blocking: u32, user: bool) -> Mach
 proptest! {
     #[test]
     fn the_plain_path_decides_as_the_long_one(
-        reason in prop_oneof![Just(reason::CPUID), Just(reason::VMCALL), Just(reason::RDMSR), 0..80_u32],
+        reason in prop_oneof![
+            Just(reason::CPUID), Just(reason::VMCALL), Just(reason::RDMSR), Just(reason::WRMSR), 0..80_u32
+        ],
         registers in any::<[u64; 16]>(),
         (rax, rcx) in (number(), number()),
-        stepping in any::<bool>(),
+        rdx in prop_oneof![Just(0_u64), any::<u64>()],
+        debugging in prop_oneof![Just(0), Just(RFLAGS_TF), Just(RFLAGS_RF), Just(RFLAGS_TF | RFLAGS_RF)],
+        counting in any::<bool>(),
         blocking in prop_oneof![Just(0_u32), Just(1), Just(2), Just(8)],
         user in any::<bool>(),
         late in prop_oneof![Just(0_u64), Just(1_u64 << 61)],
@@ -58,9 +84,9 @@ proptest! {
         let mut registers = registers;
         registers[0] = rax;
         registers[1] = rcx;
-        let flags = RFLAGS_IF | if stepping { RFLAGS_TF } else { 0 };
+        registers[2] = rdx;
         let build = || {
-            let mut machine = prepared(registers, flags, blocking, user);
+            let mut machine = prepared(registers, RFLAGS_IF | debugging, blocking, user, counting);
             machine.cpu.tsc += late;
             machine
         };
@@ -76,7 +102,7 @@ proptest! {
                 prop_assert_eq!(state(&short), untouched);
                 return Ok(());
             }
-            Plain::Due => short.vcpu.prepare_entry(&mut short.cpu) != Readiness::Enter,
+            Plain::Due => short.vcpu.finish_plain(&mut short.cpu) != Readiness::Enter,
             Plain::Done => false,
         };
 
@@ -105,6 +131,34 @@ fn the_plain_path_takes_what_it_is_for() {
             .handle_plain(&mut machine.cpu, &mut machine.gprs, reason, start);
         assert_eq!(plain, Plain::Done, "{reason}");
     }
+}
+
+#[test]
+fn a_deadline_yet_to_come_is_armed_by_the_plain_path_alone() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.wrmsr(0x832, DEADLINE_MODE), Action::Resume);
+    let now = machine.cpu.tsc + TSC_OFFSET;
+    for (deadline, expected) in [
+        (now + 3_200, Plain::Done),
+        (now, Plain::Other),
+        (0, Plain::Other),
+    ] {
+        machine.gprs.set(RCX, 0x6e0);
+        machine.gprs.set(RAX, deadline);
+        machine.gprs.set(RDX, 0);
+        machine.leave(reason::WRMSR);
+        let start = machine.cpu.tsc;
+        let plain =
+            machine
+                .vcpu
+                .handle_plain(&mut machine.cpu, &mut machine.gprs, reason::WRMSR, start);
+        assert_eq!(plain, expected, "{deadline}");
+        assert_eq!(machine.vcpu.apic.next_deadline(), Some(now + 3_200));
+    }
+    assert_eq!(
+        machine.cpu.read(field::PREEMPTION_TIMER),
+        3_200 >> TIMER_SHIFT
+    );
 }
 
 #[test]
