@@ -27,6 +27,8 @@ pub const FAULT: &str = "fault.elf";
 pub const VIRTIO: &str = "virtio.elf";
 /// The guest with something to hide, and with eyes for what others hide.
 pub const SECRET: &str = "secret.elf";
+/// The guest with a kernel half, and user code that reaches for it.
+pub const SPLIT: &str = "split.elf";
 /// The guest that measures.
 pub const BENCH: &str = "bench.elf";
 

@@ -287,6 +287,7 @@ fn every_key_arrives_in_the_plan() {
     );
     assert_eq!(second.encryption, Encryption::Off);
     assert_eq!((first.split, second.split), (false, true));
+    assert_eq!((first.split_samples, second.split_samples), (0, 100));
     let [system, site] = first.disks.as_slice() else {
         panic!("{} disks", first.disks.len())
     };
@@ -468,7 +469,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
     );
     assert_eq!(
         (unreadable.0, unreadable.1),
-        (ErrorKind::PayloadUnreadable, 57)
+        (ErrorKind::PayloadUnreadable, 58)
     );
     assert!(unreadable.3.contains("device error"), "{}", unreadable.3);
     let wrong = told(
@@ -484,7 +485,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Kernel,
         PayloadProblem::Rejected(&"no ELF header"),
     );
-    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 54));
+    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 55));
     assert!(rejected.3.contains("no ELF header"), "{}", rejected.3);
     let disk = told(
         first,

@@ -136,7 +136,7 @@ pub fn id() -> u32 {
 }
 
 /// Ends the interrupt in service.
-pub(crate) fn end_of_interrupt() {
+pub fn end_of_interrupt() {
     if ENABLED.load(Relaxed) {
         // SAFETY: as for `write`; without an attempt, because an interrupted attempt must keep its own resume point.
         unsafe {

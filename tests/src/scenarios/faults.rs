@@ -12,7 +12,7 @@ use serde_json::Value;
 use xtask::session::events::Event;
 
 use crate::context::{Context, Setup};
-use crate::lab::{BURN, FAULT, HELLO, VIRTIO};
+use crate::lab::{BURN, FAULT, HELLO, SPLIT, VIRTIO};
 use crate::machine::Machine;
 use crate::manifest::{Group, Manifest};
 use crate::outcome::Outcome;
@@ -59,7 +59,7 @@ const fn fault(name: &'static str, cmdline: &'static str, end: End) -> Fault {
     }
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     fault(
         "that_triple_faults",
         "case=triple-fault after=50000000",
@@ -119,6 +119,14 @@ const FAULTS: [Fault; 14] = [
             "that_storms_its_vcpus_with_init",
             "case=init-storm",
             End::GoesOn("fault: init-storm alive"),
+        )
+    },
+    Fault {
+        kernel: SPLIT,
+        ..fault(
+            "whose_user_code_has_a_page_table_of_its_kernels",
+            "case=conflict split=yes",
+            End::Restarts("page tables"),
         )
     },
     Fault {
@@ -194,6 +202,9 @@ fn other(fault: Fault) -> Manifest {
             End::Restarts("powered off") => "always",
             _ => "on-crash",
         });
+    if fault.kernel == SPLIT {
+        vm = vm.with("split = true");
+    }
     if fault.kernel == VIRTIO {
         vm = vm.with_disk(IMAGE, "overlay = \"2M\"").with_nic("lan", "");
     }

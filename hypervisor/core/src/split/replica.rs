@@ -121,7 +121,8 @@ impl Replicas {
     /// What fills a table of `level`.
     const fn nowhere(&self, level: Level) -> u64 {
         let kind = if level == 1 {
-            entry::PAGE | entry::NX
+            // To execute, too: a system call's target is fetched here, and that has to exit.
+            entry::PAGE | entry::WRITE
         } else {
             entry::TABLE
         };

@@ -1,11 +1,13 @@
-//! The kernel/user split, of which this is the half that does not need it: what a Linux does without. What it does with it has to be the same.
+//! The kernel/user split: what a Linux does without, which it has to do with it, too, and what a kernel shows its user code by mistake.
 //!
+//! `mistakes` has a guest of its own, which is kernel and user code. The others have Linux:
 //! `guest` boots the Linux; `selftests` runs its kernel's tests of the entry code, `stress` a program that enters and leaves the
 //! kernel in every way there is, `measure` one that does so in one way, many times. Each takes a [`Guest`](guest::Guest), which says whether the VM
 //! is split, and gives results that can be compared.
 
 mod guest;
 mod measure;
+mod mistakes;
 mod selftests;
 mod stress;
 mod with;
@@ -18,5 +20,6 @@ pub fn scenarios() -> Vec<Scenario> {
     scenarios.extend(stress::scenarios());
     scenarios.extend(measure::scenarios());
     scenarios.extend(with::scenarios());
+    scenarios.extend(mistakes::scenarios());
     scenarios
 }

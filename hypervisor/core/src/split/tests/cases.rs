@@ -1,6 +1,6 @@
 //! What a guest can do that is worth its own name.
 
-use super::world::{PROCESSES, SLOTS, World, address, addresses};
+use super::world::{NX, PRESENT, PROCESSES, SLOTS, USER, WRITE, World, address, addresses};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::ledger::Entry;
 use crate::split::{HALF_BYTES, KernelHalf, Name, Place, Side, Split, SplitError};
@@ -86,6 +86,28 @@ fn a_table_that_takes_the_place_of_another_has_what_is_named_all_the_same() {
             assert_eq!(world.reach(Side::User, process, gva), None, "{gva}");
         }
     }
+    world.end();
+}
+
+#[test]
+fn beside_what_is_named_the_kernel_meets_no_page_fault_of_its_own() {
+    let mut entries = Vec::new();
+    let mut world = world(&mut entries);
+    let name = some_name(&world, SLOTS[0]);
+    world.admit(0, 0, &[name]).unwrap();
+    let mut others = 0;
+    for low in 0..512 {
+        let gva = Gva(name.gva.0 & !0x1f_ffff | low << 12);
+        if gva == name.gva {
+            continue;
+        }
+        // A system call's first instruction may be here, or a stack: what the processor does has to exit.
+        let (entry, _) = world.leaf(Side::User, 0, gva).unwrap();
+        assert_eq!(entry & (PRESENT | WRITE | USER | NX), PRESENT | WRITE);
+        assert_eq!(world.reach(Side::User, 0, gva), None);
+        others += 1;
+    }
+    assert_eq!(others, 511);
     world.end();
 }
 

@@ -25,10 +25,11 @@ const USED: [u64; 3] = [0, 7, 511];
 /// Width of a physical address.
 pub(super) const WIDTH: u32 = 46;
 
-const PRESENT: u64 = 1;
-const WRITE: u64 = 2;
-const USER: u64 = 4;
+pub(super) const PRESENT: u64 = 1;
+pub(super) const WRITE: u64 = 2;
+pub(super) const USER: u64 = 4;
 const LARGE: u64 = 1 << 7;
+pub(super) const NX: u64 = 1 << 63;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 type Table = [u64; ENTRIES];
@@ -283,6 +284,12 @@ impl<'a> World<'a> {
     /// The frame that a processor comes to at `gva`, with a process's tables and in a view, whatever the privilege level: an attack on the
     /// processor may not care for that.
     pub(super) fn reach(&self, side: Side, process: usize, gva: Gva) -> Option<u64> {
+        let (_, page) = self.leaf(side, process, gva)?;
+        self.shows(side, page).map(|(frame, _)| frame)
+    }
+
+    /// The last entry on the way to `gva`, and the guest physical page that it leads to; `None` where the way ends before.
+    pub(super) fn leaf(&self, side: Side, process: usize, gva: Gva) -> Option<(u64, u64)> {
         let mut table = self.guest.tops[process];
         for level in (1..=4u32).rev() {
             let (frame, perms) = self.shows(side, table)?;
@@ -299,7 +306,7 @@ impl<'a> World<'a> {
             let next = (entry & ADDRESS) >> 12;
             if level == 1 || entry & LARGE != 0 {
                 let into = (gva.0 >> 12) & ((1 << (shift - 12)) - 1);
-                return self.shows(side, next + into).map(|(frame, _)| frame);
+                return Some((entry, next + into));
             }
             table = next;
         }
