@@ -6,7 +6,7 @@
 //! * `BX_CPU_C::SYSRET` leaves base, limit and size of SS as they were. The SDM sets all of them ("SYSRET"): a flat segment with 32-bit stack
 //!   pointers. After an interrupt has left a null selector there, 32-bit code goes on with the lower half of ESP.
 //!
-//! Linux' tests of its entry code show both (`single_step_syscall_64`, `sysret_ss_attrs_64`; see the scenario `split_selftests_base`).
+//! Linux' tests of its entry code show both (`single_step_syscall_64`, `sysret_ss_attrs_64`; see the scenario `split_selftests`).
 //!
 //! Neighbours: `bochs` calls this while it provisions the emulator; `interrupts` does the like.
 

@@ -18,8 +18,6 @@ const PROGRAM: &str = "measure";
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("split_measure_base", Ground::Bochs, LIMIT, base)
-            .with_payloads(&[DEBIAN_6_1.image, DEBIAN_6_1.initrd]),
         Scenario::new(
             "split_measure_base_in_full_with_and_without_page_table_isolation",
             Ground::Bochs,
@@ -191,12 +189,6 @@ pub fn rows(
     let complaints = guest::finish(&mut machine)?;
     machine.ensure(complaints.is_empty(), || complaints.join("\n"))?;
     Ok(costs)
-}
-
-/// Without the split: every mode does what it was asked for.
-fn base(context: &Context<'_>) -> Outcome {
-    rows(context, Guest::of(DEBIAN_6_1), &MODES.map(Mode::short))?;
-    Ok(())
 }
 
 /// What there is to compare the split's cost with: a kernel that lets user mode see all of it, and one that changes page tables instead.

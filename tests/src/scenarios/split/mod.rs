@@ -2,7 +2,7 @@
 //!
 //! `mistakes` has a guest of its own, which is kernel and user code. The others have Linux:
 //! `guest` boots the Linux; `selftests` runs its kernel's tests of the entry code, `stress` a program that enters and leaves the
-//! kernel in every way there is, `measure` one that does so in one way, many times. Each takes a [`Guest`](guest::Guest), which says whether the VM
+//! kernel in every way there is, `measure` one that does so in one way, many times; `with` compares. Each takes a [`Guest`](guest::Guest), which says whether the VM
 //! is split, and gives results that can be compared.
 
 mod guest;

@@ -27,11 +27,6 @@ const OTHERS: [(&str, &str, Kernel, u32); 3] = [
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("split_selftests_base", Ground::Bochs, LIMIT, base).with_payloads(&[
-            DEBIAN_6_1.image,
-            DEBIAN_6_1.initrd,
-            PAYLOAD,
-        ]),
         Scenario::new(
             "split_selftests_base_repeats_on_each_kernel",
             Ground::Bochs,
@@ -139,20 +134,6 @@ pub fn run(context: &Context<'_>, guest: Guest) -> Outcome<Results> {
     })
 }
 
-/// Without the split: what there is to compare with.
-fn base(context: &Context<'_>) -> Outcome {
-    let results = run(context, Guest::of(DEBIAN_6_1))?;
-    let all = results.verdicts.len();
-    let passed = |verdict: &&Verdict| **verdict == Verdict::Ok;
-    let passed = results.verdicts.values().filter(passed).count();
-    context.note(format!("{passed} of {all} pass"));
-    for line in differences(&ideal(&results), &results) {
-        context.note(line);
-    }
-    // What is to be compared has to have something to lose.
-    ensure(passed * 2 > all, || "most tests do not pass".to_owned())
-}
-
 /// The same on the other kernel and with two vCPUs, each twice: what is not the same by itself cannot be compared.
 fn others(context: &Context<'_>) -> Outcome {
     for (first, second, kernel, vcpus) in OTHERS {
@@ -171,15 +152,6 @@ fn others(context: &Context<'_>) -> Outcome {
         })?;
     }
     Ok(())
-}
-
-/// Every test of `results` passed, and no complaint.
-fn ideal(results: &Results) -> Results {
-    let names = results.verdicts.keys().cloned();
-    Results {
-        verdicts: names.map(|name| (name, Verdict::Ok)).collect(),
-        complaints: BTreeSet::new(),
-    }
 }
 
 #[cfg(test)]
@@ -231,10 +203,6 @@ mod tests {
                 "d: not run, then ok",
                 "new: WARNING: at x"
             ]
-        );
-        assert_eq!(
-            differences(&ideal(&before), &before),
-            ["c: ok, then failed(1)"]
         );
     }
 }

@@ -10,15 +10,12 @@ use crate::context::Context;
 use crate::outcome::{Outcome, ensure};
 use crate::scenario::{Ground, Scenario};
 
-const LIMIT: u64 = 600;
 const LONG_LIMIT: u64 = 3600;
 const PROGRAM: &str = "stress";
 const RUNNER: &str = include_str!("stress.sh");
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        Scenario::new("split_stress_base", Ground::Bochs, LIMIT, base)
-            .with_payloads(&[DEBIAN_6_1.image, DEBIAN_6_1.initrd]),
         Scenario::new(
             "split_stress_base_is_the_same_on_each_kernel",
             Ground::Bochs,
@@ -109,15 +106,6 @@ pub fn run(context: &Context<'_>, guest: Guest, length: Length) -> Outcome<Repor
         format!("the kernel complains:\n{}", complaints.join("\n"))
     })?;
     Ok(report)
-}
-
-fn base(context: &Context<'_>) -> Outcome {
-    let report = run(context, Guest::of(DEBIAN_6_1), Length::Rounds(2))?;
-    context.note(format!(
-        "{} rounds, {} modules loaded, {:?}",
-        report.rounds, report.loads, report.digests
-    ));
-    Ok(())
 }
 
 /// Both kernels, with one vCPU and two, see the same: for half a minute, and for a round.
