@@ -31,8 +31,8 @@ use crate::vmx::exit::{EptViolation, Interruption};
 use crate::vmx::field::{self, Natural};
 use crate::walk::{AccessKind, PageFaultCode};
 
-/// Pages of descriptor tables and task-state segment that are named at most.
-const MOST_NAMES: usize = 48;
+/// Pages of each descriptor table, or of the task-state segment, that are named at most.
+const MOST_NAMES: usize = 17;
 /// Pages of the kernel's code that ways out of it are looked for in: Linux has all of them beside where system calls enter.
 const TEXT_PAGES: usize = 3;
 const TABLE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -65,55 +65,67 @@ pub struct Divided {
     /// What was named, and what for.
     named: Option<(Segments, Option<Way>)>,
     names: Vec<Name>,
+    /// How many of the names are not the local descriptor table's.
+    lasting: usize,
 }
 
-/// Bases and limits of the tables that the processor reads on its own, at any privilege level.
+/// Base and limit of a table that the processor reads on its own, at any privilege level.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Segments([(u64, u32); 3]);
+struct Extent {
+    base: u64,
+    limit: u32,
+}
+
+impl Extent {
+    fn has(self, gva: Gva) -> bool {
+        gva.0.wrapping_sub(self.base) <= u64::from(self.limit)
+    }
+
+    /// The pages of the kernel half that it is in; none for a table that is not there.
+    fn pages(self) -> impl Iterator<Item = Gva> {
+        let first = self.base / FRAME_SIZE;
+        let last = self.base.saturating_add(u64::from(self.limit)) / FRAME_SIZE;
+        let pages = (first..=last).map(|page| Gva(page * FRAME_SIZE));
+        let is_there = self.limit != 0;
+        pages.filter(move |gva| is_there && gva.0 & UPPER_HALF != 0)
+    }
+}
+
+/// The tables that the processor reads on its own.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Segments {
+    descriptors: Extent,
+    task: Extent,
+    /// The local descriptor table, which comes and goes with processes.
+    local: Extent,
+}
 
 impl Segments {
     fn read<C: Cpu>(cpu: &C) -> Self {
         const UNUSABLE: u32 = 1 << 16;
-        let ldt = match cpu.read(field::GUEST_LDTR_ACCESS) & UNUSABLE {
-            0 => (
-                cpu.read(field::GUEST_LDTR_BASE).0,
-                cpu.read(field::GUEST_LDTR_LIMIT),
-            ),
-            _ => (0, 0),
+        let local = match cpu.read(field::GUEST_LDTR_ACCESS) & UNUSABLE {
+            0 => Extent {
+                base: cpu.read(field::GUEST_LDTR_BASE).0,
+                limit: cpu.read(field::GUEST_LDTR_LIMIT),
+            },
+            _ => Extent::default(),
         };
-        Self([
-            (
-                cpu.read(field::GUEST_GDTR_BASE).0,
-                cpu.read(field::GUEST_GDTR_LIMIT),
-            ),
-            (
-                cpu.read(field::GUEST_TR_BASE).0,
-                cpu.read(field::GUEST_TR_LIMIT),
-            ),
-            ldt,
-        ])
-    }
-
-    /// Whether there is a local descriptor table, which comes and goes with processes.
-    const fn has_local(&self) -> bool {
-        let Self([_, _, (_, limit)]) = self;
-        *limit != 0
+        Self {
+            descriptors: Extent {
+                base: cpu.read(field::GUEST_GDTR_BASE).0,
+                limit: cpu.read(field::GUEST_GDTR_LIMIT),
+            },
+            task: Extent {
+                base: cpu.read(field::GUEST_TR_BASE).0,
+                limit: cpu.read(field::GUEST_TR_LIMIT),
+            },
+            local,
+        }
     }
 
     /// Whether `gva` is in one of them.
     fn has(&self, gva: Gva) -> bool {
-        let mut tables = self.0.iter();
-        tables.any(|(base, limit)| gva.0.wrapping_sub(*base) <= u64::from(*limit))
-    }
-
-    /// The pages of the kernel half that they are in.
-    fn pages(&self) -> impl Iterator<Item = Gva> + '_ {
-        let used = self.0.iter().filter(|(_, limit)| *limit != 0);
-        let pages = used.flat_map(|(base, limit)| {
-            let last = base.saturating_add(u64::from(*limit)) / FRAME_SIZE;
-            (base / FRAME_SIZE..=last).map(|page| Gva(page * FRAME_SIZE))
-        });
-        pages.filter(|gva| gva.0 & UPPER_HALF != 0).take(MOST_NAMES)
+        self.descriptors.has(gva) || self.task.has(gva) || self.local.has(gva)
     }
 }
 
@@ -130,6 +142,7 @@ impl Divided {
             looked: false,
             named: None,
             names: Vec::with_capacity(MOST_NAMES),
+            lasting: 0,
         }
     }
 }
@@ -358,17 +371,34 @@ impl Divided {
         cpu.enter_user(table, &half, &self.names)
     }
 
-    /// Brings up to date what is named, and where the kernel is entered.
+    /// Brings up to date what is named, and where the kernel is entered. A local descriptor table is listed apart: there are guests in which it changes
+    /// all the time.
     fn name<C: Cpu>(&mut self, cpu: &mut C) {
         let way = cpu.way();
         let segments = Segments::read(cpu);
-        let wanted = Some((segments, way));
-        if self.named != wanted {
-            self.named = wanted;
+        let before = self.named.replace((segments, way));
+        if before == self.named {
+            return;
+        }
+        let lasts = |(segments, way): (Segments, _)| (segments.descriptors, segments.task, way);
+        if before.map(lasts) != self.named.map(lasts) {
             self.set_entry_points(cpu, way);
-            self.list_names(cpu);
-            // On a way without exits nobody else would see it go.
-            self.watch(cpu, segments.has_local() && way.is_some());
+            self.names.clear();
+            self.list_names(cpu, &segments, way);
+            self.lasting = self.names.len();
+        }
+        self.names.truncate(self.lasting);
+        self.list(cpu, segments.local);
+        // On a way without exits nobody else would see it go.
+        self.watch(cpu, segments.local.limit != 0 && way.is_some());
+    }
+
+    /// Lists the pages of a table.
+    fn list<C: Cpu>(&mut self, cpu: &mut C, table: Extent) {
+        for gva in table.pages().take(MOST_NAMES) {
+            if !self.names.iter().any(|name| name.gva == gva) {
+                self.names.extend(name(cpu, gva));
+            }
         }
     }
 
@@ -388,15 +418,10 @@ impl Divided {
         self.stepping == Some(Stepping::Guarded)
     }
 
-    /// Lists what the processor needs while user code runs.
-    fn list_names<C: Cpu>(&mut self, cpu: &mut C) {
-        self.names.clear();
-        let Some((segments, way)) = &self.named else {
-            return;
-        };
-        for gva in segments.pages() {
-            self.names.extend(name(cpu, gva));
-        }
+    /// Lists what the processor needs whatever user code runs.
+    fn list_names<C: Cpu>(&mut self, cpu: &mut C, segments: &Segments, way: Option<Way>) {
+        self.list(cpu, segments.descriptors);
+        self.list(cpu, segments.task);
         let Some(way) = way else { return };
         let idt = cpu.read(field::GUEST_IDTR_BASE).0;
         if idt & UPPER_HALF != 0 {
@@ -410,7 +435,7 @@ impl Divided {
         // The stacks that events switch to (Intel SDM vol. 3A, "Task Management in 64-bit Mode").
         const RSP0: u64 = 4;
         const IST1: u64 = 0x24;
-        let task = cpu.read(field::GUEST_TR_BASE).0;
+        let task = segments.task.base;
         for offset in core::iter::once(RSP0).chain((0..7).map(|ist| IST1 + 8 * ist)) {
             let top = read_word(cpu, Gva(task.wrapping_add(offset))).unwrap_or(0);
             let page = Gva(top.wrapping_sub(1) & !(FRAME_SIZE - 1));
