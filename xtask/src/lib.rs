@@ -6,6 +6,7 @@ pub mod error;
 pub mod exec;
 pub mod image;
 pub mod manifest;
+pub mod measure;
 pub mod paths;
 pub mod platform;
 pub mod programs;

@@ -2,12 +2,13 @@
 //!
 //! A bare-metal guest measures itself by its TSC on machines of one CPU, where Bochs counts instructions: the figures are the same
 //! run after run. `machine` has the machines, `peers` what to compare with. A last run boots the demo and reads from the
-//! counters how much of Linux' boot was spent in the hypervisor. `cargo xtask bench vtd` and `bench secmem` measure something else: see `vtd`
-//! and `secmem`.
+//! counters how much of Linux' boot was spent in the hypervisor. `cargo xtask bench vtd`, `bench secmem` and `bench split` measure something else: see `vtd`,
+//! `secmem` and `split`.
 
 mod machine;
 mod peers;
 mod secmem;
+mod split;
 mod vtd;
 
 use std::fs;
@@ -49,6 +50,8 @@ enum Subject {
     Vtd,
     /// What sealing a VM's memory takes, on Bochs, and its ciphers on this machine's processor.
     Secmem,
+    /// What keeping a Linux' kernel from its user code takes, on Bochs, beside the kernel's own page-table isolation.
+    Split,
 }
 
 /// Where Linux' boot spent its ticks.
@@ -78,6 +81,7 @@ pub fn run(workspace: &Workspace, args: &BenchArgs) -> Result<()> {
     match args.subject {
         Some(Subject::Vtd) => return vtd::run(workspace, &efi),
         Some(Subject::Secmem) => return secmem::run(workspace, &efi),
+        Some(Subject::Split) => return split::run(workspace, &efi),
         None => {}
     }
     let mut exits = Rows::new();

@@ -1,12 +1,13 @@
 //! The same Linux with the split: it sees and passes what it does without, and user mode reaches nothing of its kernel but what is named.
 
 use super::guest::{DEBIAN_6_1, DEBIAN_6_12, Guest};
-use super::measure::{self, MODES, Mode};
+use super::measure;
 use super::selftests::{self, Verdict};
 use super::stress::{self, Length};
 use crate::context::Context;
 use crate::outcome::{Outcome, ensure};
 use crate::scenario::{Ground, Scenario};
+use xtask::measure::{MODES, Mode};
 use xtask::provision::kselftest::PAYLOAD;
 
 const LIMIT: u64 = 900;
@@ -93,16 +94,8 @@ fn costs(context: &Context<'_>) -> Outcome {
         &MODES.map(Mode::short),
     )?;
     for (name, cost) in rows {
-        for reason in [
-            "ept-violation",
-            "monitor-trap",
-            "gdtr-idtr",
-            "ldtr-tr",
-            "vmfunc",
-        ] {
-            let exits = cost.exits.get(reason).copied().unwrap_or(0);
-            ensure(exits == 0, || format!("{name}: {exits} exits by {reason}"))?;
-        }
+        let caused: Vec<_> = cost.caused().collect();
+        ensure(caused.is_empty(), || format!("{name}: exits {caused:?}"))?;
     }
     Ok(())
 }
