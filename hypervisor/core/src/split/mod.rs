@@ -7,7 +7,7 @@
 //!
 //! Some pages of the kernel half the processor itself needs while user code runs: descriptor tables and task-state segments. These are
 //! *named* ([`Name`]). Where one is, the level-3 table is not absent but replaced by a [`replica`](self), a table of the hypervisor's
-//! that leads to named pages alone, and everywhere else to [`Places::void`], where there is nothing in any view.
+//! that leads to named pages alone, and everywhere else to a *void*, where there is nothing in any view.
 //!
 //! [`Split`] is what a VM keeps of this: it decides and changes views. When a vCPU goes from one view to another is
 //! [`crate::vcpu`]'s. Neighbours: [`crate::views`], [`crate::ledger`]; the shell implements [`Pages`]. See `docs/kernel-user-split.md`.

@@ -2,7 +2,7 @@
 //!
 //! A replica of a level-3 table shows where that table is. The tables below it show in [`Places`], whatever the guest has there: so
 //! a named page that the guest maps with a large page is alone all the same. Entries that lead nowhere are present and lead to
-//! [`Places::void`]: whoever follows one exits, instead of meeting the guest's page-fault handler that user code has no way to.
+//! the void of [`Places`]: whoever follows one exits, instead of meeting the guest's page-fault handler that user code has no way to.
 
 use alloc::vec::Vec;
 
