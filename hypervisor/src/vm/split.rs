@@ -32,6 +32,7 @@ use bulkhead_core::vcpu::Sides;
 use bulkhead_core::views::{ViewId, Views};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
+use guest_loader::MemoryLayout;
 
 /// What the VMCS points to each view of a VM with the split with, by [`Side`].
 pub type SideRoots = [Eptp; Side::COUNT];
@@ -82,8 +83,12 @@ pub fn create(
 /// # Errors
 /// No frame is left.
 pub fn list(own: &mut VmMemory, pool: &mut Pool) -> Result<Option<Hpa>, VmError> {
-    let vmx = machine().features.vmx.for_split();
-    let switches = vmx.is_some_and(|vmx| vmx.switches_views());
+    /// CPUID.80000001H:EDX: pages of 1 GiB, which the gates lie in.
+    const GIGABYTE_PAGES: u32 = 1 << 26;
+    let machine = machine();
+    let vmx = machine.features.vmx.for_split();
+    let has_pages = machine.cpuid(0x8000_0001, 0).edx & GIGABYTE_PAGES != 0;
+    let switches = has_pages && vmx.is_some_and(|vmx| vmx.switches_views());
     match own.split.as_deref_mut().filter(|_| switches) {
         Some(split) => split.add_list(&mut own.views, pool).map_err(VmError::Views),
         None => Ok(None),
@@ -94,6 +99,7 @@ pub fn list(own: &mut VmMemory, pool: &mut Pool) -> Result<Option<Hpa>, VmError>
 pub struct SplitFrames<'a> {
     vm: VmId,
     backing: &'a Backing,
+    layout: &'a MemoryLayout,
 }
 
 impl SplitFrames<'_> {
@@ -140,6 +146,12 @@ impl Invalidate for SplitFrames<'_> {
 
 impl Pages for SplitFrames<'_> {
     type Tables = Pool;
+
+    fn is_ram(&self, gpa: Gpa) -> bool {
+        self.layout
+            .ram_ranges()
+            .any(|range| range.start <= gpa && gpa < range.end)
+    }
 
     fn books<T>(&mut self, work: impl FnOnce(&mut Ledger<'_>, &mut Pool) -> T) -> T {
         let mut memory = memory::lock();
@@ -195,6 +207,7 @@ impl VmMemory {
         let mut frames = SplitFrames {
             vm: self.vm,
             backing: &self.backing,
+            layout: &self.layout,
         };
         Some(work(split, &mut self.views, &mut frames))
     }
@@ -321,6 +334,16 @@ impl Sides for Host {
         self.judge(admitted.unwrap_or(Ok(())))
     }
 
+    fn cover(&mut self, half: &KernelHalf) -> Result<(), StopReason> {
+        let mut own = self.vm.memory.lock();
+        let covered = own.with_split(|split, views, frames| split.cover(half, views, frames));
+        self.judge(covered.unwrap_or(Ok(())))
+    }
+
+    fn splits(&self) -> bool {
+        self.vm.sides.is_some()
+    }
+
     fn enter_user(
         &mut self,
         table: Gpa,
@@ -348,18 +371,18 @@ impl Sides for Host {
 
     fn open(&mut self, opening: &Opening<'_>) -> Result<(), StopReason> {
         let mut own = self.vm.memory.lock();
-        let opened = own.with_split(|split, views, frames| split.open(opening, views, frames));
-        match opened {
-            Some(Ok(true)) | None => Ok(()),
-            Some(Ok(false)) => {
-                log::warn!(
-                    "VM \"{}\": no gates fit its kernel; going from user code to the kernel and back takes exits",
-                    self.vm.name
-                );
-                Ok(())
-            }
-            Some(Err(error)) => self.judge(Err(error)),
+        let opened = own.with_split(|split, views, frames| {
+            let opened = split.open(opening, views, frames)?;
+            Ok(!opened && split.warn())
+        });
+        drop(own);
+        if self.judge(opened.unwrap_or(Ok(false)))? {
+            log::warn!(
+                "VM \"{}\": no gates fit its kernel; going from user code to the kernel and back takes exits",
+                self.vm.name
+            );
         }
+        Ok(())
     }
 
     fn way(&mut self) -> Option<Way> {

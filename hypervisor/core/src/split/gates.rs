@@ -6,7 +6,7 @@
 //! stack, so its gate, each vCPU's own, has two words of memory; the others use the stack that the processor or the kernel is on, which is in both views.
 //!
 //! ```text
-//!   page 0   the ways out, SYSENTER, the stubs of vectors with a stack or an error code of their own
+//!   page 0   the ways out, SYSENTER, the stubs of vectors with a stack of their own
 //!   page 1   SYSCALL: 64 bytes a vCPU
 //!   page 2,3 a stub for each vector: 24 bytes
 //!   page 4   two words a vCPU (writable)
@@ -89,6 +89,9 @@ pub struct Gates {
     pub sysenter: Option<Gva>,
     /// For each site that has a gate, the jump that takes its place.
     pub patches: Vec<(Gva, [u8; JUMP])>,
+    /// Each IRET of a gate, and the kernel's own in whose place it is. One that faults is to look as if it were that, because the kernel's exception
+    /// handlers know it: GS is user code's already.
+    pub irets: Vec<(Gva, Gva)>,
 }
 
 /// Where the gates are.
@@ -124,7 +127,7 @@ impl Gates {
     pub fn build(base: Base, vcpus: u32, kernel: &Kernel<'_>) -> Option<Self> {
         let mut ways = Code::at(base.page(page::WAYS));
         let mut patches = Vec::new();
-        let mut irets: Vec<(Gva, Iret)> = Vec::new();
+        let mut irets = Vec::new();
         for site in &kernel.sites.all {
             ways.align(16);
             let gate = ways.here();
@@ -135,12 +138,16 @@ impl Gates {
                 }
                 Kind::IretOnEntryStack(iret) => {
                     ways.put(&POP_RDI);
-                    irets.push((way_by_iret(&mut ways, base, site, iret, None), iret));
+                    irets.push((
+                        way_by_iret(&mut ways, base, site, iret, None),
+                        iret.instruction,
+                    ));
                     true
                 }
                 Kind::IretOnKernelStack(iret) => match kernel.sites.entry_stack {
                     Some(stack) => {
-                        irets.push((way_by_iret(&mut ways, base, site, iret, Some(stack)), iret));
+                        let gate = way_by_iret(&mut ways, base, site, iret, Some(stack));
+                        irets.push((gate, iret.instruction));
                         true
                     }
                     None => false,
@@ -169,12 +176,15 @@ impl Gates {
         for vector in 0..VECTORS {
             let mut descriptor = Descriptor::at(kernel.idt, vector);
             let stub = if !descriptor.is_gate() {
+                // Of what is no descriptor nothing shows.
+                descriptor.clear();
                 stubs.put(&[0xcc]).align(STUB);
                 None
-            } else if let Some(kind) = Special::of(vector, &descriptor) {
+            } else if descriptor.has_own_stack() {
                 ways.align(16);
                 let stub = ways.here();
-                kind.build(&mut ways, descriptor.target(), &irets);
+                into_kernel_on_own_stack(&mut ways);
+                ways.jump(descriptor.target());
                 stubs.put(&[0xcc]).align(STUB);
                 Some(stub)
             } else {
@@ -196,6 +206,7 @@ impl Gates {
             idt,
             sysenter,
             patches,
+            irets,
         })
     }
 }
@@ -283,53 +294,16 @@ fn way_by_iret(
     at
 }
 
-/// A stub that does more than switch.
-enum Special {
-    /// On a stack of the vector's own, whose first words below the processor's frame a handler may still need: an NMI's finds there whether it
-    /// interrupted another.
-    OwnStack,
-    /// Of an exception that an IRET of a gate may raise: its handler looks for the kernel's own IRET.
-    Iret,
-}
-
-impl Special {
-    fn of(vector: usize, descriptor: &Descriptor) -> Option<Self> {
-        /// #NP, #SS, #GP, #PF, #AC.
-        const OF_IRET: [usize; 5] = [11, 12, 13, 14, 17];
-        if descriptor.has_own_stack() {
-            Some(Self::OwnStack)
-        } else {
-            OF_IRET.contains(&vector).then_some(Self::Iret)
-        }
-    }
-
-    fn build(&self, code: &mut Code, target: Gva, irets: &[(Gva, Iret)]) {
-        match self {
-            Self::OwnStack => {
-                // mov [rsp - 256], rax; mov [rsp - 264], rcx
-                let (rax, rcx) = ((-256_i32).to_le_bytes(), (-264_i32).to_le_bytes());
-                code.put(&[0x48, 0x89, 0x84, 0x24]).put(&rax);
-                code.put(&[0x48, 0x89, 0x8c, 0x24]).put(&rcx);
-                switch(code, KERNEL_INDEX);
-                code.put(&[0x48, 0x8b, 0x8c, 0x24]).put(&rcx);
-                code.put(&[0x48, 0x8b, 0x84, 0x24]).put(&rax);
-            }
-            Self::Iret => {
-                into_kernel_on_stack(code);
-                for (gate, iret) in irets {
-                    code.put(&PUSH_RAX);
-                    // lea rax, [gate]; cmp [rsp + 16], rax; jne 1f
-                    code.relative(&[0x48, 0x8d, 0x05], *gate);
-                    code.put(&[0x48, 0x39, 0x44, 0x24, 0x10, 0x75, 12]);
-                    // lea rax, [iret]; mov [rsp + 16], rax; 1:
-                    code.relative(&[0x48, 0x8d, 0x05], iret.instruction);
-                    code.put(&[0x48, 0x89, 0x44, 0x24, 0x10]);
-                    code.put(&POP_RAX);
-                }
-            }
-        }
-        code.jump(target);
-    }
+/// Into `kernel` on a stack of the vector's own, whose first words below the processor's frame a handler may still need: an NMI's finds there whether
+/// it interrupted another.
+fn into_kernel_on_own_stack(code: &mut Code) {
+    // mov [rsp - 256], rax; mov [rsp - 264], rcx
+    let (rax, rcx) = ((-256_i32).to_le_bytes(), (-264_i32).to_le_bytes());
+    code.put(&[0x48, 0x89, 0x84, 0x24]).put(&rax);
+    code.put(&[0x48, 0x89, 0x8c, 0x24]).put(&rcx);
+    switch(code, KERNEL_INDEX);
+    code.put(&[0x48, 0x8b, 0x8c, 0x24]).put(&rcx);
+    code.put(&[0x48, 0x8b, 0x84, 0x24]).put(&rax);
 }
 
 /// A descriptor of the IDT (Intel SDM vol. 3A, "64-Bit Mode IDT").
@@ -348,6 +322,11 @@ impl Descriptor {
     /// A present interrupt or trap gate.
     const fn is_gate(&self) -> bool {
         self.low() >> 47 & 1 != 0 && matches!(self.low() >> 40 & 0x1f, 0xe | 0xf)
+    }
+
+    /// Leaves what kind of descriptor it is.
+    const fn clear(&mut self) {
+        self.0 = (self.low() & 0xff << 40).to_le_bytes();
     }
 
     const fn has_own_stack(&self) -> bool {

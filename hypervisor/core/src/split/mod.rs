@@ -83,7 +83,8 @@ impl Places {
     #[must_use]
     pub const fn for_width(bits: u32) -> Self {
         Self {
-            first: Gpa((1 << bits) - Self::SIZE),
+            // Tables of four levels end there, whatever the processor could address.
+            first: Gpa((1 << if bits < 48 { bits } else { 48 }) - Self::SIZE),
         }
     }
 
@@ -116,6 +117,8 @@ pub trait Pages: Invalidate {
     /// Where page tables lie.
     type Tables: TableMemory;
 
+    /// Whether the VM has RAM at `gpa`.
+    fn is_ram(&self, gpa: Gpa) -> bool;
     /// Works on the ledger and on the page tables.
     fn books<T>(&mut self, work: impl FnOnce(&mut Ledger<'_>, &mut Self::Tables) -> T) -> T;
     /// A right of the VM's to page `page` of those that it has for the split; `None` where there are no more.
@@ -142,6 +145,8 @@ pub struct Split {
     guarded: Option<Gpa>,
     /// The way from one view to the other without an exit, once there is one.
     passage: Option<Passage>,
+    /// It was told that there is none for this VM's kernel.
+    warned: bool,
     /// Where SYSCALL enters the kernel that all this is for.
     entry: Option<u64>,
     list: Option<ListId>,
@@ -155,7 +160,7 @@ impl Split {
     /// below, and of two more while a local descriptor table is exchanged for another.
     #[must_use]
     pub const fn pages(vcpus: u32) -> FrameCount {
-        FrameCount(passage::PAGES as u64 + 8 + 6 * vcpus as u64)
+        FrameCount(passage::PAGES as u64 + 16 + 8 * vcpus as u64)
     }
 
     /// Adds the two views to a VM's.
@@ -181,6 +186,7 @@ impl Split {
             names: (0..=vcpus).map(|_| Vec::new()).collect(),
             guarded: None,
             passage: None,
+            warned: false,
             entry: None,
             list: None,
         })
@@ -203,7 +209,7 @@ impl Split {
         let passage = self.passage.as_ref();
         match side {
             Side::User
-                if page == self.places.void()
+                if page >= self.places.first
                     || self.replicas.stands_at(page)
                     || self.hidden.binary_search(&page).is_ok() =>
             {
@@ -231,7 +237,12 @@ impl Split {
         )
     }
 
-    /// Everything that is named, and how many tables lead there: what the kernel half is to user code.
+    /// Whether nobody was told before that there is no passage.
+    pub const fn warn(&mut self) -> bool {
+        !core::mem::replace(&mut self.warned, true)
+    }
+
+    /// Everything that is named: what the kernel half is to user code.
     pub fn named(&self) -> impl Iterator<Item = Name> + '_ {
         self.names.iter().flatten().copied()
     }
@@ -292,7 +303,25 @@ impl Split {
         named.map(|_| changed)
     }
 
-    /// Takes the kernel half's level-3 tables out of `user`.
+    /// As [`Split::admit`] for whoever runs with this half later: nothing is named.
+    ///
+    /// # Errors
+    /// The half cannot be hidden.
+    pub fn cover<P: Pages>(
+        &mut self,
+        half: &KernelHalf,
+        views: &mut Views,
+        pages: &mut P,
+    ) -> Result<(), SplitError> {
+        let mut stale = Vec::new();
+        let hidden = self.hide(half, views, pages, &mut stale);
+        if !stale.is_empty() {
+            settle(stale, views, pages);
+        }
+        hidden
+    }
+
+    /// Takes the kernel half's level-3 tables out of `user`: those in memory, as nothing else is in any view.
     fn hide<P: Pages>(
         &mut self,
         half: &KernelHalf,
@@ -304,7 +333,7 @@ impl Split {
             let Err(place) = self.hidden.binary_search(&table) else {
                 continue;
             };
-            if self.replicas.stands_at(table) {
+            if self.replicas.stands_at(table) || !pages.is_ram(table) {
                 continue;
             }
             if self.hidden.len() >= Self::MOST_TABLES {

@@ -1,13 +1,13 @@
 //! The way from one view to the other without an exit: what of a guest it takes, and what of it is changed in which view.
 //!
 //! Nothing of the guest's memory is written. In `kernel`, copies show in place of a few of its pages: of the level-3 table of the kernel's
-//! code, with an entry more, which leads to the gates; and of the code at which user code is returned to, with jumps to them. They are
+//! code, with two entries more, which lead to the gates; and of the code at which user code is returned to, with jumps to them. They are
 //! read-only there, and so is the IDT: who writes to one of these pages does so in `base`, for one instruction, and then they are copied anew.
 
 use alloc::vec::Vec;
 
 use super::gates::{Base, Gates, JUMP, Kernel, SEEN, page};
-use super::sites::Sites;
+use super::sites::{MOST_SITES, Sites};
 use super::{Name, ONE, Pages, Split, SplitError, remap, settle};
 use crate::addr::{FRAME_SIZE, Gpa, Gva, SIZE_1G};
 use crate::ept::EptPerms;
@@ -74,9 +74,18 @@ pub struct Way {
     pub idt: Gpa,
     /// Where the gates are.
     pub gates: Gva,
+    /// [`Gates::irets`].
+    pub irets: [(Gva, Gva); MOST_SITES],
 }
 
 impl Way {
+    /// The kernel's own IRET, where `gva` is that of a gate.
+    #[must_use]
+    pub fn iret_of(&self, gva: Gva) -> Option<Gva> {
+        let mut irets = self.irets.iter();
+        irets.find_map(|(gate, own)| (*gate == gva && gva.0 != 0).then_some(*own))
+    }
+
     /// Whether code at `gva` is a gate's.
     #[must_use]
     pub const fn is_gate(&self, gva: Gva) -> bool {
@@ -93,6 +102,7 @@ pub(super) struct Passage {
     is_open: bool,
     syscall: Gva,
     sysenter: Option<Gva>,
+    irets: [(Gva, Gva); MOST_SITES],
     /// The guest's pages that are not as they are in `base`.
     guarded: Vec<Gpa>,
 }
@@ -122,6 +132,7 @@ impl Split {
             sysenter_of: passage.sysenter,
             idt: self.places.page(page::IDT),
             gates: passage.base.page(0),
+            irets: passage.irets,
         })
     }
 
@@ -184,9 +195,16 @@ impl Split {
             Ok(guarded)
         });
         settle(stale, views, pages);
+        self.replicas.flushed();
+        let mut irets = [(Gva(0), Gva(0)); MOST_SITES];
+        irets
+            .iter_mut()
+            .zip(&gates.irets)
+            .for_each(|(to, from)| *to = *from);
         self.passage = Some(Passage {
             base,
             gates,
+            irets,
             is_open: true,
             syscall: opening.syscall,
             sysenter: opening.sysenter,
@@ -247,7 +265,7 @@ impl Split {
             pages.copy(page::STUBS, first);
             pages.copy(page::STUBS + 1, second);
             pages.copy(page::WORDS, &[]);
-            pages.copy(page::SEEN, &[]);
+            pages.copy(page::SEEN, &[0xff; FRAME_SIZE as usize]);
             for (number, perms) in [
                 (page::WAYS, code),
                 (page::SYSCALL, code),

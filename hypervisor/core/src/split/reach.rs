@@ -16,6 +16,11 @@ pub type Table = [u64; ENTRIES];
 /// The most frames that are told apart.
 pub const MOST_FRAMES: usize = 4096;
 
+/// The most tables that are followed.
+pub const MOST_TABLES: u64 = 1 << 14;
+/// The most pages that are looked at.
+pub const MOST_PAGES: u64 = 1 << 20;
+
 const PRESENT: u64 = 1 << 0;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -29,6 +34,8 @@ pub struct Reach {
     pub pages: u64,
     /// Tables that were followed, the top-level one among them.
     pub tables: u64,
+    /// There was more than [`MOST_TABLES`] and [`MOST_PAGES`] allow: tables may lead to one another in circles.
+    pub is_cut: bool,
 }
 
 /// Follows every address of the upper half from the top-level table at `root`. `read` gets what is in a frame of the VM's, or says no.
@@ -61,8 +68,12 @@ struct Walk<'a, M> {
 impl<M: TableMemory> Walk<'_, M> {
     /// Follows the entries from `first` on of a table of `level`.
     fn table(&mut self, gpa: Gpa, level: u32, first: usize) {
+        if self.reach.tables >= MOST_TABLES || self.reach.pages >= MOST_PAGES {
+            self.reach.is_cut = true;
+            return;
+        }
         let mut table = alloc::boxed::Box::new([0; ENTRIES]);
-        let found = self.frames(gpa, 1).next();
+        let found = frames(self.views, self.memory, self.view, gpa, 1).next();
         let Some(frame) = found else { return };
         if !(self.read)(frame, &mut table) {
             return;
@@ -85,9 +96,12 @@ impl<M: TableMemory> Walk<'_, M> {
 
     /// Notes `count` pages from `gpa` on, those that the view has.
     fn pages(&mut self, gpa: Gpa, count: u64) {
-        let frames: Vec<_> = self.frames(gpa, count).collect();
-        self.reach.pages += frames.len() as u64;
-        for frame in frames {
+        if self.reach.pages >= MOST_PAGES {
+            self.reach.is_cut = true;
+            return;
+        }
+        for frame in frames(self.views, self.memory, self.view, gpa, count) {
+            self.reach.pages += 1;
             let known = &mut self.reach.frames;
             if let Err(place) = known.binary_search(&frame)
                 && known.len() < MOST_FRAMES
@@ -96,16 +110,21 @@ impl<M: TableMemory> Walk<'_, M> {
             }
         }
     }
+}
 
-    /// The frames that the view has to read for `count` pages from `gpa` on.
-    fn frames(&self, gpa: Gpa, count: u64) -> impl Iterator<Item = Frame> {
-        let (views, memory, view) = (self.views, self.memory, self.view);
-        (0..count).filter_map(move |page| {
-            let gpa = Gpa(gpa.0 + page * FRAME_SIZE);
-            let leaf = views.translate(memory, view, gpa)?;
-            let into = (gpa.0 - leaf.input.0) / FRAME_SIZE;
-            let readable = leaf.attr.perms.contains(EptPerms::READ);
-            readable.then_some(Frame(leaf.frame.0 + into))
-        })
-    }
+/// The frames that a view has to read for `count` pages from `gpa` on.
+fn frames<M: TableMemory>(
+    views: &Views,
+    memory: &M,
+    view: ViewId,
+    gpa: Gpa,
+    count: u64,
+) -> impl Iterator<Item = Frame> {
+    (0..count).filter_map(move |page| {
+        let gpa = Gpa(gpa.0 + page * FRAME_SIZE);
+        let leaf = views.translate(memory, view, gpa)?;
+        let into = (gpa.0 - leaf.input.0) / FRAME_SIZE;
+        let readable = leaf.attr.perms.contains(EptPerms::READ);
+        readable.then_some(Frame(leaf.frame.0 + into))
+    })
 }

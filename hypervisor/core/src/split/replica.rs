@@ -226,9 +226,12 @@ impl Replicas {
             let mut tables = self.tables.iter();
             tables.position(|replica| is_idle(level, replica))
         })?;
+        let idle = self.tables.get(place)?;
+        let above = self.find(idle.level + 1, idle.prefix >> 9, idle.top);
         let idle = self.tables.remove(place);
-        let above = self.find(idle.level + 1, idle.prefix >> 9, idle.top)?;
         self.departing.push(idle.table.page);
+        // Where nothing leads to it yet, nothing is to be cut but itself.
+        let above = above.unwrap_or(idle.table);
         let cut = Write {
             page: above.page,
             index: (idle.prefix & 0x1ff) as usize,

@@ -48,6 +48,8 @@ pub struct Sites {
     pub entry_stack: Option<i32>,
 }
 
+/// The most sites that are looked for. Linux has two.
+pub const MOST_SITES: usize = 4;
 const SWAPGS: [u8; 3] = [0x0f, 0x01, 0xf8];
 const SYSRETQ: [u8; 3] = [0x48, 0x0f, 0x07];
 const IRETQ: [u8; 2] = [0x48, 0xcf];
@@ -67,7 +69,9 @@ impl Sites {
         let code = Code { text, base };
         let mut sites = Self::default();
         for at in 0..text.len() {
-            sites.all.extend(code.site(at));
+            if sites.all.len() < MOST_SITES {
+                sites.all.extend(code.site(at));
+            }
             sites.entry_stack = sites.entry_stack.or_else(|| code.entry_stack(at));
         }
         sites

@@ -33,6 +33,13 @@ pub trait Sides {
     /// # Errors
     /// The VM cannot go on.
     fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason>;
+    /// Has the `user` view be without `half`: [`Split::cover`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn cover(&mut self, half: &KernelHalf) -> Result<(), StopReason>;
+    /// Whether the VM has the split, so that the upper half of the address space is never user code's.
+    fn splits(&self) -> bool;
     /// As [`Sides::admit`], of the half of the top-level table `table`, which is noted ([`Split::see`]); and has the next entry be into that view.
     ///
     /// # Errors

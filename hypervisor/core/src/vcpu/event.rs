@@ -9,6 +9,7 @@ use crate::vmx::field::{self, Natural};
 
 const GENERAL_PROTECTION: u8 = 13;
 const INVALID_OPCODE: u8 = 6;
+const DOUBLE_FAULT: u8 = 8;
 const PAGE_FAULT: u8 = 14;
 pub(super) const RFLAGS_TF: u64 = 1 << 8;
 pub(super) const RFLAGS_IF: u64 = 1 << 9;
@@ -34,6 +35,11 @@ pub(super) fn inject_fault<C: Cpu>(cpu: &mut C, fault: GuestFault) {
 pub(super) fn inject_page_fault<C: Cpu>(cpu: &mut C, address: u64, code: u32) {
     cpu.set_cr2(address);
     inject_exception(cpu, PAGE_FAULT, Some(code));
+}
+
+/// Injects a double fault.
+pub(super) fn inject_double_fault<C: Cpu>(cpu: &mut C) {
+    inject_exception(cpu, DOUBLE_FAULT, Some(0));
 }
 
 fn inject_exception<C: Cpu>(cpu: &mut C, vector: u8, code: Option<u32>) {

@@ -21,6 +21,10 @@ impl Vcpu {
         if event.vector() == MACHINE_CHECK {
             return None;
         }
+        if matches!(event.vector(), 11..=13) {
+            self.iret_exception(cpu, event);
+            return Some(Step::SAME);
+        }
         self.put_back_interrupted(cpu);
         match event.vector() {
             DEBUG => {

@@ -5,7 +5,7 @@ use super::Cpu;
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::insn::CpuMode;
 use crate::vmx::field;
-use crate::walk::{self, Access, AccessKind, GuestPhys, Paging, WalkError};
+use crate::walk::{self, Access, AccessKind, GuestPhys, PageFaultCode, Paging, WalkError};
 
 /// Why a linear address cannot be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,7 +125,17 @@ fn in_page(at: Gva, length: usize) -> usize {
 }
 
 fn translate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, LinearFault> {
+    const UPPER_HALF: u64 = 1 << 63;
     let user = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
+    if user && at.0 & UPPER_HALF != 0 && cpu.splits() {
+        let mut code = PageFaultCode::USER | PageFaultCode::PROTECTION;
+        code.set(PageFaultCode::WRITE, kind == AccessKind::Write);
+        code.set(PageFaultCode::FETCH, kind == AccessKind::Fetch);
+        return Err(LinearFault::Page {
+            at,
+            code: code.bits(),
+        });
+    }
     let access = Access {
         kind,
         user,

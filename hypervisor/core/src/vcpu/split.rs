@@ -36,6 +36,9 @@ const MOST_NAMES: usize = 17;
 /// Pages of the kernel's code that ways out of it are looked for in: Linux has all of them beside where system calls enter.
 const TEXT_PAGES: usize = 3;
 const TABLE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// #NP, #SS and #GP.
+const IRET_EXCEPTIONS: u32 = 1 << 11 | 1 << 12 | 1 << 13;
+const CR0_PG: u64 = 1 << 31;
 const EFER_LMA: u64 = 1 << 10;
 const UPPER_HALF: u64 = 1 << 63;
 
@@ -83,11 +86,11 @@ impl Extent {
 
     /// The pages of the kernel half that it is in; none for a table that is not there.
     fn pages(self) -> impl Iterator<Item = Gva> {
-        let first = self.base / FRAME_SIZE;
+        let first = self.base.max(UPPER_HALF) / FRAME_SIZE;
         let last = self.base.saturating_add(u64::from(self.limit)) / FRAME_SIZE;
         let pages = (first..=last).map(|page| Gva(page * FRAME_SIZE));
         let is_there = self.limit != 0;
-        pages.filter(move |gva| is_there && gva.0 & UPPER_HALF != 0)
+        pages.filter(move |_| is_there)
     }
 }
 
@@ -98,6 +101,8 @@ struct Segments {
     task: Extent,
     /// The local descriptor table, which comes and goes with processes.
     local: Extent,
+    /// Where the interrupt descriptor table is.
+    interrupts: u64,
 }
 
 impl Segments {
@@ -120,6 +125,7 @@ impl Segments {
                 limit: cpu.read(field::GUEST_TR_LIMIT),
             },
             local,
+            interrupts: cpu.read(field::GUEST_IDTR_BASE).0,
         }
     }
 
@@ -227,7 +233,10 @@ impl Vcpu {
         match cpu.side() {
             Side::Base => return Ok(None),
             Side::Kernel if violation.fetch && violation.translated => {
-                if is_user_code && !delivers {
+                if cpu.read(field::GUEST_CR0).0 & CR0_PG == 0 {
+                    // Then every address counts as user mode's: this kernel is about to hand over to another, which will say where it is entered.
+                    enter(cpu, &mut self.counters.split, Side::Base);
+                } else if is_user_code && !delivers {
                     divided.enter_user(cpu).map_err(GuestFault::Stop)?;
                     self.counters.split.to_user += 1;
                 } else if let Some(gva) = violation.gva.filter(|_| violation.kernel_executes) {
@@ -289,22 +298,29 @@ impl Vcpu {
         let Some(divided) = &mut self.divided else {
             return Ok(Step::SAME);
         };
-        match divided.stepping.take() {
-            None => {}
-            Some(Stepping::Guarded) => {
-                let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
-                cpu.admit(&half, &divided.names).map_err(GuestFault::Stop)?;
-                if cpu.way().is_some() {
-                    divided.open(cpu, &half).map_err(GuestFault::Stop)?;
-                }
-                enter(cpu, &mut self.counters.split, Side::Kernel);
+        let stepped = divided.stepping.take();
+        if cpu.side() == Side::Base && stepped.is_some() {
+            let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
+            cpu.cover(&half).map_err(GuestFault::Stop)?;
+            if cpu.way().is_some() {
+                divided.open(cpu, &half).map_err(GuestFault::Stop)?;
             }
-            Some(Stepping::DescriptorTable) => {
-                divided.name(cpu);
-                let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
-                let half = read_half(cpu, table).map_err(GuestFault::Stop)?;
-                cpu.admit(&half, &divided.names).map_err(GuestFault::Stop)?;
+            enter(cpu, &mut self.counters.split, Side::Kernel);
+        }
+        // What else the instruction was for comes with it: `name` sees what is there now.
+        if stepped.is_some() && divided.named.is_some() {
+            divided.name(cpu);
+            let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
+            let half = read_half(cpu, table).map_err(GuestFault::Stop)?;
+            let has_all = divided
+                .names
+                .iter()
+                .all(|name| half.table_of(name.gva).is_some());
+            match has_all {
+                true => cpu.admit(&half, &divided.names),
+                false => cpu.cover(&half),
             }
+            .map_err(GuestFault::Stop)?;
         }
         Ok(Step::SAME)
     }
@@ -333,6 +349,28 @@ impl Vcpu {
         match way {
             Some(way) if way.is_gate(Self::rip(cpu)) => Ok(Step::NEXT),
             _ => Err(GuestFault::Ud),
+        }
+    }
+
+    /// An exception that an IRET may raise, where gates have some: one of theirs is made to look as if it were the kernel's own, which its
+    /// handlers know. Whatever was being delivered, a second contributory exception makes it a double fault (Intel SDM vol. 3A, "Interrupt 8—Double
+    /// Fault Exception (#DF)").
+    #[cold]
+    pub(super) fn iret_exception<C: Cpu>(&mut self, cpu: &mut C, event: Interruption) {
+        const CONTRIBUTORY: u32 = 1 << 0 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14;
+        let way = self.divided.as_ref().and_then(|_| cpu.way());
+        if let Some(own) = way.and_then(|way| way.iret_of(Self::rip(cpu))) {
+            cpu.write(field::GUEST_RIP, Natural(own.0));
+        }
+        let first = Interruption(cpu.read(field::IDT_VECTORING_INFO));
+        let is_second = first.is_valid()
+            && first.kind() == Interruption::HARDWARE_EXCEPTION
+            && CONTRIBUTORY >> (first.vector() & 31) & 1 != 0;
+        if is_second {
+            event::inject_double_fault(cpu);
+        } else {
+            self.put_back_interrupted(cpu);
+            event::reflect(cpu, event);
         }
     }
 
@@ -376,11 +414,16 @@ impl Divided {
     fn name<C: Cpu>(&mut self, cpu: &mut C) {
         let way = cpu.way();
         let segments = Segments::read(cpu);
+        // On a way without exits nobody else would see it go.
+        self.watch(cpu, segments.local.limit != 0 && way.is_some());
         let before = self.named.replace((segments, way));
         if before == self.named {
             return;
         }
-        let lasts = |(segments, way): (Segments, _)| (segments.descriptors, segments.task, way);
+        let lasts = |(segments, way): (Segments, _)| {
+            let local = Extent::default();
+            (Segments { local, ..segments }, way)
+        };
         if before.map(lasts) != self.named.map(lasts) {
             self.set_entry_points(cpu, way);
             self.names.clear();
@@ -389,8 +432,6 @@ impl Divided {
         }
         self.names.truncate(self.lasting);
         self.list(cpu, segments.local);
-        // On a way without exits nobody else would see it go.
-        self.watch(cpu, segments.local.limit != 0 && way.is_some());
     }
 
     /// Lists the pages of a table.
@@ -423,7 +464,7 @@ impl Divided {
         self.list(cpu, segments.descriptors);
         self.list(cpu, segments.task);
         let Some(way) = way else { return };
-        let idt = cpu.read(field::GUEST_IDTR_BASE).0;
+        let idt = segments.interrupts;
         if idt & UPPER_HALF != 0 {
             self.names.push(Name {
                 gva: Gva(idt & !(FRAME_SIZE - 1)),
@@ -450,6 +491,12 @@ impl Divided {
     fn set_entry_points<C: Cpu>(&self, cpu: &mut C, way: Option<Way>) {
         let syscall = way.filter(|way| way.syscall_of.0 == self.syscall);
         cpu.set_lstar(syscall.map_or(self.syscall, |way| way.syscall.0));
+        let mut exceptions = cpu.read(field::EXCEPTION_BITMAP);
+        exceptions &= !IRET_EXCEPTIONS;
+        if way.is_some() {
+            exceptions |= IRET_EXCEPTIONS;
+        }
+        cpu.write(field::EXCEPTION_BITMAP, exceptions);
         let sysenter = way.filter(|way| way.sysenter_of == Some(Gva(self.sysenter)));
         let sysenter = sysenter.and_then(|way| way.sysenter);
         let sysenter = sysenter.map_or(self.sysenter, |gate| gate.0);

@@ -213,6 +213,21 @@ const APICV: Secondary = Secondary::VIRTUALIZE_X2APIC
     .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
     .union(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
 
+/// What there is of [`ON_DEMAND`], as far as it is of use: views take single steps, and switching between them without exits takes seeing
+/// descriptor tables change.
+fn on_demand(msrs: &CapabilityMsrs) -> Secondary {
+    let (_, primary) = halves(msrs.primary);
+    let (_, secondary) = halves(msrs.secondary);
+    let mut there = ON_DEMAND.intersection(Secondary::from_bits_retain(secondary));
+    if primary & Primary::MONITOR_TRAP.bits() == 0 {
+        there.remove(Secondary::MBEC);
+    }
+    if !there.contains(Secondary::DESCRIPTOR_TABLE) {
+        there.remove(Secondary::VMFUNC);
+    }
+    there
+}
+
 impl Negotiated {
     /// Chooses control words from what the processor reports.
     ///
@@ -262,7 +277,7 @@ impl Negotiated {
             entry,
             preemption_timer_shift: (msrs.misc & 0x1f) as u32,
             optional,
-            on_demand: ON_DEMAND.intersection(Secondary::from_bits_retain(allowed)),
+            on_demand: on_demand(msrs),
             cr0_fixed0: msrs.cr0_fixed0,
             cr0_fixed1: msrs.cr0_fixed1,
             cr4_fixed0: msrs.cr4_fixed0,

@@ -167,6 +167,11 @@ impl Invalidate for Frames<'_, '_> {
 impl Pages for Frames<'_, '_> {
     type Tables = FakeMemory;
 
+    fn is_ram(&self, gpa: Gpa) -> bool {
+        // And, for whoever needs many tables, from 4 GiB on, where nothing is looked at.
+        gpa.0 < RAM * FRAME_SIZE || gpa.0 >= 1 << 32
+    }
+
     fn books<T>(&mut self, work: impl FnOnce(&mut Ledger<'_>, &mut FakeMemory) -> T) -> T {
         work(self.ledger, self.memory)
     }

@@ -104,6 +104,8 @@ pub struct FakeCpu {
     /// Level-3 tables and names that `user` was prepared for.
     pub admitted: Vec<(Vec<Gpa>, Vec<Name>)>,
     pub lstar: Option<u64>,
+    /// The VM has the split.
+    pub splits: bool,
     /// The views of the split cannot be changed any more.
     pub split_is_lost: bool,
 }
@@ -165,6 +167,14 @@ impl Sides for FakeCpu {
         }
         self.places.insert(table.0 >> 12, Place::Guarded);
         Ok(table)
+    }
+
+    fn cover(&mut self, half: &KernelHalf) -> Result<(), StopReason> {
+        self.admit(half, &[])
+    }
+
+    fn splits(&self) -> bool {
+        self.splits
     }
 
     fn enter_user(
@@ -290,6 +300,7 @@ impl Machine {
             tsc_khz: 2_400_000,
             instructions: VmxInstructions::all(),
         };
+        let splits = divided.is_some();
         let vcpu = Vcpu::new(VcpuSetup {
             apic: LocalApic::new(0, 0),
             cpuid: CpuidTable::build(&mut host_cpuid, &config),
@@ -314,6 +325,7 @@ impl Machine {
                 places: BTreeMap::new(),
                 admitted: Vec::new(),
                 lstar: None,
+                splits,
                 split_is_lost: false,
             },
             gprs: Gprs::default(),

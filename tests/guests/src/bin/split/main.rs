@@ -55,13 +55,13 @@ const NOT_YOURS_TO_RUN: u64 = 0b10101;
 /// The kernel executes what it may not.
 const NOT_KERNELS_TO_RUN: u64 = 0b10001;
 
-/// MOV RAX, [RDI]; INT3.
+/// MOV RAX, \[RDI\]; INT3.
 const READ: [u8; 4] = [0x48, 0x8b, 0x07, 0xcc];
-/// MOV [RDI], RAX; INT3.
+/// MOV \[RDI\], RAX; INT3.
 const WRITE: [u8; 4] = [0x48, 0x89, 0x07, 0xcc];
 /// JMP RDI.
 const JUMP: [u8; 2] = [0xff, 0xe7];
-/// MOV FS, ESI; MOV RAX, FS:[RDI]; INT3.
+/// MOV FS, ESI; MOV RAX, FS:\[RDI\]; INT3.
 const READ_BY_SEGMENT: [u8; 7] = [0x8e, 0xe6, 0x64, 0x48, 0x8b, 0x07, 0xcc];
 /// The second segment of the LDT, for user code.
 const LDT_SEGMENT: u64 = 0x0f;
