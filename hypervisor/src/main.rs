@@ -118,6 +118,7 @@ fn prepare() -> Result<Handover, Refusal> {
         windows: tables.windows.len(),
         devices: loaded.plan.vms.iter().map(|vm| vm.devices.len()).sum(),
         encrypted: secmem::sealed::encrypted_bytes(&loaded.plan),
+        views: vm::split::tables(&loaded.plan),
         selftest: if tests_devices {
             selftest::POOL_FRAMES
         } else {

@@ -91,6 +91,8 @@ pub struct Wants {
     pub devices: usize,
     /// Bytes of encrypted RAM of all VMs.
     pub encrypted: u64,
+    /// Tables of further views of all VMs.
+    pub views: FrameCount,
     /// Frames for what a self-test does.
     pub selftest: u64,
 }
@@ -107,6 +109,7 @@ pub fn reserve(wants: Wants) -> uefi::Result<Reserved> {
         windows,
         devices,
         encrypted,
+        views,
         selftest,
     } = wants;
     let image = boot::open_protocol_exclusive::<LoadedImage>(boot::image_handle())?;
@@ -137,6 +140,7 @@ pub fn reserve(wants: Wants) -> uefi::Result<Reserved> {
         + POOL_PER_DEVICE * devices as u64
         + POOL_PER_2_MIB * encrypted.div_ceil(SIZE_2M)
         + encrypted.div_ceil(SIZE_1G)
+        + views.0
         + selftest;
     let pool_run = take_below(FrameCount(pool_frames), POOL_LIMIT)?;
     // SAFETY: the run is ours alone; the firmware maps all memory where its addresses are equal, and so do

@@ -2,6 +2,7 @@
 
 use super::disk::Stored;
 use super::memory::SharedMemory;
+use super::split;
 use super::{Vm, VmError};
 use crate::arch::{cpu, random};
 use crate::boot::payload::{Loaded, VmFiles};
@@ -146,6 +147,7 @@ pub fn heap_needed(loaded: &Loaded) -> usize {
             + vm.devices.len() * DEVICE_BYTES
             + maps
             + sealed::heap_needed(vm)
+            + split::heap_needed(vm)
     })
     .sum()
 }

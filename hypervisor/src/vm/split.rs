@@ -21,7 +21,7 @@ use bulkhead_core::ept::{EptCaps, Eptp};
 use bulkhead_core::events::{Event, SplitSample};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::ledger::{FrameRun, Ledger, MapRight, Rights, VmId};
-use bulkhead_core::manifest::VmPlan;
+use bulkhead_core::manifest::{Plan, VmPlan};
 use bulkhead_core::msr::LSTAR;
 use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
@@ -43,6 +43,23 @@ pub fn frames(plan: &VmPlan) -> FrameCount {
     match plan.split {
         true => Split::pages(plan.vcpus),
         false => FrameCount(0),
+    }
+}
+
+/// Tables that the views of all VMs with the split can need.
+#[must_use]
+pub fn tables(plan: &Plan) -> FrameCount {
+    let split = plan.vms.iter().filter(|vm| vm.split);
+    let tables = split.map(|vm| Split::tables(vm.memory.bytes()).0);
+    FrameCount(tables.fold(0, u64::saturating_add))
+}
+
+/// How much heap the split of a VM needs: the gates as they are and as they are built anew, and the pages that they are made from.
+#[must_use]
+pub const fn heap_needed(plan: &VmPlan) -> usize {
+    match plan.split {
+        true => 128 << 10,
+        false => 0,
     }
 }
 
@@ -231,7 +248,9 @@ impl VmMemory {
 pub fn vm_exited(host: &Host) -> bool {
     let left = host.vm.split_samples.load(Ordering::Relaxed);
     let is_user_code = (host.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
-    if left == 0 || !is_user_code {
+    // One that was just taken out of `user` runs none before it is admitted anew.
+    let is_there = host.vm.sides.is_none() || host.side() == Side::User;
+    if left == 0 || !is_user_code || !is_there {
         return left > 0;
     }
     host.vm.split_samples.store(left - 1, Ordering::Relaxed);

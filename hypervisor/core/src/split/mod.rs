@@ -25,7 +25,7 @@ mod tests;
 
 use alloc::vec::Vec;
 
-use crate::addr::{FRAME_SIZE, FrameCount, Gpa, Gva, Hpa};
+use crate::addr::{FRAME_SIZE, FrameCount, Gpa, Gva, Hpa, SIZE_1G, SIZE_2M};
 use crate::ept::{EptAttr, EptPerms};
 use crate::ledger::{Ledger, MapRight, Rights};
 use crate::mtrr::MemoryType;
@@ -161,6 +161,19 @@ impl Split {
     #[must_use]
     pub const fn pages(vcpus: u32) -> FrameCount {
         FrameCount(passage::PAGES as u64 + 16 + 8 * vcpus as u64)
+    }
+
+    /// Tables that the two views of a VM with so many bytes of RAM can need, whatever its guest does: one for each 2 MiB that has a hidden table, those
+    /// above them, and those around the few pages that are guarded or the split's own.
+    #[must_use]
+    pub const fn tables(ram: u64) -> FrameCount {
+        const AROUND: u64 = 64;
+        let blocks = ram.div_ceil(SIZE_2M);
+        let low = match blocks < Self::MOST_TABLES as u64 {
+            true => blocks,
+            false => Self::MOST_TABLES as u64,
+        };
+        FrameCount(low + ram.div_ceil(SIZE_1G) + AROUND)
     }
 
     /// Adds the two views to a VM's.

@@ -1,4 +1,4 @@
-//! The page that VMFUNC switches views by: 512 EPT pointers, of one vCPU.
+//! The page that VMFUNC switches views by: 512 EPT pointers, of a vCPU, or of several that may switch to the same views.
 //!
 //! What the page says is all there is to know: which view is at which index is read back from it. An entry without a view is
 //! zero, which is no valid EPT pointer, so that a guest that asks for it exits (Intel SDM vol. 3C, "EPTP Switching").
@@ -42,7 +42,7 @@ impl Slot {
 
 const _: () = assert!(Slot::COUNT as usize == ENTRIES && ENTRIES * 8 == FRAME_SIZE as usize);
 
-/// The list of one vCPU.
+/// One list.
 #[derive(Debug)]
 pub(super) struct EptpList {
     page: Frame,

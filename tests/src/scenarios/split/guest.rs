@@ -47,6 +47,8 @@ pub struct Guest {
     pub vcpus: u32,
     /// Whether its kernel and its user mode have a view each.
     pub split: bool,
+    /// How many of its exits from user code are looked at for what of its kernel is within reach.
+    pub samples: u32,
     /// Whether its kernel keeps page tables of its own, which is what the split is to be compared with.
     pub pti: bool,
 }
@@ -59,6 +61,7 @@ impl Guest {
             kernel,
             vcpus: 1,
             split: false,
+            samples: 0,
             pti: false,
         }
     }
@@ -94,6 +97,9 @@ impl Guest {
         }
         if self.split {
             manifest = manifest.with("split = true");
+        }
+        if self.samples > 0 {
+            manifest = manifest.with(&format!("split_samples = {}", self.samples));
         }
         manifest
     }
