@@ -12,24 +12,29 @@
 //!                 base ------------+
 //! ```
 //!
-//! Every way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
+//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel. Every way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
 //! that whatever else there is (devices, sealed pages) has one place.
 
+mod kernel;
+mod segments;
+
 use alloc::vec::Vec;
+
+use kernel::{Page, kernel_fault, name, read_half, read_word};
+use segments::{Extent, Segments};
 
 use super::counters::SplitCounts;
 use super::effects::Cpu;
 use super::step::Step;
-use super::{Vcpu, event, linear, mmio};
+use super::{Vcpu, event};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::fault::{GuestFault, StopReason};
-use crate::insn::{self, MAX_LENGTH, Operation};
 use crate::msr;
-use crate::split::{HALF_BYTES, HALF_OFFSET, KernelHalf, Name, Opening, Place, Read, Side, Way};
+use crate::split::{KernelHalf, Name, Opening, Place, Side, Way};
 use crate::vmx::controls::{Primary, Secondary};
 use crate::vmx::exit::{EptViolation, Interruption};
 use crate::vmx::field::{self, Natural};
-use crate::walk::{AccessKind, PageFaultCode};
+use crate::walk::PageFaultCode;
 
 /// Pages of each descriptor table, or of the task-state segment, that are named at most.
 const MOST_NAMES: usize = 17;
@@ -70,69 +75,6 @@ pub struct Divided {
     names: Vec<Name>,
     /// How many of the names are not the local descriptor table's.
     lasting: usize,
-}
-
-/// Base and limit of a table that the processor reads on its own, at any privilege level.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Extent {
-    base: u64,
-    limit: u32,
-}
-
-impl Extent {
-    fn has(self, gva: Gva) -> bool {
-        gva.0.wrapping_sub(self.base) <= u64::from(self.limit)
-    }
-
-    /// The pages of the kernel half that it is in; none for a table that is not there.
-    fn pages(self) -> impl Iterator<Item = Gva> {
-        let first = self.base.max(UPPER_HALF) / FRAME_SIZE;
-        let last = self.base.saturating_add(u64::from(self.limit)) / FRAME_SIZE;
-        let pages = (first..=last).map(|page| Gva(page * FRAME_SIZE));
-        let is_there = self.limit != 0;
-        pages.filter(move |_| is_there)
-    }
-}
-
-/// The tables that the processor reads on its own.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-struct Segments {
-    descriptors: Extent,
-    task: Extent,
-    /// The local descriptor table, which comes and goes with processes.
-    local: Extent,
-    /// Where the interrupt descriptor table is.
-    interrupts: u64,
-}
-
-impl Segments {
-    fn read<C: Cpu>(cpu: &C) -> Self {
-        const UNUSABLE: u32 = 1 << 16;
-        let local = match cpu.read(field::GUEST_LDTR_ACCESS) & UNUSABLE {
-            0 => Extent {
-                base: cpu.read(field::GUEST_LDTR_BASE).0,
-                limit: cpu.read(field::GUEST_LDTR_LIMIT),
-            },
-            _ => Extent::default(),
-        };
-        Self {
-            descriptors: Extent {
-                base: cpu.read(field::GUEST_GDTR_BASE).0,
-                limit: cpu.read(field::GUEST_GDTR_LIMIT),
-            },
-            task: Extent {
-                base: cpu.read(field::GUEST_TR_BASE).0,
-                limit: cpu.read(field::GUEST_TR_LIMIT),
-            },
-            local,
-            interrupts: cpu.read(field::GUEST_IDTR_BASE).0,
-        }
-    }
-
-    /// Whether `gva` is in one of them.
-    fn has(&self, gva: Gva) -> bool {
-        self.descriptors.has(gva) || self.task.has(gva) || self.local.has(gva)
-    }
 }
 
 impl Divided {
@@ -538,88 +480,6 @@ impl Divided {
         };
         cpu.open(&opening)
     }
-}
-
-/// A page of the guest's and what is in it.
-struct Page {
-    gva: Gva,
-    gpa: Gpa,
-    bytes: Vec<u8>,
-}
-
-impl Page {
-    fn read<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<Self> {
-        let gpa = linear::locate(cpu, gva, AccessKind::Read).ok()?;
-        let page = Self::read_physical(cpu, gpa)?;
-        Some(Self { gva, ..page })
-    }
-
-    fn read_physical<C: Cpu>(cpu: &mut C, gpa: Gpa) -> Option<Self> {
-        let mut bytes = alloc::vec![0; FRAME_SIZE as usize];
-        cpu.read_guest(gpa, &mut bytes).then_some(Self {
-            gva: Gva(0),
-            gpa,
-            bytes,
-        })
-    }
-
-    fn as_read(&self) -> Read<'_> {
-        Read {
-            gva: self.gva,
-            gpa: self.gpa,
-            bytes: &self.bytes,
-        }
-    }
-}
-
-fn read_word<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<u64> {
-    let gpa = linear::locate(cpu, gva, AccessKind::Read).ok()?;
-    let mut bytes = [0; 8];
-    let read = cpu.read_guest(gpa, &mut bytes);
-    read.then_some(u64::from_le_bytes(bytes))
-}
-
-/// The page at `gva` as the kernel has it; `None` where it has none, so that the processor finds none either.
-fn name<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<Name> {
-    let gpa = linear::locate(cpu, gva, AccessKind::Read).ok()?;
-    let writable = linear::locate(cpu, gva, AccessKind::Write).is_ok();
-    Some(Name {
-        gva,
-        gpa,
-        writable,
-        executable: false,
-    })
-}
-
-fn read_half<C: Cpu>(cpu: &mut C, table: Gpa) -> Result<KernelHalf, StopReason> {
-    let mut bytes = [0; HALF_BYTES];
-    let gpa = Gpa(table.0 + HALF_OFFSET);
-    if cpu.read_guest(gpa, &mut bytes) {
-        Ok(KernelHalf::new(bytes))
-    } else {
-        Err(StopReason::OutsideMemory { gpa, write: false })
-    }
-}
-
-/// The error code of user code's page fault in the kernel half, which is never its own, whatever the guest's tables say. The processor tells of the walk
-/// alone; what the instruction was about to do is read from it, and an instruction that is no plain store counts as a load.
-fn kernel_fault<C: Cpu>(cpu: &mut C, gva: Gva) -> PageFaultCode {
-    let mut code = PageFaultCode::USER;
-    code.set(
-        PageFaultCode::PROTECTION,
-        linear::locate(cpu, gva, AccessKind::Read).is_ok(),
-    );
-    let behind = gva.0.wrapping_sub(Vcpu::rip(cpu).0);
-    if behind < MAX_LENGTH as u64 {
-        return code | PageFaultCode::FETCH;
-    }
-    let mut bytes = [0; MAX_LENGTH];
-    let fetched = mmio::fetch_instruction(cpu, &mut bytes).unwrap_or(0);
-    let fetched = bytes.get(..fetched).unwrap_or_default();
-    let decoded = insn::decode(fetched, linear::code_mode(cpu));
-    let is_store = decoded.is_ok_and(|insn| !matches!(insn.operation, Operation::Load { .. }));
-    code.set(PageFaultCode::WRITE, is_store);
-    code
 }
 
 const fn is_canonical(address: u64) -> bool {
