@@ -51,7 +51,7 @@ const PROVOCATIONS: [Provocation; 7] = [
         name: "stack_overflow_ends_at_the_guard_page",
         hypervisor: "selftest = \"stack-overflow\"",
         says: &["exception 8 (double fault)"],
-        function: "probestack",
+        function: "selftest::overflow",
         cpus: 1,
     },
     Provocation {
