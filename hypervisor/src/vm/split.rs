@@ -306,6 +306,7 @@ impl VmMemory {
             unnamed: unnamed.count() as u64,
             pages: found.pages,
             tables: found.tables,
+            is_cut: found.is_cut,
             ..SplitSample::default()
         }
     }

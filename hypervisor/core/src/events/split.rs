@@ -19,6 +19,8 @@ pub struct SplitSample {
     pub pages: u64,
     /// Tables that lead there.
     pub tables: u64,
+    /// There was more than was looked at.
+    pub is_cut: bool,
 }
 
 impl SplitSample {
@@ -30,6 +32,7 @@ impl SplitSample {
             ("unnamed", self.unnamed),
             ("pages", self.pages),
             ("tables", self.tables),
+            ("cut", self.is_cut.into()),
         ];
         numbers
             .into_iter()

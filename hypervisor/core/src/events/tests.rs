@@ -119,6 +119,7 @@ fn samples() -> [Event<'static>; Event::NAMES.len()] {
                 unnamed: 0,
                 pages: 20,
                 tables: 7,
+                is_cut: false,
             },
         },
         Event::Secmem {

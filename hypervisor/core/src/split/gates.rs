@@ -15,7 +15,8 @@
 //! ```
 //!
 //! An interrupt anywhere in a gate is harmless: handlers run in `kernel`, and come back there. What follows then either switches again, or reaches
-//! for user code in `kernel` and exits.
+//! for user code in `kernel` and exits. The exceptions that an IRET may raise exit, because handlers have to find the kernel's own IRET
+//! ([`Gates::irets`]).
 
 use alloc::vec::Vec;
 

@@ -188,43 +188,33 @@ fn a_system_call_enters_the_kernel_with_all_registers_and_back_within_40_instruc
         assert!(processor.memory.keys().eq(&[words, words + 8]));
         total = processor.executed;
     }
-    let mut processor = leaving(true);
-    processor.regs[RSP] = STACK;
-    processor
-        .memory
-        .extend([(STACK, 7), (STACK + 8, 0x7ffe_0000)]);
-    let mut expected = processor.regs;
-    (expected[RDI], expected[RSP]) = (7, 0x7ffe_0000);
-    let end = processor.run(
-        &gates.ways,
-        BASE.page(page::WAYS),
-        gate_of(&gates, SYSRET_AT),
-    );
-    assert_eq!(end, End::Sysret);
-    assert_eq!((processor.regs, processor.view), (expected, USER_INDEX));
-    assert!(processor.user_gs && processor.verw.is_empty());
+    let processor = return_by_sysret(&gates, true);
+    assert_eq!(processor.view, USER_INDEX);
+    assert!(processor.verw.is_empty());
     // The jump there is one more, and four of the kernel's own are in the gate.
     let added = total + processor.executed + 1 - 4;
     assert!(added <= 40, "{added} instructions");
 }
 
+/// Goes the way that ends with SYSRET, with all of user code's registers.
+fn return_by_sysret(gates: &Gates, seen: bool) -> Processor {
+    let mut processor = leaving(seen);
+    processor.regs[RSP] = STACK;
+    let on_stack = [(STACK, 7), (STACK + 8, 0x7ffe_0000)];
+    processor.memory.extend(on_stack);
+    let mut expected = processor.regs;
+    (expected[RDI], expected[RSP]) = (7, 0x7ffe_0000);
+    let gate = gate_of(gates, SYSRET_AT);
+    let end = processor.run(&gates.ways, BASE.page(page::WAYS), gate);
+    assert_eq!(end, End::Sysret);
+    assert_eq!((processor.regs, processor.user_gs), (expected, true));
+    processor
+}
+
 #[test]
 fn a_table_that_was_not_looked_at_is_left_by_the_kernel_view() {
     let (_, gates) = built(0);
-    let mut processor = leaving(false);
-    processor.regs[RSP] = STACK;
-    processor
-        .memory
-        .extend([(STACK, 7), (STACK + 8, 0x7ffe_0000)]);
-    let mut expected = processor.regs;
-    (expected[RDI], expected[RSP]) = (7, 0x7ffe_0000);
-    let end = processor.run(
-        &gates.ways,
-        BASE.page(page::WAYS),
-        gate_of(&gates, SYSRET_AT),
-    );
-    assert_eq!((end, processor.view), (End::Sysret, KERNEL_INDEX));
-    assert_eq!((processor.regs, processor.user_gs), (expected, true));
+    assert_eq!(return_by_sysret(&gates, false).view, KERNEL_INDEX);
 }
 
 #[test]
