@@ -25,7 +25,7 @@ use bulkhead_core::manifest::{Plan, VmPlan};
 use bulkhead_core::msr::LSTAR;
 use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
-    KernelHalf, Name, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
+    KernelHalf, Named, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
@@ -346,10 +346,10 @@ impl Sides for Host {
         self.judge(begun.unwrap_or(Ok(table)))
     }
 
-    fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason> {
+    fn admit(&mut self, half: &KernelHalf, named: &Named<'_>) -> Result<(), StopReason> {
         let mut own = self.vm.memory.lock();
         let admitted = own.with_split(|split, views, frames| {
-            split.admit(self.me, half, names, views, frames).map(drop)
+            split.admit(self.me, half, named, views, frames).map(drop)
         });
         self.judge(admitted.unwrap_or(Ok(())))
     }
@@ -360,6 +360,11 @@ impl Sides for Host {
         self.judge(covered.unwrap_or(Ok(())))
     }
 
+    fn changes(&mut self) -> u64 {
+        let mut own = self.vm.memory.lock();
+        own.with_split(|split, _, _| split.changes()).unwrap_or(0)
+    }
+
     fn splits(&self) -> bool {
         self.vm.sides.is_some()
     }
@@ -368,14 +373,14 @@ impl Sides for Host {
         &mut self,
         table: Gpa,
         half: &KernelHalf,
-        names: &[Name],
+        named: &Named<'_>,
     ) -> Result<(), StopReason> {
         let Some([_, _, user]) = &self.vm.sides else {
             unreachable!("a VM without the split has one view");
         };
         let mut own = self.vm.memory.lock();
         let admitted = own.with_split(|split, views, frames| {
-            split.admit(self.me, half, names, views, frames)?;
+            split.admit(self.me, half, named, views, frames)?;
             split.see(table, frames);
             Ok(())
         });

@@ -167,8 +167,50 @@ static void breakpoints(void)
     go_on(PTRACE_CONT, SIGSTOP);
 }
 
+// A new process whose first way out of the kernel is one that the processor refuses, because its stack segment has no descriptor. Nobody has entered
+// user mode with its page tables before.
+static void refused_first_return(void)
+{
+    pid_t forks = child = fork();
+    if (child == 0) {
+        if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0)
+            _exit(100);
+        stop();
+        if (fork() == 0)
+            _exit(7);
+        for (;;)
+            pause();
+    }
+    REQUIRE(child > 0, "%s", strerror(errno));
+    int signal = wait_for_stop();
+    REQUIRE(signal == SIGSTOP, "signal %d", signal);
+    REQUIRE(ptrace(PTRACE_SETOPTIONS, child, NULL, PTRACE_O_TRACEFORK) == 0, "%s", strerror(errno));
+    go_on(PTRACE_CONT, SIGTRAP);
+    unsigned long forked;
+    REQUIRE(ptrace(PTRACE_GETEVENTMSG, child, NULL, &forked) == 0, "%s", strerror(errno));
+    child = forked;
+    signal = wait_for_stop();
+    REQUIRE(signal == SIGSTOP, "signal %d", signal);
+    struct user_regs_struct good = its_registers(), bad = good;
+    bad.ss = 0x3f3;
+    REQUIRE(ptrace(PTRACE_SETREGS, child, NULL, &bad) == 0, "%s", strerror(errno));
+    go_on(PTRACE_CONT, SIGSEGV);
+    siginfo_t info;
+    note(ptrace(PTRACE_GETSIGINFO, child, NULL, &info));
+    note(info.si_code);
+    note(its_registers().ss);
+    REQUIRE(ptrace(PTRACE_SETREGS, child, NULL, &good) == 0, "%s", strerror(errno));
+    REQUIRE(ptrace(PTRACE_CONT, child, NULL, NULL) == 0, "%s", strerror(errno));
+    int status;
+    REQUIRE(waitpid(child, &status, 0) == child, "%s", strerror(errno));
+    REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 7, "status %x", status);
+    kill(forks, SIGKILL);
+    REQUIRE(waitpid(forks, NULL, 0) == forks, "%s", strerror(errno));
+}
+
 void tracing(void)
 {
+    refused_first_return();
     child = fork();
     if (child == 0)
         traced();

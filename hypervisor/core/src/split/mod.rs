@@ -112,6 +112,15 @@ pub struct Name {
     pub executable: bool,
 }
 
+/// What a vCPU needs while user code runs, and the guest's tables on the way there.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// The pages.
+    pub names: &'a [Name],
+    /// The tables, each once.
+    pub tables: &'a [Gpa],
+}
+
 /// The frames that replicas are made of, and the books; implemented by the shell. Invalidating takes every vCPU of the VM out of `user` besides.
 pub trait Pages: Invalidate {
     /// Where page tables lie.
@@ -142,6 +151,10 @@ pub struct Split {
     replicas: Replicas,
     /// What is named, by vCPU.
     names: Vec<Vec<Name>>,
+    /// The guest's tables on the way there, by vCPU: `kernel` keeps them from being written unseen.
+    paths: Vec<Vec<Gpa>>,
+    /// How often the guest changed something that it was kept from changing unseen.
+    changes: u64,
     guarded: Option<Gpa>,
     /// The way from one view to the other without an exit, once there is one.
     passage: Option<Passage>,
@@ -197,6 +210,8 @@ impl Split {
             replicas: Replicas::new(places, passage::PAGES),
             // The last are the gates'.
             names: (0..=vcpus).map(|_| Vec::new()).collect(),
+            paths: (0..vcpus).map(|_| Vec::new()).collect(),
+            changes: 0,
             guarded: None,
             passage: None,
             warned: false,
@@ -219,7 +234,6 @@ impl Split {
     #[must_use]
     pub fn place(&self, side: Side, gpa: Gpa) -> Place {
         let page = Gpa(gpa.0 - gpa.page_offset());
-        let passage = self.passage.as_ref();
         match side {
             Side::User
                 if page >= self.places.first
@@ -228,12 +242,7 @@ impl Split {
             {
                 Place::Barrier
             }
-            Side::Kernel
-                if self.guarded == Some(page)
-                    || passage.is_some_and(|passage| passage.guards(page)) =>
-            {
-                Place::Guarded
-            }
+            Side::Kernel if self.guards(page) => Place::Guarded,
             _ => Place::Elsewhere,
         }
     }
@@ -299,12 +308,15 @@ impl Split {
         &mut self,
         vcpu: u32,
         half: &KernelHalf,
-        names: &[Name],
+        named: &Named<'_>,
         views: &mut Views,
         pages: &mut P,
     ) -> Result<bool, SplitError> {
         let mut stale = Vec::new();
         let hidden = self.hide(half, views, pages, &mut stale);
+        let hidden =
+            hidden.and_then(|()| self.guard(vcpu as usize, named.tables, views, pages, &mut stale));
+        let names = named.names;
         let top_of = |gva| half.table_of(gva);
         let named = hidden
             .and_then(|()| self.name(vcpu as usize, &top_of, names, views, pages, &mut stale));
@@ -328,10 +340,57 @@ impl Split {
     ) -> Result<(), SplitError> {
         let mut stale = Vec::new();
         let hidden = self.hide(half, views, pages, &mut stale);
-        if !stale.is_empty() {
-            settle(stale, views, pages);
-        }
+        // Whatever was named may be elsewhere: every vCPU looks anew.
+        self.changes += 1;
+        settle(stale, views, pages);
         hidden
+    }
+
+    /// How often the guest changed something that it was kept from changing unseen: what was read of it before may be no more.
+    #[must_use]
+    pub const fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Has `kernel` keep a vCPU's `tables` from being written unseen, and not those that it had before.
+    fn guard<P: Pages>(
+        &mut self,
+        number: usize,
+        tables: &[Gpa],
+        views: &mut Views,
+        pages: &mut P,
+        stale: &mut Vec<Withdrawn>,
+    ) -> Result<(), SplitError> {
+        let own = self.paths.get_mut(number).ok_or(SplitError::NoVcpu)?;
+        if own.as_slice() == tables {
+            return Ok(());
+        }
+        let before = core::mem::take(own);
+        let perms = EptPerms::READ | EptPerms::EXECUTE;
+        for table in tables {
+            if !before.contains(table) && !self.guards(*table) && pages.is_ram(*table) {
+                stale.push(pages.books(|_, t| views.limit(t, self.kernel, *table, ONE, perms))?);
+            }
+        }
+        for table in &before {
+            if !tables.contains(table) && !self.guards(*table) {
+                stale.push(pages.books(|_, t| views.reset(t, self.kernel, *table, ONE))?);
+            }
+        }
+        if let Some(own) = self.paths.get_mut(number) {
+            own.extend_from_slice(tables);
+        }
+        Ok(())
+    }
+
+    /// Whether `kernel` keeps a page from being written unseen.
+    fn guards(&self, page: Gpa) -> bool {
+        self.guarded == Some(page)
+            || self
+                .passage
+                .as_ref()
+                .is_some_and(|passage| passage.guards(page))
+            || self.paths.iter().any(|tables| tables.contains(&page))
     }
 
     /// Takes the kernel half's level-3 tables out of `user`: those in memory, as nothing else is in any view.
@@ -443,6 +502,7 @@ impl Split {
         self.hidden.clear();
         self.replicas = Replicas::new(self.places, passage::PAGES);
         self.names.iter_mut().for_each(Vec::clear);
+        self.paths.iter_mut().for_each(Vec::clear);
         self.guarded = None;
         self.passage = None;
         self.entry = None;

@@ -234,7 +234,13 @@ impl Split {
         let (top, others) = guarded.split_first().ok_or(SplitError::NoPage)?;
         passage.guarded.push(*top);
         for gpa in others {
-            stale.push(pages.books(|_, tables| views.reset(tables, shown, *gpa, ONE))?);
+            // What is guarded for another reason, too, stays so.
+            let guarded = self.guards(*gpa);
+            let perms = EptPerms::READ | EptPerms::EXECUTE;
+            stale.push(pages.books(|_, tables| match guarded {
+                true => views.limit(tables, shown, *gpa, ONE, perms),
+                false => views.reset(tables, shown, *gpa, ONE),
+            })?);
         }
         settle(stale, views, pages);
         Ok(())

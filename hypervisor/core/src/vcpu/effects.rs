@@ -10,7 +10,7 @@ use crate::device::board::Devices;
 use crate::fault::StopReason;
 #[cfg(doc)]
 use crate::split::Split;
-use crate::split::{KernelHalf, Name, Opening, Place, Side, Way};
+use crate::split::{KernelHalf, Named, Opening, Place, Side, Way};
 use crate::vmx::field::VmcsAccess;
 
 use super::mail::Mail;
@@ -28,16 +28,18 @@ pub trait Sides {
     /// # Errors
     /// The VM cannot go on.
     fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<Gpa, StopReason>;
-    /// Has the `user` view be without `half` but for `names`: [`Split::admit`].
+    /// Has the `user` view be without `half` but for what is `named`: [`Split::admit`].
     ///
     /// # Errors
     /// The VM cannot go on.
-    fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason>;
+    fn admit(&mut self, half: &KernelHalf, named: &Named<'_>) -> Result<(), StopReason>;
     /// Has the `user` view be without `half`: [`Split::cover`].
     ///
     /// # Errors
     /// The VM cannot go on.
     fn cover(&mut self, half: &KernelHalf) -> Result<(), StopReason>;
+    /// How often the guest changed something that it was kept from changing unseen: [`Split::changes`].
+    fn changes(&mut self) -> u64;
     /// Whether the VM has the split, so that the upper half of the address space is never user code's.
     fn splits(&self) -> bool;
     /// As [`Sides::admit`], of the half of the top-level table `table`, which is noted ([`Split::see`]); and has the next entry be into that view.
@@ -48,7 +50,7 @@ pub trait Sides {
         &mut self,
         table: Gpa,
         half: &KernelHalf,
-        names: &[Name],
+        named: &Named<'_>,
     ) -> Result<(), StopReason>;
     /// Whether guests of this processor can switch views without an exit.
     fn switches(&self) -> bool;

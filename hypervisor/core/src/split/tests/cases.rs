@@ -3,7 +3,7 @@
 use super::world::{NX, PRESENT, PROCESSES, SLOTS, USER, WRITE, World, address, addresses};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::ledger::Entry;
-use crate::split::{HALF_BYTES, KernelHalf, Name, Place, Side, Split, SplitError};
+use crate::split::{HALF_BYTES, KernelHalf, Name, Named, Place, Side, Split, SplitError};
 
 /// A guest whose processes all have the whole kernel half.
 fn world(entries: &mut Vec<Entry>) -> World<'_> {
@@ -20,6 +20,12 @@ fn some_name(world: &World<'_>, slot: u64) -> Name {
     let here = |name: &Name| (name.gva.0 >> 39) & 0x1ff == slot;
     names.find(here).expect("the kernel has a page there")
 }
+
+/// Nothing is named.
+const NOTHING: Named<'static> = Named {
+    names: &[],
+    tables: &[],
+};
 
 #[test]
 fn a_half_is_in_order_of_its_slots_without_those_that_lead_nowhere() {
@@ -124,10 +130,10 @@ fn more_tables_than_are_followed_are_refused() {
     };
     assert_eq!(Split::MOST_TABLES, HALF_BYTES / 8);
     let admitted =
-        world.work(|split, views, pages| split.admit(0, &half(1 << 20), &[], views, pages));
+        world.work(|split, views, pages| split.admit(0, &half(1 << 20), &NOTHING, views, pages));
     assert_eq!(admitted, Ok(true));
-    let admitted =
-        world.work(|split, views, pages| split.admit(0, &half((1 << 20) + 1), &[], views, pages));
+    let admitted = world
+        .work(|split, views, pages| split.admit(0, &half((1 << 20) + 1), &NOTHING, views, pages));
     let table = Gpa(((1 << 20) + 256) << 12);
     assert_eq!(admitted, Err(SplitError::TooManyTables(table)));
     assert_eq!(world.split.place(Side::User, table), Place::Elsewhere);
@@ -167,6 +173,46 @@ fn one_table_is_guarded_at_a_time() {
         assert!(writable.eq((0..PROCESSES).filter(|other| *other != process)));
         let place = world.split.place(Side::Kernel, Gpa(table * FRAME_SIZE));
         assert_eq!(place, Place::Guarded);
+    }
+    world.end();
+}
+
+#[test]
+fn tables_on_the_way_to_what_is_named_are_guarded_as_long_as_somebody_names_it() {
+    let mut entries = Vec::new();
+    let mut world = World::new(&mut entries, 2, 11);
+    let reference = world.guest.tops[0];
+    world.begin(reference).unwrap();
+    let tables: Vec<_> = (40..44).map(|page| Gpa(page * FRAME_SIZE)).collect();
+    let half = world.guest.half(0);
+    let is_guarded = |world: &World<'_>, table: Gpa| {
+        let (_, perms) = world.shows(Side::Kernel, table.0 / FRAME_SIZE).unwrap();
+        let writable = perms.contains(crate::ept::EptPerms::WRITE);
+        assert_eq!(
+            world.split.place(Side::Kernel, table) == Place::Guarded,
+            !writable
+        );
+        !writable
+    };
+    let steps: [(u32, &[usize], [bool; 4]); 5] = [
+        (0, &[0, 1], [true, true, false, false]),
+        (1, &[1, 2], [true, true, true, false]),
+        (0, &[3], [false, true, true, true]),
+        (1, &[], [false, false, false, true]),
+        (0, &[], [false; 4]),
+    ];
+    for (vcpu, chosen, expected) in steps {
+        let chosen: Vec<_> = chosen.iter().map(|index| tables[*index]).collect();
+        let named = Named {
+            names: &[],
+            tables: &chosen,
+        };
+        world
+            .work(|split, views, pages| split.admit(vcpu, &half, &named, views, pages))
+            .unwrap();
+        let found = tables.iter().map(|table| is_guarded(&world, *table));
+        assert!(found.eq(expected), "{vcpu}: {chosen:?}");
+        assert!(is_guarded(&world, Gpa(reference * FRAME_SIZE)));
     }
     world.end();
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Gva};
 use crate::ept::{EptCaps, EptFeatures, EptPerms};
 use crate::ledger::{Entry, FrameRun, Ledger, MapRight, Rights};
-use crate::split::{HALF_BYTES, KernelHalf, Name, Pages, Places, Side, Split, SplitError};
+use crate::split::{HALF_BYTES, KernelHalf, Name, Named, Pages, Places, Side, Split, SplitError};
 use crate::table::fake::FakeMemory;
 use crate::table::{ENTRIES, Invalidate, PageSize};
 use crate::testing::Random;
@@ -264,7 +264,8 @@ impl<'a> World<'a> {
         names: &[Name],
     ) -> Result<bool, SplitError> {
         let half = self.guest.half(process);
-        self.work(|split, views, pages| split.admit(vcpu, &half, names, views, pages))
+        let named = Named { names, tables: &[] };
+        self.work(|split, views, pages| split.admit(vcpu, &half, &named, views, pages))
     }
 
     /// A kernel begins whose top-level table this is; each has an entry point of its own.

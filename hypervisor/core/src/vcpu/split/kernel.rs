@@ -8,6 +8,7 @@ use crate::insn::{self, MAX_LENGTH, Operation};
 use crate::split::{HALF_BYTES, HALF_OFFSET, KernelHalf, Name, Read};
 use crate::vcpu::effects::Cpu;
 use crate::vcpu::{Vcpu, linear, mmio};
+use crate::vmx::field;
 use crate::walk::{AccessKind, PageFaultCode};
 
 /// A page of the guest's and what is in it.
@@ -49,16 +50,45 @@ pub(super) fn read_word<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<u64> {
     read.then_some(u64::from_le_bytes(bytes))
 }
 
-/// The page at `gva` as the kernel has it; `None` where it has none, so that the processor finds none either.
-pub(super) fn name<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<Name> {
-    let gpa = linear::locate(cpu, gva, AccessKind::Read).ok()?;
-    let writable = linear::locate(cpu, gva, AccessKind::Write).is_ok();
-    Some(Name {
-        gva,
-        gpa,
-        writable,
-        executable: false,
-    })
+/// The page at `gva` as the kernel has it, and the tables of the kernel half on the way to it; `None` where it has none, so that the processor finds
+/// none either.
+pub(super) fn name<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<(Name, [Option<Gpa>; 3])> {
+    const PRESENT: u64 = 1 << 0;
+    const WRITE: u64 = 1 << 1;
+    const LARGE: u64 = 1 << 7;
+    const TABLE: u64 = 0x000f_ffff_ffff_f000;
+    let mut tables = [None; 3];
+    let mut table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE);
+    let mut writable = true;
+    for level in (1..=4_u32).rev() {
+        let shift = 3 + 9 * level;
+        let mut bytes = [0; 8];
+        let at = Gpa(table.0 + 8 * (gva.0 >> shift & 0x1ff));
+        let entry = cpu
+            .read_guest(at, &mut bytes)
+            .then_some(u64::from_le_bytes(bytes))?;
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        writable &= entry & WRITE != 0;
+        let is_page = level == 1 || (level < 4 && entry & LARGE != 0);
+        if is_page {
+            let into = gva.0 & ((1 << shift) - 1);
+            let first = entry & TABLE & !((1 << shift) - 1);
+            let name = Name {
+                gva,
+                gpa: Gpa(first | into),
+                writable,
+                executable: false,
+            };
+            return Some((name, tables));
+        }
+        table = Gpa(entry & TABLE);
+        if let Some(slot) = tables.get_mut(level as usize - 2) {
+            *slot = Some(table);
+        }
+    }
+    None
 }
 
 pub(super) fn read_half<C: Cpu>(cpu: &mut C, table: Gpa) -> Result<KernelHalf, StopReason> {

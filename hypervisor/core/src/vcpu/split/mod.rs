@@ -30,7 +30,7 @@ use super::{Vcpu, event};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::fault::{GuestFault, StopReason};
 use crate::msr;
-use crate::split::{KernelHalf, Name, Opening, Place, Side, Way};
+use crate::split::{KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vmx::controls::{Primary, Secondary};
 use crate::vmx::exit::{EptViolation, Interruption};
 use crate::vmx::field::{self, Natural};
@@ -56,6 +56,15 @@ enum Stepping {
     DescriptorTable,
 }
 
+/// What names depend on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Reasons {
+    segments: Segments,
+    way: Option<Way>,
+    /// [`Sides::changes`](super::Sides::changes).
+    changes: u64,
+}
+
 /// What a vCPU keeps of the split of its VM.
 #[derive(Debug)]
 pub struct Divided {
@@ -71,10 +80,12 @@ pub struct Divided {
     /// A way without exits was looked for.
     looked: bool,
     /// What was named, and what for.
-    named: Option<(Segments, Option<Way>)>,
+    named: Option<Reasons>,
     names: Vec<Name>,
-    /// How many of the names are not the local descriptor table's.
-    lasting: usize,
+    /// The guest's tables on the way there.
+    tables: Vec<Gpa>,
+    /// How many of the names, and of the tables, are not the local descriptor table's alone.
+    lasting: (usize, usize),
 }
 
 impl Divided {
@@ -90,7 +101,8 @@ impl Divided {
             looked: false,
             named: None,
             names: Vec::with_capacity(MOST_NAMES),
-            lasting: 0,
+            tables: Vec::new(),
+            lasting: (0, 0),
         }
     }
 }
@@ -216,7 +228,8 @@ impl Vcpu {
                 };
                 // The processor itself, for a table that the kernel exchanged on a way without exits.
                 let segments = Segments::read(cpu);
-                if segments.has(gva) && divided.named.map(|(named, _)| named) != Some(segments) {
+                if segments.has(gva) && divided.named.map(|named| named.segments) != Some(segments)
+                {
                     divided.enter_user(cpu).map_err(GuestFault::Stop)?;
                     return Ok(Some(Step::SAME));
                 }
@@ -259,7 +272,7 @@ impl Vcpu {
                 .iter()
                 .all(|name| half.table_of(name.gva).is_some());
             match has_all {
-                true => cpu.admit(&half, &divided.names),
+                true => cpu.admit(&half, &divided.named()),
                 false => cpu.cover(&half),
             }
             .map_err(GuestFault::Stop)?;
@@ -348,7 +361,7 @@ impl Divided {
             self.open(cpu, &half)?;
         }
         self.name(cpu);
-        cpu.enter_user(table, &half, &self.names)
+        cpu.enter_user(table, &half, &self.named())
     }
 
     /// Brings up to date what is named, and where the kernel is entered. A local descriptor table is listed apart: there are guests in which it changes
@@ -358,29 +371,60 @@ impl Divided {
         let segments = Segments::read(cpu);
         // On a way without exits nobody else would see it go.
         self.watch(cpu, segments.local.limit != 0 && way.is_some());
-        let before = self.named.replace((segments, way));
+        let changes = cpu.changes();
+        let reasons = Reasons {
+            segments,
+            way,
+            changes,
+        };
+        let before = self.named.replace(reasons);
         if before == self.named {
             return;
         }
-        let lasts = |(segments, way): (Segments, _)| {
-            let local = Extent::default();
-            (Segments { local, ..segments }, way)
+        let lasts = |reasons: Reasons| Reasons {
+            segments: Segments {
+                local: Extent::default(),
+                ..reasons.segments
+            },
+            ..reasons
         };
         if before.map(lasts) != self.named.map(lasts) {
             self.set_entry_points(cpu, way);
             self.names.clear();
+            self.tables.clear();
             self.list_names(cpu, &segments, way);
-            self.lasting = self.names.len();
+            self.lasting = (self.names.len(), self.tables.len());
         }
-        self.names.truncate(self.lasting);
+        self.names.truncate(self.lasting.0);
+        self.tables.truncate(self.lasting.1);
         self.list(cpu, segments.local);
+    }
+
+    fn named(&self) -> Named<'_> {
+        Named {
+            names: &self.names,
+            tables: &self.tables,
+        }
     }
 
     /// Lists the pages of a table.
     fn list<C: Cpu>(&mut self, cpu: &mut C, table: Extent) {
         for gva in table.pages().take(MOST_NAMES) {
-            if !self.names.iter().any(|name| name.gva == gva) {
-                self.names.extend(name(cpu, gva));
+            self.list_page(cpu, gva);
+        }
+    }
+
+    /// Lists a page, and the tables on the way there.
+    fn list_page<C: Cpu>(&mut self, cpu: &mut C, gva: Gva) {
+        if self.names.iter().any(|name| name.gva == gva) {
+            return;
+        }
+        if let Some((name, tables)) = name(cpu, gva) {
+            self.names.push(name);
+            for table in tables.into_iter().flatten() {
+                if !self.tables.contains(&table) {
+                    self.tables.push(table);
+                }
             }
         }
     }
@@ -422,9 +466,8 @@ impl Divided {
         for offset in core::iter::once(RSP0).chain((0..7).map(|ist| IST1 + 8 * ist)) {
             let top = read_word(cpu, Gva(task.wrapping_add(offset))).unwrap_or(0);
             let page = Gva(top.wrapping_sub(1) & !(FRAME_SIZE - 1));
-            let is_listed = self.names.iter().any(|name| name.gva == page);
-            if top & UPPER_HALF != 0 && !is_listed {
-                self.names.extend(name(cpu, page));
+            if top & UPPER_HALF != 0 {
+                self.list_page(cpu, page);
             }
         }
     }

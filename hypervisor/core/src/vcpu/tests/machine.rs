@@ -10,7 +10,7 @@ use crate::device::board::{Devices, Setup, Start};
 use crate::fault::StopReason;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
-use crate::split::{KernelHalf, Name, Opening, Place, Side, Way};
+use crate::split::{KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vcpu::mail::Mailbox;
 use crate::vcpu::split::Divided;
 use crate::vcpu::{
@@ -170,7 +170,15 @@ impl Sides for FakeCpu {
     }
 
     fn cover(&mut self, half: &KernelHalf) -> Result<(), StopReason> {
-        self.admit(half, &[])
+        let nothing = Named {
+            names: &[],
+            tables: &[],
+        };
+        self.admit(half, &nothing)
+    }
+
+    fn changes(&mut self) -> u64 {
+        0
     }
 
     fn splits(&self) -> bool {
@@ -181,9 +189,9 @@ impl Sides for FakeCpu {
         &mut self,
         _table: Gpa,
         half: &KernelHalf,
-        names: &[Name],
+        named: &Named<'_>,
     ) -> Result<(), StopReason> {
-        self.admit(half, names)?;
+        self.admit(half, named)?;
         self.side = Some(Side::User);
         Ok(())
     }
@@ -200,12 +208,12 @@ impl Sides for FakeCpu {
         None
     }
 
-    fn admit(&mut self, half: &KernelHalf, names: &[Name]) -> Result<(), StopReason> {
+    fn admit(&mut self, half: &KernelHalf, named: &Named<'_>) -> Result<(), StopReason> {
         if self.split_is_lost {
             return Err(StopReason::SplitLost);
         }
         let tables = half.tables().map(|(_, table)| table);
-        self.admitted.push((tables.collect(), names.to_vec()));
+        self.admitted.push((tables.collect(), named.names.to_vec()));
         Ok(())
     }
 
