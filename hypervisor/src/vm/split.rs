@@ -9,7 +9,7 @@ use super::host::Host;
 use super::machine;
 use super::memory::VmMemory;
 use super::shared;
-use crate::arch::cpu::wrmsr;
+use crate::arch::cpu::{rdtsc, wrmsr};
 use crate::events;
 use crate::memory::pool::Pool;
 use crate::memory::{self, Memory, window};
@@ -246,6 +246,8 @@ impl VmMemory {
 
 /// A vCPU exited: a sample where it is time for one and user code ran. Whether there will be others.
 pub fn vm_exited(host: &Host) -> bool {
+    /// Ticks between two samples, so that the few there are show a guest at many moments.
+    const BETWEEN: u64 = 1 << 24;
     let left = host.vm.split_samples.load(Ordering::Relaxed);
     let is_user_code = (host.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
     // One that was just taken out of `user` runs none before it is admitted anew.
@@ -253,6 +255,13 @@ pub fn vm_exited(host: &Host) -> bool {
     if left == 0 || !is_user_code || !is_there {
         return left > 0;
     }
+    let now = rdtsc();
+    if now < host.vm.split_sample_due.load(Ordering::Relaxed) {
+        return true;
+    }
+    host.vm
+        .split_sample_due
+        .store(now + BETWEEN, Ordering::Relaxed);
     host.vm.split_samples.store(left - 1, Ordering::Relaxed);
     let root = Gpa(host.read(field::GUEST_CR3).0 & !(FRAME_SIZE - 1) & !(1 << 63));
     let in_user = host.side() == Side::User;
