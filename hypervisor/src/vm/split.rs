@@ -25,7 +25,7 @@ use bulkhead_core::manifest::{Plan, VmPlan};
 use bulkhead_core::msr::LSTAR;
 use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
-    KernelHalf, Named, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
+    KernelEntry, KernelHalf, Named, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
@@ -348,11 +348,15 @@ impl Sides for Host {
         place.unwrap_or(Place::Elsewhere)
     }
 
-    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<Gpa, StopReason> {
+    fn begin_split(&mut self, kernel: KernelEntry, table: Gpa) -> Result<Gpa, StopReason> {
         let mut own = self.vm.memory.lock();
         let begun =
-            own.with_split(|split, views, frames| split.begin(syscall, table, views, frames));
+            own.with_split(|split, views, frames| split.begin(kernel, table, views, frames));
         self.judge(begun.unwrap_or(Ok(table)))
+    }
+
+    fn forget_split(&mut self) {
+        self.vm.memory.lock().forget_split();
     }
 
     fn admit(&mut self, half: &KernelHalf, named: &Named<'_>) -> Result<(), StopReason> {

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Gva};
 use crate::ept::{EptCaps, EptFeatures, EptPerms};
 use crate::ledger::{Entry, FrameRun, Ledger, MapRight, Rights};
-use crate::split::{HALF_BYTES, KernelHalf, Name, Named, Pages, Places, Side, Split, SplitError};
+use crate::split::{
+    HALF_BYTES, KernelEntry, KernelHalf, Name, Named, Pages, Places, Side, Split, SplitError,
+};
 use crate::table::fake::FakeMemory;
 use crate::table::{ENTRIES, Invalidate, PageSize};
 use crate::testing::Random;
@@ -268,10 +270,14 @@ impl<'a> World<'a> {
         self.work(|split, views, pages| split.admit(vcpu, &half, &named, views, pages))
     }
 
-    /// A kernel begins whose top-level table this is; each has an entry point of its own.
+    /// A kernel begins whose top-level table this is; all are linked alike, and each is in frames of its own.
     pub(super) fn begin(&mut self, table: u64) -> Result<Gpa, SplitError> {
         let gpa = Gpa(table * FRAME_SIZE);
-        self.work(|split, views, pages| split.begin(table, gpa, views, pages))
+        let kernel = KernelEntry {
+            gva: Gva(u64::MAX << 12),
+            gpa: Some(gpa),
+        };
+        self.work(|split, views, pages| split.begin(kernel, gpa, views, pages))
     }
 
     pub(super) fn forget(&mut self) {

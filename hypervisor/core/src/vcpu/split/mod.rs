@@ -20,7 +20,7 @@ mod segments;
 
 use alloc::vec::Vec;
 
-use kernel::{Page, kernel_fault, name, read_half, read_word};
+use kernel::{Page, kernel_fault, name, place_of, read_half, read_word};
 use segments::{Extent, Segments};
 
 use super::counters::SplitCounts;
@@ -30,7 +30,7 @@ use super::{Vcpu, event};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::fault::{GuestFault, StopReason};
 use crate::msr;
-use crate::split::{KernelHalf, Name, Named, Opening, Place, Side, Way};
+use crate::split::{KernelEntry, KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vmx::controls::{Primary, Secondary};
 use crate::vmx::exit::{EptViolation, Interruption};
 use crate::vmx::field::{self, Natural};
@@ -77,6 +77,8 @@ pub struct Divided {
     /// Where the guest wants SYSCALL to enter its kernel, and SYSENTER: the processor's registers may say a gate.
     syscall: u64,
     sysenter: u64,
+    /// Where in memory SYSCALL enters it, if the kernel's tables said.
+    entered_at: Option<Gpa>,
     /// A way without exits was looked for.
     looked: bool,
     /// What was named, and what for.
@@ -98,6 +100,7 @@ impl Divided {
             reference: Gpa(0),
             syscall: 0,
             sysenter: 0,
+            entered_at: None,
             looked: false,
             named: None,
             names: Vec::with_capacity(MOST_NAMES),
@@ -151,7 +154,12 @@ impl Vcpu {
         divided.named = None;
         if number == msr::LSTAR {
             let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
-            divided.reference = cpu.begin_split(value, table).map_err(GuestFault::Stop)?;
+            divided.entered_at = place_of(cpu, Gva(value));
+            let kernel = KernelEntry {
+                gva: Gva(value),
+                gpa: divided.entered_at,
+            };
+            divided.reference = cpu.begin_split(kernel, table).map_err(GuestFault::Stop)?;
             if !divided.steps() && cpu.side() == Side::Base {
                 enter(cpu, &mut self.counters.split, Side::Kernel);
             }
@@ -188,7 +196,8 @@ impl Vcpu {
             Side::Base => return Ok(None),
             Side::Kernel if violation.fetch && violation.translated => {
                 if cpu.read(field::GUEST_CR0).0 & CR0_PG == 0 {
-                    // Then every address counts as user mode's: this kernel is about to hand over to another, which will say where it is entered.
+                    // Then every address counts as user mode's, and this kernel is about to hand over to another.
+                    divided.hand_over(cpu);
                     enter(cpu, &mut self.counters.split, Side::Base);
                 } else if is_user_code && !delivers {
                     divided.enter_user(cpu).map_err(GuestFault::Stop)?;
@@ -255,6 +264,11 @@ impl Vcpu {
         };
         let stepped = divided.stepping.take();
         if cpu.side() == Side::Base && stepped.is_some() {
+            if divided.is_gone(cpu) {
+                divided.hand_over(cpu);
+                enter(cpu, &mut self.counters.split, Side::Kernel);
+                return Ok(Step::SAME);
+            }
             let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
             cpu.cover(&half).map_err(GuestFault::Stop)?;
             if cpu.way().is_some() {
@@ -362,6 +376,21 @@ impl Divided {
         }
         self.name(cpu);
         cpu.enter_user(table, &half, &self.named())
+    }
+
+    /// Whether the address space that the vCPU is in has another kernel than the one that said where SYSCALL enters it, or none yet: then that one's tables and
+    /// code are memory like any other, and are written to as such.
+    fn is_gone<C: Cpu>(&self, cpu: &mut C) -> bool {
+        self.entered_at.is_some() && place_of(cpu, Gva(self.syscall)) != self.entered_at
+    }
+
+    /// The kernel has given way to another, which will say where it is entered. Until then nothing is guarded or shown otherwise than it is; user code, should there be
+    /// any, still has no kernel half.
+    fn hand_over<C: Cpu>(&mut self, cpu: &mut C) {
+        cpu.forget_split();
+        self.named = None;
+        self.looked = false;
+        self.set_entry_points(cpu, None);
     }
 
     /// Brings up to date what is named, and where the kernel is entered. A local descriptor table is listed apart: there are guests in which it changes

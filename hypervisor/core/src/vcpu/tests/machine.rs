@@ -10,7 +10,7 @@ use crate::device::board::{Devices, Setup, Start};
 use crate::fault::StopReason;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
-use crate::split::{KernelHalf, Name, Named, Opening, Place, Side, Way};
+use crate::split::{KernelEntry, KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vcpu::mail::Mailbox;
 use crate::vcpu::split::Divided;
 use crate::vcpu::{
@@ -161,7 +161,11 @@ impl Sides for FakeCpu {
         self.side.unwrap_or(Side::Base)
     }
 
-    fn begin_split(&mut self, _syscall: u64, table: Gpa) -> Result<Gpa, StopReason> {
+    fn forget_split(&mut self) {
+        self.places.clear();
+    }
+
+    fn begin_split(&mut self, _kernel: KernelEntry, table: Gpa) -> Result<Gpa, StopReason> {
         if self.split_is_lost {
             return Err(StopReason::SplitLost);
         }
