@@ -112,6 +112,10 @@ fn read(
     let devices = device::read_all(fields, complaints);
     let encryption = encryption::read(fields, memory, devices.as_deref(), complaints);
     let split = read_split(fields, encryption, complaints);
+    let split_unaided = match fields.optional(&schema::SPLIT_UNAIDED) {
+        Some(field) => field.boolean(complaints),
+        None => Some(false),
+    };
     let split_samples = fields.integer_or(
         &schema::SPLIT_SAMPLES,
         0..=encryption::MAX_SAMPLES,
@@ -135,6 +139,7 @@ fn read(
         restart: restart?,
         encryption: encryption?,
         split: split?,
+        split_unaided: split_unaided?,
         split_samples: split_samples?,
         stop_timeout: Duration::from_secs(u64::from(stop_timeout_s?)),
         disks: disks?,

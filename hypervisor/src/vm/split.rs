@@ -25,11 +25,12 @@ use bulkhead_core::manifest::{Plan, VmPlan};
 use bulkhead_core::msr::LSTAR;
 use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
-    KernelHalf, Named, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
+    Fetch, KernelHalf, Named, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
 use bulkhead_core::views::{ViewId, Views};
+use bulkhead_core::vmx::capability::{Help, Negotiated, NoSplit};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 use guest_loader::MemoryLayout;
@@ -46,28 +47,51 @@ pub fn frames(plan: &VmPlan) -> FrameCount {
     }
 }
 
-/// Tables that the views of all VMs with the split can need.
+/// Tables that the views of all VMs with the split can need, on a processor that tells user code from a kernel's or one that does not.
 #[must_use]
-pub fn tables(plan: &Plan) -> FrameCount {
+pub fn tables(plan: &Plan, tells: bool) -> FrameCount {
     let split = plan.vms.iter().filter(|vm| vm.split);
-    let tables = split.map(|vm| Split::tables(vm.memory.bytes()).0);
+    let tables = split.map(|vm| {
+        let ram = vm.memory.bytes();
+        let for_code = if tells { 0 } else { Split::code_tables(ram).0 };
+        Split::tables(ram).0 + for_code
+    });
     FrameCount(tables.fold(0, u64::saturating_add))
 }
 
-/// How much heap the split of a VM needs: the gates as they are and as they are built anew, and the pages that they are made from.
+/// Whether VMs with the split run on a processor that tells user code from a kernel's.
+#[must_use]
+pub fn tells_user_code(vmx: &Negotiated) -> bool {
+    controls(vmx).is_ok_and(|vmx| vmx.tells_user_code())
+}
+
+/// The controls of a VM with the split, whether or not they are enough for one.
+///
+/// # Errors
+/// No VM can have it.
+pub fn controls(vmx: &Negotiated) -> Result<Negotiated, NoSplit> {
+    vmx.for_split(Help::Dispensable)
+}
+
+/// How much heap the split of a VM needs: the gates as they are and as they are built anew, the pages that they are made from, and the list of what the
+/// views show otherwise.
 #[must_use]
 pub const fn heap_needed(plan: &VmPlan) -> usize {
     match plan.split {
-        true => 128 << 10,
+        true => 256 << 10,
         false => 0,
     }
 }
 
 /// What EPT does for the VM of `plan`, of what the machine's can.
 #[must_use]
-pub const fn ept_caps(caps: EptCaps, plan: &VmPlan) -> EptCaps {
-    match plan.split {
-        true => caps.with_mode_based_execute().without_accessed_dirty(),
+pub fn ept_caps(caps: EptCaps, plan: &VmPlan) -> EptCaps {
+    if !plan.split {
+        return caps;
+    }
+    let caps = caps.without_accessed_dirty();
+    match tells_user_code(&machine().features.vmx) {
+        true => caps.with_mode_based_execute(),
         false => caps,
     }
 }
@@ -75,7 +99,7 @@ pub const fn ept_caps(caps: EptCaps, plan: &VmPlan) -> EptCaps {
 /// The two views, where the plan asks for them.
 ///
 /// # Errors
-/// The processor cannot tell a kernel's code from user code, or no frame is left.
+/// The processor lacks something for it, or no frame is left.
 pub fn create(
     views: &mut Views,
     memory: &mut Memory,
@@ -85,9 +109,12 @@ pub fn create(
         return Ok(None);
     }
     let machine = machine();
-    if machine.features.vmx.for_split().is_none() {
-        return Err(VmError::NoModeBasedExecute);
-    }
+    let help = match plan.split_unaided {
+        true => Help::Dispensable,
+        false => Help::Required,
+    };
+    let vmx = machine.features.vmx.for_split(help);
+    vmx.map_err(VmError::NoSplit)?;
     let places = Places::for_width(machine.physical_bits);
     let split = Split::new(views, &mut memory.pool, places, plan.vcpus);
     split
@@ -103,9 +130,9 @@ pub fn list(own: &mut VmMemory, pool: &mut Pool) -> Result<Option<Hpa>, VmError>
     /// CPUID.80000001H:EDX: pages of 1 GiB, which the gates lie in.
     const GIGABYTE_PAGES: u32 = 1 << 26;
     let machine = machine();
-    let vmx = machine.features.vmx.for_split();
+    let vmx = controls(&machine.features.vmx);
     let has_pages = machine.cpuid(0x8000_0001, 0).edx & GIGABYTE_PAGES != 0;
-    let switches = has_pages && vmx.is_some_and(|vmx| vmx.switches_views());
+    let switches = has_pages && vmx.is_ok_and(|vmx| vmx.switches_views());
     match own.split.as_deref_mut().filter(|_| switches) {
         Some(split) => split.add_list(&mut own.views, pool).map_err(VmError::Views),
         None => Ok(None),
@@ -213,6 +240,12 @@ impl VmMemory {
                 None => unreachable!("the views of the split are never removed"),
             }),
         )
+    }
+
+    /// Whether its kernel's code has to be found.
+    #[must_use]
+    pub fn finds_code(&self) -> bool {
+        self.split.as_deref().is_some_and(Split::finds_code)
     }
 
     /// Works on the split, with the views and frames that are its to change; `None` where there is none.
@@ -335,7 +368,8 @@ impl Sides for Host {
     fn place(&mut self, gpa: Gpa) -> Place {
         let side = self.side();
         let mut own = self.vm.memory.lock();
-        let place = own.with_split(|split, _, _| split.place(side, gpa));
+        let place =
+            own.with_split(|split, views, frames| split.place_now(side, gpa, views, frames));
         place.unwrap_or(Place::Elsewhere)
     }
 
@@ -358,6 +392,22 @@ impl Sides for Host {
         let mut own = self.vm.memory.lock();
         let covered = own.with_split(|split, views, frames| split.cover(half, views, frames));
         self.judge(covered.unwrap_or(Ok(())))
+    }
+
+    fn finds_code(&self) -> bool {
+        self.vm.finds_code
+    }
+
+    fn find_code(&mut self, gpa: Gpa) -> Result<Fetch, StopReason> {
+        let mut own = self.vm.memory.lock();
+        let found = own.with_split(|split, views, frames| split.find_code(gpa, views, frames));
+        self.judge(found.unwrap_or(Ok(Fetch::Elsewhere)))
+    }
+
+    fn lose_code(&mut self, gpa: Gpa) -> Result<(), StopReason> {
+        let mut own = self.vm.memory.lock();
+        let lost = own.with_split(|split, views, frames| split.lose_code(gpa, views, frames));
+        self.judge(lost.unwrap_or(Ok(())))
     }
 
     fn changes(&mut self) -> u64 {
@@ -408,6 +458,11 @@ impl Sides for Host {
             );
         }
         Ok(())
+    }
+
+    fn makes_way(&mut self, gpa: Gpa) -> bool {
+        let mut own = self.vm.memory.lock();
+        own.with_split(|split, _, _| split.makes_way(gpa)) == Some(true)
     }
 
     fn way(&mut self) -> Option<Way> {

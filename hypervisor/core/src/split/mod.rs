@@ -1,6 +1,7 @@
 //! The kernel/user split: which of a guest's tables and pages user code has a way to, and which it does not.
 //!
-//! A VM with the split has two views beside the base. In `kernel`, nothing that the guest's tables give to user mode can be executed. In
+//! A VM with the split has two views beside the base. In `kernel`, nothing that the guest's tables give to user mode can be executed
+//! (where the processor cannot tell that, see [`kernel_code`]). In
 //! `user`, nothing of the kernel's can, and the *kernel half* of the guest's address space, the upper half of its top-level table,
 //! leads nowhere: the level-3 tables that its entries point at are absent there, so that whatever else these tables map is out of reach with them. All
 //! processes of a guest share these tables, so its CR3 need not be followed.
@@ -15,6 +16,7 @@
 mod code;
 mod error;
 pub mod gates;
+mod kernel_code;
 mod kernel_half;
 mod passage;
 pub mod reach;
@@ -35,6 +37,8 @@ use crate::views::{ViewError, ViewId, Views, Withdrawn};
 
 pub use error::SplitError;
 use gates::{KERNEL_INDEX, USER_INDEX};
+pub use kernel_code::Fetch;
+use kernel_code::KernelCode;
 pub use kernel_half::{HALF_BYTES, HALF_OFFSET, KernelHalf};
 use passage::Passage;
 pub use passage::{Opening, Read, Way};
@@ -65,6 +69,10 @@ pub enum Place {
     Barrier,
     /// A table that `kernel` keeps from being written unseen.
     Guarded,
+    /// The kernel's code, where that has to be found.
+    Code,
+    /// A page with which the view allows by now whatever it allows with any: an access that was refused was too early.
+    Open,
     /// Anything else.
     Elsewhere,
 }
@@ -146,6 +154,10 @@ pub struct Split {
     places: Places,
     kernel: ViewId,
     user: ViewId,
+    /// What `kernel` allows with pages that are not to be written unseen.
+    guard: EptPerms,
+    /// The kernel's code, where the processor does not tell it from user code's.
+    code: Option<KernelCode>,
     /// Level-3 tables of the kernel half that are absent from `user`, in order.
     hidden: Vec<Gpa>,
     replicas: Replicas,
@@ -192,7 +204,7 @@ impl Split {
     /// Adds the two views to a VM's.
     ///
     /// # Errors
-    /// No frame is left for a root, or the processor cannot tell user code from the kernel's.
+    /// No frame is left for a root.
     pub fn new(
         views: &mut Views,
         tables: &mut impl TableMemory,
@@ -200,12 +212,23 @@ impl Split {
         vcpus: u32,
     ) -> Result<Self, ViewError> {
         let data = EptPerms::READ | EptPerms::WRITE;
-        let kernel = views.add(tables, data | EptPerms::EXECUTE)?;
-        let user = views.add(tables, data | EptPerms::USER_EXECUTE)?;
+        let tells = views.tell_user_code();
+        let (kernels, users) = match tells {
+            true => (EptPerms::EXECUTE, EptPerms::USER_EXECUTE),
+            // What of the kernel's could be executed in `user` is out of reach there.
+            false => (
+                EptPerms::empty(),
+                EptPerms::EXECUTE | EptPerms::USER_EXECUTE,
+            ),
+        };
+        let kernel = views.add(tables, data | kernels)?;
+        let user = views.add(tables, data | users)?;
         Ok(Self {
             places,
             kernel,
             user,
+            guard: EptPerms::READ | kernels,
+            code: (!tells).then(KernelCode::default),
             hidden: Vec::new(),
             replicas: Replicas::new(places, passage::PAGES),
             // The last are the gates'.
@@ -243,7 +266,22 @@ impl Split {
                 Place::Barrier
             }
             Side::Kernel if self.guards(page) => Place::Guarded,
+            Side::Kernel if self.code.iter().any(|code| code.has(page)) => Place::Code,
             _ => Place::Elsewhere,
+        }
+    }
+
+    /// The same, as the view shows the page: where it allows whatever it allows with any, an access that it refused was made before it did.
+    pub fn place_now<P: Pages>(&self, side: Side, gpa: Gpa, views: &Views, pages: &mut P) -> Place {
+        let place = self.place(side, gpa);
+        if place != Place::Elsewhere {
+            return place;
+        }
+        let leaf = pages.books(|_, tables| views.translate(tables, self.view(side), gpa));
+        let data = EptPerms::READ | EptPerms::WRITE;
+        match leaf.is_some_and(|leaf| leaf.attr.perms.contains(data)) {
+            true => Place::Open,
+            false => Place::Elsewhere,
         }
     }
 
@@ -289,10 +327,8 @@ impl Split {
             (None, _) => {}
             _ => self.forget(views, pages),
         }
-        let guarded = pages.books(|_, tables| {
-            let perms = EptPerms::READ | EptPerms::EXECUTE;
-            views.limit(tables, self.kernel, table, ONE, perms)
-        })?;
+        let guarded =
+            pages.books(|_, tables| views.limit(tables, self.kernel, table, ONE, self.guard))?;
         settle(Vec::from([guarded]), views, pages);
         self.guarded = Some(table);
         self.entry = Some(syscall);
@@ -366,10 +402,10 @@ impl Split {
             return Ok(());
         }
         let before = core::mem::take(own);
-        let perms = EptPerms::READ | EptPerms::EXECUTE;
         for table in tables {
             if !before.contains(table) && !self.guards(*table) && pages.is_ram(*table) {
-                stale.push(pages.books(|_, t| views.limit(t, self.kernel, *table, ONE, perms))?);
+                let guard = self.guard;
+                stale.push(pages.books(|_, t| views.limit(t, self.kernel, *table, ONE, guard))?);
             }
         }
         for table in &before {
@@ -503,6 +539,7 @@ impl Split {
         self.replicas = Replicas::new(self.places, passage::PAGES);
         self.names.iter_mut().for_each(Vec::clear);
         self.paths.iter_mut().for_each(Vec::clear);
+        self.code.iter_mut().for_each(KernelCode::clear);
         self.guarded = None;
         self.passage = None;
         self.entry = None;

@@ -10,7 +10,7 @@ use crate::device::board::Devices;
 use crate::fault::StopReason;
 #[cfg(doc)]
 use crate::split::Split;
-use crate::split::{KernelHalf, Named, Opening, Place, Side, Way};
+use crate::split::{Fetch, KernelHalf, Named, Opening, Place, Side, Way};
 use crate::vmx::field::VmcsAccess;
 
 use super::mail::Mail;
@@ -40,6 +40,18 @@ pub trait Sides {
     fn cover(&mut self, half: &KernelHalf) -> Result<(), StopReason>;
     /// How often the guest changed something that it was kept from changing unseen: [`Split::changes`].
     fn changes(&mut self) -> u64;
+    /// Whether the kernel's code has to be found, because the processor does not tell it from user code's.
+    fn finds_code(&self) -> bool;
+    /// The kernel executes the page of `gpa`: [`Split::find_code`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn find_code(&mut self, gpa: Gpa) -> Result<Fetch, StopReason>;
+    /// The kernel writes to code of its own: [`Split::lose_code`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn lose_code(&mut self, gpa: Gpa) -> Result<(), StopReason>;
     /// Whether the VM has the split, so that the upper half of the address space is never user code's.
     fn splits(&self) -> bool;
     /// As [`Sides::admit`], of the half of the top-level table `table`, which is noted ([`Split::see`]); and has the next entry be into that view.
@@ -59,6 +71,8 @@ pub trait Sides {
     /// # Errors
     /// The VM cannot go on.
     fn open(&mut self, opening: &Opening<'_>) -> Result<(), StopReason>;
+    /// Whether the passage, where there is one, was made from the page of `gpa`: [`Split::makes_way`].
+    fn makes_way(&mut self, gpa: Gpa) -> bool;
     /// Where the vCPU goes through the passage: [`Split::way`].
     fn way(&mut self) -> Option<Way>;
     /// Loads `IA32_LSTAR` with a canonical address.

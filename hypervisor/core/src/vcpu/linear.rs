@@ -157,6 +157,16 @@ pub fn locate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, Lin
     resolve(cpu, at, access)
 }
 
+/// Whether the guest's tables let user mode fetch at `at`.
+pub fn is_user_modes<C: Cpu>(cpu: &mut C, at: Gva) -> bool {
+    let access = Access {
+        kind: AccessKind::Fetch,
+        user: true,
+        implicit: false,
+    };
+    resolve(cpu, at, access).is_ok()
+}
+
 fn resolve<C: Cpu>(cpu: &mut C, at: Gva, access: Access) -> Result<Gpa, LinearFault> {
     let paging = Paging {
         cr0: cpu.read(field::GUEST_CR0).0,

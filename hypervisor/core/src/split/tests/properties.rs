@@ -8,7 +8,7 @@ use super::world::{DATA, PROCESSES, RAM, SLOTS, WIDTH, World, address, addresses
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::ept::{EptError, EptPerms};
 use crate::ledger::Entry;
-use crate::split::{Name, Place, Side, Split, SplitError};
+use crate::split::{Fetch, Name, Place, Side, Split, SplitError};
 use crate::table::TableError;
 use crate::views::ViewError;
 
@@ -30,6 +30,10 @@ enum Op {
     Forget,
     /// Only so many tables of views are left.
     Tables(usize),
+    /// The kernel executes a page.
+    Execute(u64),
+    /// And writes to one.
+    Write(u64),
     /// A process has the tables of two slots exchanged, as no sane kernel does.
     Exchange(usize, usize, usize),
 }
@@ -49,6 +53,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..VCPUS, process(), names).prop_map(|(v, p, n)| Op::Admit(v, p, n)),
         4 => (0..VCPUS, process()).prop_map(|(v, p)| Op::AdmitAgain(v, p)),
         2 => process().prop_map(Op::Guard),
+        4 => (0..RAM).prop_map(Op::Execute),
+        2 => (0..RAM).prop_map(Op::Write),
         1 => Just(Op::Forget),
         1 => (0usize..12).prop_map(Op::Tables),
     ]
@@ -70,6 +76,8 @@ struct Model {
     replaced: BTreeSet<u64>,
     names: BTreeMap<u32, Vec<Name>>,
     guarded: Option<u64>,
+    /// Pages of the kernel's code, where that has to be found.
+    code: BTreeSet<u64>,
 }
 
 impl Model {
@@ -88,6 +96,8 @@ impl Model {
 struct Pair<'a> {
     world: World<'a>,
     model: Model,
+    /// The processor tells user code from the kernel's.
+    tells: bool,
     /// Every slot leads to one table, whatever the process.
     is_sane: bool,
 }
@@ -122,6 +132,18 @@ impl Pair<'_> {
                     Err(error) => self.give_up(error),
                 }
             }
+            Op::Execute(page) => self.execute(*page),
+            Op::Write(page) => {
+                let gpa = Gpa(page * FRAME_SIZE + 8);
+                if self.world.split.place(Side::Kernel, gpa) == Place::Code {
+                    let lost = self
+                        .world
+                        .work(|split, views, pages| split.lose_code(gpa, views, pages));
+                    // What is taken out needs no table.
+                    assert_eq!(lost, Ok(()));
+                    assert!(self.model.code.remove(page));
+                }
+            }
             Op::Forget => self.forget(),
             Op::Tables(budget) => self.world.machine.memory.budget = *budget,
             Op::Exchange(process, one, other) => {
@@ -132,6 +154,30 @@ impl Pair<'_> {
                 self.world.guest.write(top, slots[1], one);
                 self.is_sane = false;
             }
+        }
+    }
+
+    fn execute(&mut self, page: u64) {
+        let gpa = Gpa(page * FRAME_SIZE + 8);
+        let found = self
+            .world
+            .work(|split, views, pages| split.find_code(gpa, views, pages));
+        match found {
+            Ok(Fetch::Allowed) => {
+                assert!(!self.tells);
+                if self.world.machine.memory.budget < 12 {
+                    // It may have come at the cost of all others.
+                    let has = |page: &u64| {
+                        let (_, perms) = self.world.shows(Side::Kernel, *page).unwrap();
+                        perms.contains(EptPerms::EXECUTE)
+                    };
+                    self.model.code.retain(has);
+                }
+                self.model.code.insert(page);
+            }
+            Ok(Fetch::Elsewhere) => assert!(self.tells),
+            Ok(Fetch::Refused) => panic!("nothing of it is a passage's"),
+            Err(error) => self.give_up(error),
         }
     }
 
@@ -275,29 +321,39 @@ impl Pair<'_> {
 
     /// Each guest physical page in each view.
     fn compare_pages(&self) {
-        let kernel = EptPerms::ALL - EptPerms::USER_EXECUTE;
-        let user = EptPerms::ALL - EptPerms::EXECUTE;
+        let code = EptPerms::EXECUTE | EptPerms::USER_EXECUTE;
+        let (kernel, user) = match self.tells {
+            true => (
+                EptPerms::ALL - EptPerms::USER_EXECUTE,
+                EptPerms::ALL - EptPerms::EXECUTE,
+            ),
+            false => (EptPerms::ALL - code, EptPerms::ALL),
+        };
         for page in 0..RAM {
+            let is_code = self.model.code.contains(&page);
             let is_guarded = self.model.guarded == Some(page);
             let is_barrier = self.model.tables.contains(&page);
             let gpa = Gpa(page * FRAME_SIZE + 8);
             let place = |side| self.world.split.place(side, gpa);
             assert_eq!(place(Side::User) == Place::Barrier, is_barrier);
             assert_eq!(place(Side::Kernel) == Place::Guarded, is_guarded);
+            let is_only_code = is_code && !is_guarded;
+            assert_eq!(place(Side::Kernel) == Place::Code, is_only_code);
             assert_eq!(place(Side::Base), Place::Elsewhere);
             assert_eq!(
                 self.world.shows(Side::Base, page),
                 Some((page, EptPerms::ALL))
             );
-            let unseen = if is_guarded {
-                EptPerms::WRITE
-            } else {
-                EptPerms::empty()
+            let (frame, perms) = self.world.shows(Side::Kernel, page).unwrap();
+            let executable = if is_code { code } else { EptPerms::empty() };
+            let unseen = match is_guarded || is_code {
+                true => EptPerms::WRITE,
+                false => EptPerms::empty(),
             };
-            assert_eq!(
-                self.world.shows(Side::Kernel, page),
-                Some((page, kernel - unseen))
-            );
+            // What is guarded is found to be code again, should it be executed.
+            let expected = [kernel, kernel | executable].map(|perms| perms - unseen);
+            assert!(frame == page && expected.contains(&perms), "{perms:?}");
+            assert!(is_guarded || perms == expected[1], "{perms:?}");
             match self.world.shows(Side::User, page) {
                 Some((frame, perms)) if is_barrier => {
                     assert!(self.model.replaced.contains(&page));
@@ -325,11 +381,12 @@ impl Pair<'_> {
     }
 }
 
-fn run(seed: u64, ops: &[Op]) {
+fn run(tells: bool, seed: u64, ops: &[Op]) {
     let mut entries: Vec<Entry> = Vec::new();
     let mut pair = Pair {
-        world: World::new(&mut entries, VCPUS, seed),
+        world: World::on(tells, &mut entries, VCPUS, seed),
         model: Model::default(),
+        tells,
         is_sane: true,
     };
     for op in ops {
@@ -363,17 +420,19 @@ proptest! {
 
     #[test]
     fn user_code_reaches_exactly_what_is_named_after_any_operations(
+        tells in any::<bool>(),
         seed in any::<u64>(),
         ops in prop::collection::vec(op(), 1..32),
     ) {
-        run(seed, &ops);
+        run(tells, seed, &ops);
     }
 
     #[test]
     fn whatever_tables_a_kernel_exchanges_user_code_reaches_nothing_that_is_not_named(
+        tells in any::<bool>(),
         seed in any::<u64>(),
         ops in prop::collection::vec(wild_op(), 1..32),
     ) {
-        run(seed, &ops);
+        run(tells, seed, &ops);
     }
 }

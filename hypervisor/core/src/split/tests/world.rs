@@ -212,9 +212,17 @@ pub(super) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(super) fn new(entries: &'a mut Vec<Entry>, vcpus: u32, seed: u64) -> Self {
+        Self::on(true, entries, vcpus, seed)
+    }
+
+    /// On a processor that tells user code from the kernel's, or one that does not.
+    pub(super) fn on(tells: bool, entries: &'a mut Vec<Entry>, vcpus: u32, seed: u64) -> Self {
         let pages = Split::pages(vcpus).0;
         let caps = EptCaps::negotiate(EptFeatures::all().bits()).unwrap();
-        let caps = caps.with_mode_based_execute().without_accessed_dirty();
+        let mut caps = caps.without_accessed_dirty();
+        if tells {
+            caps = caps.with_mode_based_execute();
+        }
         let mut machine = Machine::new(entries, RAM + pages, PageSize::Size4K, caps);
         machine.map(0, 0, RAM, EptPerms::ALL);
         let places = Places::for_width(WIDTH);

@@ -26,11 +26,11 @@ use segments::{Extent, Segments};
 use super::counters::SplitCounts;
 use super::effects::Cpu;
 use super::step::Step;
-use super::{Vcpu, event};
+use super::{Vcpu, event, linear};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::fault::{GuestFault, StopReason};
 use crate::msr;
-use crate::split::{KernelHalf, Name, Named, Opening, Place, Side, Way};
+use crate::split::{Fetch, KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vmx::controls::{Primary, Secondary};
 use crate::vmx::exit::{EptViolation, Interruption};
 use crate::vmx::field::{self, Natural};
@@ -50,8 +50,8 @@ const UPPER_HALF: u64 = 1 << 63;
 /// The instruction that a vCPU carries out before it exits again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stepping {
-    /// One that writes to what `kernel` guards, in `base`.
-    Guarded,
+    /// One that writes to what `kernel` guards, a page of it here, in `base`.
+    Guarded(Gpa),
     /// One that loads or stores a descriptor table's register.
     DescriptorTable,
 }
@@ -82,10 +82,10 @@ pub struct Divided {
     /// What was named, and what for.
     named: Option<Reasons>,
     names: Vec<Name>,
-    /// The guest's tables on the way there.
+    /// How many of them are not the local descriptor table's alone.
+    lasting: usize,
+    /// The guest's tables on the way to those.
     tables: Vec<Gpa>,
-    /// How many of the names, and of the tables, are not the local descriptor table's alone.
-    lasting: (usize, usize),
 }
 
 impl Divided {
@@ -101,8 +101,8 @@ impl Divided {
             looked: false,
             named: None,
             names: Vec::with_capacity(MOST_NAMES),
+            lasting: 0,
             tables: Vec::new(),
-            lasting: (0, 0),
         }
     }
 }
@@ -193,34 +193,46 @@ impl Vcpu {
                 } else if is_user_code && !delivers {
                     divided.enter_user(cpu).map_err(GuestFault::Stop)?;
                     self.counters.split.to_user += 1;
-                } else if let Some(gva) = violation.gva.filter(|_| violation.kernel_executes) {
-                    // As supervisor-mode execution prevention does (Intel SDM vol. 3A, "Determination of Access Rights").
-                    let code = PageFaultCode::PROTECTION | PageFaultCode::FETCH;
-                    event::undo_unblocking(cpu, violation.unblocked_nmi);
-                    event::inject_page_fault(cpu, gva.0, code.bits());
-                    return Ok(Some(Step::SAME));
+                } else if let Some(gva) = violation.gva {
+                    match kernel_fetch(cpu, violation, gva).map_err(GuestFault::Stop)? {
+                        Fetch::Allowed => self.counters.split.code += 1,
+                        Fetch::Elsewhere => return Ok(None),
+                        Fetch::Refused => {
+                            // As supervisor-mode execution prevention does (Intel SDM vol. 3A, "Determination of Access Rights").
+                            let code = PageFaultCode::PROTECTION | PageFaultCode::FETCH;
+                            event::undo_unblocking(cpu, violation.unblocked_nmi);
+                            event::inject_page_fault(cpu, gva.0, code.bits());
+                            return Ok(Some(Step::SAME));
+                        }
+                    }
                 } else {
                     return Ok(None);
                 }
             }
-            Side::Kernel => {
-                if !violation.write || cpu.place(violation.gpa) != Place::Guarded {
-                    return Ok(None);
+            Side::Kernel => match cpu.place(violation.gpa) {
+                Place::Guarded if violation.write => {
+                    self.counters.split.steps += 1;
+                    divided.stepping = Some(Stepping::Guarded(violation.gpa));
+                    enter(cpu, &mut self.counters.split, Side::Base);
+                    event::undo_unblocking(cpu, violation.unblocked_nmi);
+                    event::reinject_interrupted(cpu);
+                    self.want(cpu, Primary::MONITOR_TRAP, true);
+                    return Ok(Some(Step::SAME));
                 }
-                self.counters.split.steps += 1;
-                divided.stepping = Some(Stepping::Guarded);
-                enter(cpu, &mut self.counters.split, Side::Base);
-                event::undo_unblocking(cpu, violation.unblocked_nmi);
-                event::reinject_interrupted(cpu);
-                self.want(cpu, Primary::MONITOR_TRAP, true);
-                return Ok(Some(Step::SAME));
-            }
+                Place::Code if violation.write => {
+                    cpu.lose_code(violation.gpa).map_err(GuestFault::Stop)?;
+                }
+                Place::Open => {}
+                _ => return Ok(None),
+            },
             Side::User if delivers || !is_user_code => {
                 enter(cpu, &mut self.counters.split, Side::Kernel)
             }
             Side::User => {
-                if cpu.place(violation.gpa) != Place::Barrier {
-                    return Ok(None);
+                match cpu.place(violation.gpa) {
+                    Place::Barrier => {}
+                    Place::Open => return Ok(Some(Step::SAME)),
+                    _ => return Ok(None),
                 }
                 let Some(gva) = violation.gva.filter(|gva| gva.0 & UPPER_HALF != 0) else {
                     let gpa = violation.gpa;
@@ -254,10 +266,10 @@ impl Vcpu {
             return Ok(Step::SAME);
         };
         let stepped = divided.stepping.take();
-        if cpu.side() == Side::Base && stepped.is_some() {
+        if let Some(Stepping::Guarded(page)) = stepped {
             let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
             cpu.cover(&half).map_err(GuestFault::Stop)?;
-            if cpu.way().is_some() {
+            if cpu.makes_way(page) {
                 divided.open(cpu, &half).map_err(GuestFault::Stop)?;
             }
             enter(cpu, &mut self.counters.split, Side::Kernel);
@@ -339,6 +351,24 @@ impl Vcpu {
     }
 }
 
+/// What a fetch of the kernel's is that `kernel` does not allow.
+fn kernel_fetch<C: Cpu>(
+    cpu: &mut C,
+    violation: &EptViolation,
+    gva: Gva,
+) -> Result<Fetch, StopReason> {
+    if !cpu.finds_code() {
+        return Ok(match violation.kernel_executes {
+            true => Fetch::Refused,
+            false => Fetch::Elsewhere,
+        });
+    }
+    match linear::is_user_modes(cpu, gva) {
+        true => Ok(Fetch::Refused),
+        false => cpu.find_code(violation.gpa),
+    }
+}
+
 /// Has the vCPU be in the view of `side`.
 fn enter<C: Cpu>(cpu: &mut C, counts: &mut SplitCounts, side: Side) {
     match side {
@@ -393,11 +423,14 @@ impl Divided {
             self.names.clear();
             self.tables.clear();
             self.list_names(cpu, &segments, way);
-            self.lasting = (self.names.len(), self.tables.len());
+            self.lasting = self.names.len();
         }
-        self.names.truncate(self.lasting.0);
-        self.tables.truncate(self.lasting.1);
+        self.names.truncate(self.lasting);
+        let lasting = self.tables.len();
         self.list(cpu, segments.local);
+        // The kernel frees a local descriptor table after it loaded another one, which exits. Tables on the way to it are those of memory that is
+        // allocated and freed all the time, and every write would be a step.
+        self.tables.truncate(lasting);
     }
 
     fn named(&self) -> Named<'_> {
@@ -442,7 +475,7 @@ impl Divided {
 
     /// Whether it carries out an instruction in `base`.
     fn steps(&self) -> bool {
-        self.stepping == Some(Stepping::Guarded)
+        matches!(self.stepping, Some(Stepping::Guarded(_)))
     }
 
     /// Lists what the processor needs whatever user code runs.

@@ -10,7 +10,7 @@ use crate::device::board::{Devices, Setup, Start};
 use crate::fault::StopReason;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
-use crate::split::{KernelHalf, Name, Named, Opening, Place, Side, Way};
+use crate::split::{Fetch, KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vcpu::mail::Mailbox;
 use crate::vcpu::split::Divided;
 use crate::vcpu::{
@@ -106,6 +106,8 @@ pub struct FakeCpu {
     pub lstar: Option<u64>,
     /// The VM has the split.
     pub splits: bool,
+    /// Pages of the kernel's code that were found, where they have to be.
+    pub code: Option<Vec<Gpa>>,
     /// The views of the split cannot be changed any more.
     pub split_is_lost: bool,
 }
@@ -177,6 +179,24 @@ impl Sides for FakeCpu {
         self.admit(half, &nothing)
     }
 
+    fn finds_code(&self) -> bool {
+        self.code.is_some()
+    }
+
+    fn find_code(&mut self, gpa: Gpa) -> Result<Fetch, StopReason> {
+        let Some(code) = &mut self.code else {
+            return Ok(Fetch::Elsewhere);
+        };
+        code.push(gpa);
+        self.places.insert(gpa.0 >> 12, Place::Code);
+        Ok(Fetch::Allowed)
+    }
+
+    fn lose_code(&mut self, gpa: Gpa) -> Result<(), StopReason> {
+        self.places.remove(&(gpa.0 >> 12));
+        Ok(())
+    }
+
     fn changes(&mut self) -> u64 {
         0
     }
@@ -202,6 +222,10 @@ impl Sides for FakeCpu {
 
     fn open(&mut self, _opening: &Opening<'_>) -> Result<(), StopReason> {
         unreachable!("this processor switches no views by itself")
+    }
+
+    fn makes_way(&mut self, _gpa: Gpa) -> bool {
+        false
     }
 
     fn way(&mut self) -> Option<Way> {
@@ -301,7 +325,14 @@ impl Machine {
     }
 
     fn build(apicv: bool, divided: Option<Divided>) -> Self {
-        let controls = Negotiated::from_msrs(&capabilities(), Wishes { apicv }).unwrap();
+        let controls = Negotiated::from_msrs(
+            &capabilities(),
+            Wishes {
+                apicv,
+                ..Wishes::ALL
+            },
+        )
+        .unwrap();
         let config = CpuidConfig {
             apic_id: 0,
             vcpus: 1,
@@ -334,6 +365,7 @@ impl Machine {
                 admitted: Vec::new(),
                 lstar: None,
                 splits,
+                code: None,
                 split_is_lost: false,
             },
             gprs: Gprs::default(),

@@ -15,5 +15,6 @@ mod modes;
 mod plain;
 mod ports;
 mod split;
+mod split_code;
 mod startup;
 mod strings;
