@@ -85,6 +85,8 @@ pub struct VmPlan {
     pub split: bool,
     /// Whether it has that on a CPU which has nothing for it, too.
     pub split_unaided: bool,
+    /// How many pages its user code may keep from its kernel.
+    pub split_private: u32,
     /// How many of its exits from user code are looked at for what of its kernel is within reach, with the split or without it.
     pub split_samples: u32,
     /// How long it has to switch itself off before it is stopped: whole seconds, 1 to 3600.

@@ -117,6 +117,7 @@ table! {
     WINDOW_SAMPLES = Optional "window_samples",
     SPLIT = Optional "split",
     SPLIT_UNAIDED = Optional "split_unaided",
+    SPLIT_PRIVATE = Optional "split_private",
     SPLIT_SAMPLES = Optional "split_samples",
     ISOLATION = Reserved "isolation",
 }

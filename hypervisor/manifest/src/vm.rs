@@ -24,6 +24,8 @@ pub const MAX_VCPUS: u32 = 64;
 pub const MAX_WEIGHT: u32 = 10_000;
 /// The weight of a VM that says nothing of it.
 pub const DEFAULT_WEIGHT: u32 = 100;
+/// The most pages that a VM's user code may keep from its kernel.
+pub const MAX_PRIVATE: u32 = 64;
 /// The longest that a VM can be given to switch itself off, in seconds.
 pub const MAX_STOP_TIMEOUT_S: u32 = 3600;
 /// How long a VM is given that says nothing of it, in seconds.
@@ -116,6 +118,7 @@ fn read(
         Some(field) => field.boolean(complaints),
         None => Some(false),
     };
+    let split_private = fields.integer_or(&schema::SPLIT_PRIVATE, 0..=MAX_PRIVATE, 0, complaints);
     let split_samples = fields.integer_or(
         &schema::SPLIT_SAMPLES,
         0..=encryption::MAX_SAMPLES,
@@ -140,6 +143,7 @@ fn read(
         encryption: encryption?,
         split: split?,
         split_unaided: split_unaided?,
+        split_private: split_private?,
         split_samples: split_samples?,
         stop_timeout: Duration::from_secs(u64::from(stop_timeout_s?)),
         disks: disks?,

@@ -292,6 +292,7 @@ fn every_key_arrives_in_the_plan() {
     assert_eq!(second.encryption, Encryption::Off);
     assert_eq!((first.split, second.split), (false, true));
     assert_eq!((first.split_unaided, second.split_unaided), (false, true));
+    assert_eq!((first.split_private, second.split_private), (0, 64));
     assert_eq!((first.split_samples, second.split_samples), (0, 100));
     let [system, site] = first.disks.as_slice() else {
         panic!("{} disks", first.disks.len())
@@ -474,7 +475,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
     );
     assert_eq!(
         (unreadable.0, unreadable.1),
-        (ErrorKind::PayloadUnreadable, 61)
+        (ErrorKind::PayloadUnreadable, 62)
     );
     assert!(unreadable.3.contains("device error"), "{}", unreadable.3);
     let wrong = told(
@@ -490,7 +491,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Kernel,
         PayloadProblem::Rejected(&"no ELF header"),
     );
-    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 58));
+    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 59));
     assert!(rejected.3.contains("no ELF header"), "{}", rejected.3);
     let disk = told(
         first,

@@ -20,12 +20,13 @@ use bulkhead_core::backing::Backing;
 use bulkhead_core::ept::{EptCaps, Eptp};
 use bulkhead_core::events::{Event, SplitSample};
 use bulkhead_core::fault::StopReason;
+use bulkhead_core::hypercall::HypercallError;
 use bulkhead_core::ledger::{FrameRun, Ledger, MapRight, Rights, VmId};
 use bulkhead_core::manifest::{Plan, VmPlan};
 use bulkhead_core::msr::LSTAR;
 use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
-    Fetch, KernelHalf, Named, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
+    Fetch, KernelHalf, Named, Opening, Pages, Place, Places, Refusal, Side, Split, SplitError, Way,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
@@ -54,7 +55,7 @@ pub fn tables(plan: &Plan, tells: bool) -> FrameCount {
     let tables = split.map(|vm| {
         let ram = vm.memory.bytes();
         let for_code = if tells { 0 } else { Split::code_tables(ram).0 };
-        Split::tables(ram).0 + for_code
+        Split::tables(ram, vm.split_private).0 + for_code
     });
     FrameCount(tables.fold(0, u64::saturating_add))
 }
@@ -116,7 +117,8 @@ pub fn create(
     let vmx = machine.features.vmx.for_split(help);
     vmx.map_err(VmError::NoSplit)?;
     let places = Places::for_width(machine.physical_bits);
-    let split = Split::new(views, &mut memory.pool, places, plan.vcpus);
+    let pool = &mut memory.pool;
+    let split = Split::new(views, pool, places, plan.vcpus, plan.split_private);
     split
         .map(|split| Some(Box::new(split)))
         .map_err(VmError::Views)
@@ -220,6 +222,23 @@ impl Pages for SplitFrames<'_> {
         });
     }
 
+    fn wipe(&mut self, frame: Frame) {
+        let run = FrameRun::new(frame, FrameCount(1));
+        let rights = Rights::READ | Rights::WRITE;
+        let right = memory::lock().ledger.grant_window(self.vm, run, rights);
+        let Ok(right) = right else {
+            unreachable!("a frame is wiped that the VM does not have");
+        };
+        let (shown, right) = window::show(right, |at, bytes| {
+            // SAFETY: the frame shows, writable; what the guest writes meanwhile it writes into its own page.
+            unsafe { at.write_bytes(0, bytes) };
+        });
+        memory::lock().ledger.surrender(right);
+        if let Err(error) = shown {
+            panic!("a page that a kernel is not to read cannot be wiped: {error}");
+        }
+    }
+
     fn write(&mut self, page: usize, index: usize, entry: u64) {
         assert!(index < ENTRIES, "a table has {ENTRIES} entries");
         // SAFETY: as in `copy`; other CPUs see the old entry or the new one.
@@ -246,6 +265,35 @@ impl VmMemory {
     #[must_use]
     pub fn finds_code(&self) -> bool {
         self.split.as_deref().is_some_and(Split::finds_code)
+    }
+
+    /// Whether its kernel is kept from the page of `gpa`.
+    #[must_use]
+    pub fn is_private(&self, gpa: Gpa) -> bool {
+        let split = self.split.as_deref();
+        split.is_some_and(|split| split.is_private(gpa))
+    }
+
+    /// The hypervisor is about to copy from `count` pages from that of `gpa` on, or to them, for a device: of how many it may. Private pages are read for nobody,
+    /// and lose what is in them when they are written to.
+    pub(super) fn open_for_copy(
+        &mut self,
+        gpa: Gpa,
+        count: FrameCount,
+        rights: Rights,
+    ) -> FrameCount {
+        let writes = rights.contains(Rights::WRITE);
+        let open = self.with_split(|split, views, frames| {
+            while let Some(page) = split.first_private(gpa, count) {
+                // What cannot be given up stays closed.
+                if !writes || split.give_up(page, views, frames) != Ok(true) {
+                    let first = gpa.0 - gpa.page_offset();
+                    return FrameCount((page.0 - first) / FRAME_SIZE);
+                }
+            }
+            count
+        });
+        open.unwrap_or(count)
     }
 
     /// Works on the split, with the views and frames that are its to change; `None` where there is none.
@@ -392,6 +440,58 @@ impl Sides for Host {
         let mut own = self.vm.memory.lock();
         let covered = own.with_split(|split, views, frames| split.cover(half, views, frames));
         self.judge(covered.unwrap_or(Ok(())))
+    }
+
+    fn conceal(&mut self, gpas: &[Gpa]) -> Result<(), HypercallError> {
+        let mut own = self.vm.memory.lock();
+        if own.sealed().is_some() {
+            // A page may be in memory sealed alone: then there is none to wipe.
+            return Err(HypercallError::Unsupported);
+        }
+        let concealed = own.with_split(|split, views, frames| {
+            let fresh: Vec<_> = gpas.iter().filter(|gpa| !split.is_private(**gpa)).collect();
+            let done = gpas
+                .iter()
+                .try_for_each(|gpa| split.conceal(*gpa, views, frames));
+            if done.is_err() {
+                // What was none before is none again; what cannot be revealed stays concealed.
+                for gpa in fresh {
+                    let _ = split.reveal(*gpa, views, frames);
+                }
+            }
+            done
+        });
+        match concealed {
+            Some(Ok(())) => Ok(()),
+            None | Some(Err(Refusal::NoneAllowed)) => Err(HypercallError::Unsupported),
+            Some(Err(Refusal::NotOrdinary)) => Err(HypercallError::BadArgument),
+            Some(Err(Refusal::TooMany | Refusal::Views(_))) => Err(HypercallError::TooMany),
+        }
+    }
+
+    fn reveal(&mut self, gpas: &[Gpa]) -> Result<(), HypercallError> {
+        let mut own = self.vm.memory.lock();
+        let revealed = own.with_split(|split, views, frames| {
+            if !gpas.iter().all(|gpa| split.is_private(*gpa)) {
+                return Err(HypercallError::BadArgument);
+            }
+            for gpa in gpas {
+                let revealed = split.reveal(*gpa, views, frames);
+                revealed.map_err(|_| HypercallError::TooMany)?;
+            }
+            Ok(())
+        });
+        revealed.unwrap_or(Err(HypercallError::Unsupported))
+    }
+
+    fn give_up(&mut self, gpa: Gpa) -> Result<(), StopReason> {
+        let mut own = self.vm.memory.lock();
+        let given = own.with_split(|split, views, frames| split.give_up(gpa, views, frames));
+        self.judge(given.unwrap_or(Ok(false)).map(drop))
+    }
+
+    fn is_private(&mut self, gpa: Gpa) -> bool {
+        self.vm.memory.lock().is_private(gpa)
     }
 
     fn finds_code(&self) -> bool {

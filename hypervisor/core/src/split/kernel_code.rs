@@ -1,7 +1,7 @@
 //! The kernel's code, where the processor does not tell it from user code's.
 //!
 //! Without mode-based execute control a page can be executed or not, whoever does it. So nothing can be executed in `kernel` but what was found to be the
-//! kernel's: a page comes in when it is fetched from at an address that the guest's tables keep from user mode. While it is in, nobody writes to it
+//! kernel's: a page comes in when it is fetched from at an address that the guest's tables keep from user mode. While it is in, no CPU writes to it
 //! unseen: a page that the kernel gives to user code afterwards was written to, and is out again.
 
 use alloc::vec::Vec;
@@ -85,7 +85,7 @@ impl Split {
             // Another CPU was faster.
             return Ok(Fetch::Allowed);
         }
-        if self.passage.iter().any(|passage| passage.guards(page)) {
+        if self.private.has(page) || self.passage.iter().any(|passage| passage.guards(page)) {
             return Ok(Fetch::Refused);
         }
         let mut stale = Vec::new();

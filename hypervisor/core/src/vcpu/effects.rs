@@ -8,6 +8,7 @@ use crate::bus::{GuestRam, Signal, Signals};
 use crate::cpuid::CpuidTable;
 use crate::device::board::Devices;
 use crate::fault::StopReason;
+use crate::hypercall::HypercallError;
 #[cfg(doc)]
 use crate::split::Split;
 use crate::split::{Fetch, KernelHalf, Named, Opening, Place, Side, Way};
@@ -52,6 +53,23 @@ pub trait Sides {
     /// # Errors
     /// The VM cannot go on.
     fn lose_code(&mut self, gpa: Gpa) -> Result<(), StopReason>;
+    /// Has pages of user code's be private, all or none: [`Split::conceal`].
+    ///
+    /// # Errors
+    /// What the caller is told.
+    fn conceal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError>;
+    /// Gives private pages back to the kernel as they are, all or none: [`Split::reveal`].
+    ///
+    /// # Errors
+    /// What the caller is told.
+    fn reveal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError>;
+    /// Gives a private page back to the kernel with nothing in it: [`Split::give_up`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn give_up(&mut self, gpa: Gpa) -> Result<(), StopReason>;
+    /// Whether the page of `gpa` is private.
+    fn is_private(&mut self, gpa: Gpa) -> bool;
     /// Whether the VM has the split, so that the upper half of the address space is never user code's.
     fn splits(&self) -> bool;
     /// As [`Sides::admit`], of the half of the top-level table `table`, which is noted ([`Split::see`]); and has the next entry be into that view.

@@ -13,7 +13,7 @@ use crate::scenario::{Ground, Scenario};
 
 const LIMIT: u64 = 180;
 /// The guest's cases that run unless one is asked for.
-const CASES: [&str; 10] = [
+const CASES: [&str; 11] = [
     "round-trips",
     "interrupts",
     "faults",
@@ -24,6 +24,7 @@ const CASES: [&str; 10] = [
     "ldt",
     "set-up-anew",
     "vmfunc",
+    "private",
 ];
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -68,7 +69,7 @@ pub fn start<'a>(context: &'a Context<'_>, case: &str, split: Split) -> Outcome<
             manifest.cmdline.push_str(" vmfunc=no");
         }
         manifest.hypervisor = processor.hypervisor();
-        manifest = manifest.with(&processor.vm());
+        manifest = manifest.with(&processor.vm()).with("split_private = 1");
     }
     let boot = context.boot_guest(&manifest)?;
     context.start(boot, Setup::default())

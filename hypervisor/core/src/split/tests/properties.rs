@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::world::{DATA, PROCESSES, RAM, SLOTS, WIDTH, World, address, addresses, slot_of};
+use super::world::{
+    DATA, MOST_PRIVATE, PROCESSES, RAM, SLOTS, WIDTH, World, address, addresses, slot_of,
+};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::ept::{EptError, EptPerms};
 use crate::ledger::Entry;
-use crate::split::{Fetch, Name, Place, Side, Split, SplitError};
+use crate::split::{Fetch, Name, Place, Refusal, Side, Split, SplitError};
 use crate::table::TableError;
 use crate::views::ViewError;
 
@@ -34,6 +36,10 @@ enum Op {
     Execute(u64),
     /// And writes to one.
     Write(u64),
+    /// User code has a page be private, has it be private no more, or the kernel puts it to another use.
+    Conceal(u64),
+    Reveal(u64),
+    GiveUp(u64),
     /// A process has the tables of two slots exchanged, as no sane kernel does.
     Exchange(usize, usize, usize),
 }
@@ -55,6 +61,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => process().prop_map(Op::Guard),
         4 => (0..RAM).prop_map(Op::Execute),
         2 => (0..RAM).prop_map(Op::Write),
+        3 => (0..RAM).prop_map(Op::Conceal),
+        1 => (0..RAM).prop_map(Op::Reveal),
+        1 => (0..RAM).prop_map(Op::GiveUp),
         1 => Just(Op::Forget),
         1 => (0usize..12).prop_map(Op::Tables),
     ]
@@ -78,6 +87,7 @@ struct Model {
     guarded: Option<u64>,
     /// Pages of the kernel's code, where that has to be found.
     code: BTreeSet<u64>,
+    private: BTreeSet<u64>,
 }
 
 impl Model {
@@ -144,6 +154,27 @@ impl Pair<'_> {
                     assert!(self.model.code.remove(page));
                 }
             }
+            Op::Conceal(page) => self.conceal(*page),
+            Op::Reveal(page) | Op::GiveUp(page) => {
+                let gpa = Gpa(page * FRAME_SIZE + 8);
+                let gives_up = matches!(op, Op::GiveUp(_));
+                let wiped = self.world.wiped.len();
+                let done = self.world.work(|split, views, pages| match gives_up {
+                    true => split.give_up(gpa, views, pages),
+                    false => split.reveal(gpa, views, pages),
+                });
+                let was_private = self.model.private.contains(page);
+                // What ends needs no table.
+                assert_eq!(done, Ok(was_private));
+                self.model.private.remove(page);
+                let wiped = &self.world.wiped[wiped..];
+                let expected: &[_] = if gives_up && was_private {
+                    &[*page]
+                } else {
+                    &[]
+                };
+                assert_eq!(wiped, expected);
+            }
             Op::Forget => self.forget(),
             Op::Tables(budget) => self.world.machine.memory.budget = *budget,
             Op::Exchange(process, one, other) => {
@@ -154,6 +185,28 @@ impl Pair<'_> {
                 self.world.guest.write(top, slots[1], one);
                 self.is_sane = false;
             }
+        }
+    }
+
+    fn conceal(&mut self, page: u64) {
+        let gpa = Gpa(page * FRAME_SIZE + 8);
+        let is_ordinary = self.model.guarded.is_some_and(|guarded| guarded != page)
+            && !self.model.code.contains(&page)
+            && !self.model.tables.contains(&page);
+        let was_private = self.model.private.contains(&page);
+        let has_room = self.model.private.len() < MOST_PRIVATE as usize;
+        let done = self
+            .world
+            .work(|split, views, pages| split.conceal(gpa, views, pages));
+        match done {
+            Ok(()) => {
+                assert!(was_private || is_ordinary && has_room);
+                self.model.private.insert(page);
+            }
+            Err(Refusal::NotOrdinary) => assert!(!was_private && !is_ordinary),
+            Err(Refusal::TooMany) => assert!(!was_private && !has_room),
+            Err(Refusal::Views(error)) => self.check_ran_out(error),
+            Err(Refusal::NoneAllowed) => panic!("{MOST_PRIVATE} are"),
         }
     }
 
@@ -168,15 +221,15 @@ impl Pair<'_> {
                 if self.world.machine.memory.budget < 12 {
                     // It may have come at the cost of all others.
                     let has = |page: &u64| {
-                        let (_, perms) = self.world.shows(Side::Kernel, *page).unwrap();
-                        perms.contains(EptPerms::EXECUTE)
+                        let shown = self.world.shows(Side::Kernel, *page);
+                        shown.is_some_and(|(_, perms)| perms.contains(EptPerms::EXECUTE))
                     };
                     self.model.code.retain(has);
                 }
                 self.model.code.insert(page);
             }
             Ok(Fetch::Elsewhere) => assert!(self.tells),
-            Ok(Fetch::Refused) => panic!("nothing of it is a passage's"),
+            Ok(Fetch::Refused) => assert!(self.model.private.contains(&page)),
             Err(error) => self.give_up(error),
         }
     }
@@ -248,7 +301,10 @@ impl Pair<'_> {
 
     fn forget(&mut self) {
         self.world.machine.memory.budget = 100_000;
+        self.world.wiped.clear();
         self.world.forget();
+        let private = core::mem::take(&mut self.model.private);
+        assert!(self.world.wiped.iter().eq(&private));
         self.model = Model::default();
     }
 
@@ -344,7 +400,11 @@ impl Pair<'_> {
                 self.world.shows(Side::Base, page),
                 Some((page, EptPerms::ALL))
             );
-            let (frame, perms) = self.world.shows(Side::Kernel, page).unwrap();
+            let is_private = self.model.private.contains(&page);
+            assert_eq!(place(Side::Kernel) == Place::Private, is_private);
+            let shown = self.world.shows(Side::Kernel, page);
+            assert_eq!(shown.is_none(), is_private);
+            let (frame, perms) = shown.unwrap_or((page, kernel));
             let executable = if is_code { code } else { EptPerms::empty() };
             let unseen = match is_guarded || is_code {
                 true => EptPerms::WRITE,

@@ -12,10 +12,11 @@
 //!                 base ------------+
 //! ```
 //!
-//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel. Every way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
+//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel, `private` what user code keeps from it. Every way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
 //! that whatever else there is (devices, sealed pages) has one place.
 
 mod kernel;
+pub(super) mod private;
 mod segments;
 
 use alloc::vec::Vec;
@@ -52,6 +53,8 @@ const UPPER_HALF: u64 = 1 << 63;
 enum Stepping {
     /// One that writes to what `kernel` guards, a page of it here, in `base`.
     Guarded(Gpa),
+    /// One that writes to a page of the kernel's code, in `base`: it may lie in that page itself, which can be executed or written to in `kernel`.
+    Code(Gpa),
     /// One that loads or stores a descriptor table's register.
     DescriptorTable,
 }
@@ -210,17 +213,25 @@ impl Vcpu {
                 }
             }
             Side::Kernel => match cpu.place(violation.gpa) {
-                Place::Guarded if violation.write => {
+                place @ (Place::Guarded | Place::Code) if violation.write => {
                     self.counters.split.steps += 1;
-                    divided.stepping = Some(Stepping::Guarded(violation.gpa));
+                    divided.stepping = Some(match place {
+                        Place::Code => Stepping::Code(violation.gpa),
+                        _ => Stepping::Guarded(violation.gpa),
+                    });
                     enter(cpu, &mut self.counters.split, Side::Base);
                     event::undo_unblocking(cpu, violation.unblocked_nmi);
                     event::reinject_interrupted(cpu);
                     self.want(cpu, Primary::MONITOR_TRAP, true);
                     return Ok(Some(Step::SAME));
                 }
-                Place::Code if violation.write => {
-                    cpu.lose_code(violation.gpa).map_err(GuestFault::Stop)?;
+                Place::Private => {
+                    let gva = violation.gva.unwrap_or(Gva(0));
+                    if private::is_refused(violation, delivers) {
+                        private::refuse(cpu, violation, gva);
+                        return Ok(Some(Step::SAME));
+                    }
+                    cpu.give_up(violation.gpa).map_err(GuestFault::Stop)?;
                 }
                 Place::Open => {}
                 _ => return Ok(None),
@@ -273,6 +284,11 @@ impl Vcpu {
                 divided.open(cpu, &half).map_err(GuestFault::Stop)?;
             }
             enter(cpu, &mut self.counters.split, Side::Kernel);
+        }
+        if let Some(Stepping::Code(page)) = stepped {
+            cpu.lose_code(page).map_err(GuestFault::Stop)?;
+            enter(cpu, &mut self.counters.split, Side::Kernel);
+            return Ok(Step::SAME);
         }
         // What else the instruction was for comes with it: `name` sees what is there now.
         if stepped.is_some() && divided.named.is_some() {
@@ -358,7 +374,8 @@ fn kernel_fetch<C: Cpu>(
     gva: Gva,
 ) -> Result<Fetch, StopReason> {
     if !cpu.finds_code() {
-        return Ok(match violation.kernel_executes {
+        let is_users = violation.kernel_executes || cpu.is_private(violation.gpa);
+        return Ok(match is_users {
             true => Fetch::Refused,
             false => Fetch::Elsewhere,
         });
@@ -475,7 +492,10 @@ impl Divided {
 
     /// Whether it carries out an instruction in `base`.
     fn steps(&self) -> bool {
-        matches!(self.stepping, Some(Stepping::Guarded(_)))
+        matches!(
+            self.stepping,
+            Some(Stepping::Guarded(_) | Stepping::Code(_))
+        )
     }
 
     /// Lists what the processor needs whatever user code runs.

@@ -8,6 +8,7 @@ use crate::bus::{Signal, Signals};
 use crate::cpuid::{CpuidConfig, CpuidResult, CpuidTable, VmxInstructions};
 use crate::device::board::{Devices, Setup, Start};
 use crate::fault::StopReason;
+use crate::hypercall::HypercallError;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
 use crate::split::{Fetch, KernelHalf, Name, Named, Opening, Place, Side, Way};
@@ -52,8 +53,8 @@ pub const RAX: GprIndex = GprIndex::RAX;
 pub const RBX: GprIndex = GprIndex::RBX;
 pub const RCX: GprIndex = GprIndex::RCX;
 pub const RDX: GprIndex = GprIndex::RDX;
-pub const RSI: GprIndex = GprIndex::new(6);
-pub const RDI: GprIndex = GprIndex::new(7);
+pub const RSI: GprIndex = GprIndex::RSI;
+pub const RDI: GprIndex = GprIndex::RDI;
 
 pub const RFLAGS_TF: u64 = 1 << 8;
 pub const RFLAGS_IF: u64 = 1 << 9;
@@ -177,6 +178,36 @@ impl Sides for FakeCpu {
             tables: &[],
         };
         self.admit(half, &nothing)
+    }
+
+    fn conceal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError> {
+        if self.places.len() + pages.len() > 8 {
+            return Err(HypercallError::TooMany);
+        }
+        let pages = pages.iter().map(|page| (page.0 >> 12, Place::Private));
+        self.places.extend(pages);
+        Ok(())
+    }
+
+    fn reveal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError> {
+        if !pages.iter().all(|page| self.is_private(*page)) {
+            return Err(HypercallError::BadArgument);
+        }
+        for page in pages {
+            self.places.remove(&(page.0 >> 12));
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self, gpa: Gpa) -> Result<(), StopReason> {
+        assert_eq!(self.place(gpa), Place::Private);
+        self.places.remove(&(gpa.0 >> 12));
+        self.ram[gpa.0 as usize & !0xfff..][..0x1000].fill(0);
+        Ok(())
+    }
+
+    fn is_private(&mut self, gpa: Gpa) -> bool {
+        self.place(gpa) == Place::Private
     }
 
     fn finds_code(&self) -> bool {

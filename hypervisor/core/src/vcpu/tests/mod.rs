@@ -16,5 +16,6 @@ mod plain;
 mod ports;
 mod split;
 mod split_code;
+mod split_private;
 mod startup;
 mod strings;

@@ -14,7 +14,7 @@ const ENTRY: u64 = 0xffff_ffff_8100_0000;
 const GENERAL_PROTECTION: Interruption = Interruption::exception(13, true);
 pub(super) const PAGE_FAULT: Interruption = Interruption::exception(14, true);
 const MONITOR_TRAP: u32 = 1 << 27;
-const MONITOR_TRAP_EXIT: u32 = 37;
+pub(super) const MONITOR_TRAP_EXIT: u32 = 37;
 
 /// The guest's top-level table and where its kernel half begins.
 const TOP: usize = 0x1000;
@@ -26,7 +26,7 @@ const LOW: u64 = 0xc000;
 /// Where the kernel half begins; its first pages are there.
 const KERNEL: u64 = 0xffff_8000_0000_0000;
 /// A page that the kernel may write to, one that it may only read, and none.
-const WRITABLE: u64 = KERNEL;
+pub(super) const WRITABLE: u64 = KERNEL;
 pub(super) const READABLE: u64 = KERNEL + 0x1000;
 const ABSENT: u64 = KERNEL + 0x3000;
 /// Frames of the first two.
@@ -37,7 +37,7 @@ pub(super) const READ: u64 = 0x181;
 pub(super) const WRITE: u64 = 0x182;
 pub(super) const FETCH: u64 = 0x184;
 /// The same of the walk to it.
-const WALK: u64 = 0x081;
+pub(super) const WALK: u64 = 0x081;
 /// The page may be executed in supervisor mode.
 const KERNEL_EXECUTES: u64 = 1 << 5;
 
@@ -93,7 +93,7 @@ pub(super) fn run_user_code(machine: &mut Machine) {
     machine.cpu.set(field::GUEST_SS_ACCESS, 0xc0f3);
 }
 
-fn run_kernel_code(machine: &mut Machine) {
+pub(super) fn run_kernel_code(machine: &mut Machine) {
     machine.cpu.set(field::GUEST_CS_ACCESS, 0xa09b);
     machine.cpu.set(field::GUEST_SS_ACCESS, 0xc093);
 }

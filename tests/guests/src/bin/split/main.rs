@@ -7,6 +7,7 @@
 #![no_main]
 #![allow(unsafe_code, reason = "is a kernel")]
 
+mod private;
 mod user;
 mod world;
 
@@ -39,6 +40,7 @@ const CASES: &[(&str, CaseFn, bool)] = &[
     ("ldt", ldt, true),
     ("set-up-anew", set_up_anew, true),
     ("vmfunc", vmfunc, true),
+    ("private", private::private, true),
     ("conflict", conflict, false),
 ];
 
