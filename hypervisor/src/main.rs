@@ -27,7 +27,7 @@ use alloc::string::ToString;
 use boot::handover::Handover;
 use boot::source::Source;
 use bulkhead_core::events::Event;
-use bulkhead_core::manifest::{ApicVirtualization, RootKeySource, SelfTest};
+use bulkhead_core::manifest::{ApicVirtualization, Feature, RootKeySource, SelfTest};
 use bulkhead_core::tpm::What;
 use bulkhead_core::vmx::capability::Wishes;
 use console::CONSOLE;
@@ -94,6 +94,8 @@ fn prepare() -> Result<Handover, Refusal> {
     let hypervisor = &loaded.plan.hypervisor;
     let wishes = Wishes {
         apicv: hypervisor.apicv == ApicVirtualization::Auto,
+        mbec: hypervisor.mbec == Feature::Auto,
+        vmfunc: hypervisor.vmfunc == Feature::Auto,
     };
     let tables = boot::acpi::read();
     // Before the processor is judged: a machine with VT-d and no VT-x is told about its units, too.
@@ -108,6 +110,10 @@ fn prepare() -> Result<Handover, Refusal> {
         }
         examined => examined,
     };
+    let features = vmx.as_ref().ok();
+    let features =
+        features.and_then(|report| vmx::operation::Features::negotiate(report, wishes).ok());
+    let tells = features.is_some_and(|features| vm::split::tells_user_code(&features.vmx));
     let facts = boot::facts::Facts::gather(&tables.facts)?;
     log::info!("{facts}");
     memory::heap::extend(vm::models::heap_needed(&loaded))?;
@@ -118,7 +124,7 @@ fn prepare() -> Result<Handover, Refusal> {
         windows: tables.windows.len(),
         devices: loaded.plan.vms.iter().map(|vm| vm.devices.len()).sum(),
         encrypted: secmem::sealed::encrypted_bytes(&loaded.plan),
-        views: vm::split::tables(&loaded.plan),
+        views: vm::split::tables(&loaded.plan, tells),
         selftest: if tests_devices {
             selftest::POOL_FRAMES
         } else {

@@ -7,7 +7,7 @@
 use core::fmt;
 
 /// Version of this table, what [`Hypercall::Version`] returns: major in bits 31:16, minor in bits 15:0.
-pub const ABI_VERSION: u32 = 1 << 16;
+pub const ABI_VERSION: u32 = 1 << 16 | 1;
 
 bitflags::bitflags! {
     /// What [`Hypercall::Features`] returns: optional groups of hypercalls this build offers.
@@ -15,11 +15,13 @@ bitflags::bitflags! {
     pub struct Features: u64 {
         /// The version and feature queries themselves.
         const BASE = 1 << 0;
+        /// Private pages: user code keeps some of its memory from its kernel.
+        const PRIVATE = 1 << 1;
     }
 }
 
 /// The features of this build.
-pub const FEATURES: Features = Features::BASE;
+pub const FEATURES: Features = Features::BASE.union(Features::PRIVATE);
 
 /// A known hypercall number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,11 +31,21 @@ pub enum Hypercall {
     Version = 0,
     /// Returns [`FEATURES`].
     Features = 1,
+    /// Has pages of the caller's be private.
+    Conceal = 2,
+    /// Gives them back to the kernel as they are.
+    Reveal = 3,
 }
 
 impl Hypercall {
     /// Every hypercall, by number.
-    pub const ALL: [Self; 2] = [Self::Version, Self::Features];
+    pub const ALL: [Self; 4] = [Self::Version, Self::Features, Self::Conceal, Self::Reveal];
+
+    /// Whether user code makes it, and nobody else; the others are the kernel's.
+    #[must_use]
+    pub const fn is_user_codes(self) -> bool {
+        matches!(self, Self::Conceal | Self::Reveal)
+    }
 
     /// Its name in documents and log lines.
     #[must_use]
@@ -41,6 +53,8 @@ impl Hypercall {
         match self {
             Self::Version => "version",
             Self::Features => "features",
+            Self::Conceal => "conceal",
+            Self::Reveal => "reveal",
         }
     }
 }
@@ -53,6 +67,8 @@ impl TryFrom<u64> for Hypercall {
         match number {
             0 => Ok(Self::Version),
             1 => Ok(Self::Features),
+            2 => Ok(Self::Conceal),
+            3 => Ok(Self::Reveal),
             _ => Err(HypercallError::UnknownNumber),
         }
     }
@@ -64,13 +80,25 @@ impl TryFrom<u64> for Hypercall {
 pub enum HypercallError {
     /// No hypercall has that number.
     UnknownNumber = -1,
-    /// The caller runs at a privilege level other than 0.
+    /// The caller runs at a privilege level that the hypercall is not for.
     NotPermitted = -2,
+    /// The VM has nothing that the hypercall could be about.
+    Unsupported = -3,
+    /// An argument is not what it has to be.
+    BadArgument = -4,
+    /// There are as many as the VM may have.
+    TooMany = -5,
 }
 
 impl HypercallError {
     /// Every error, by descending code.
-    pub const ALL: [Self; 2] = [Self::UnknownNumber, Self::NotPermitted];
+    pub const ALL: [Self; 5] = [
+        Self::UnknownNumber,
+        Self::NotPermitted,
+        Self::Unsupported,
+        Self::BadArgument,
+        Self::TooMany,
+    ];
 
     /// The value a guest finds in RAX.
     #[inline]
@@ -85,6 +113,9 @@ impl HypercallError {
         match self {
             Self::UnknownNumber => "unknown-number",
             Self::NotPermitted => "not-permitted",
+            Self::Unsupported => "unsupported",
+            Self::BadArgument => "bad-argument",
+            Self::TooMany => "too-many",
         }
     }
 }
@@ -95,34 +126,53 @@ impl fmt::Display for HypercallError {
             Self::UnknownNumber => {
                 f.write_str("no hypercall has the number in RAX; ask `features` what there is")
             }
-            Self::NotPermitted => {
-                f.write_str("hypercalls are for privilege level 0; call from the guest's kernel")
+            Self::NotPermitted => f.write_str(
+                "the hypercall is for another privilege level; see the table who may make it",
+            ),
+            Self::Unsupported => f.write_str("the VM has no private pages; see its manifest"),
+            Self::BadArgument => {
+                f.write_str("the pages are not the caller's own, writable and in memory")
             }
+            Self::TooMany => f.write_str("the VM has as many as its manifest allows"),
         }
     }
 }
 
 impl core::error::Error for HypercallError {}
 
-/// Decides one VMCALL made at privilege level `cpl` with `number` in RAX; the answer is RAX's new value.
+/// What comes of a VMCALL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// RAX's new value.
+    Known(u64),
+    /// One of the private pages' hypercalls, which takes the VM to answer.
+    OfVm(Hypercall),
+}
+
+/// Decides one VMCALL made at privilege level `cpl` with `number` in RAX.
 #[inline]
 #[must_use]
-pub fn call(number: u64, cpl: u8) -> u64 {
+pub fn call(number: u64, cpl: u8) -> Answer {
     match dispatch(number, cpl) {
-        Ok(result) => result,
-        Err(error) => error.code(),
+        Ok(answer) => answer,
+        Err(error) => Answer::Known(error.code()),
     }
 }
 
 #[inline]
-fn dispatch(number: u64, cpl: u8) -> Result<u64, HypercallError> {
-    if cpl != 0 {
+fn dispatch(number: u64, cpl: u8) -> Result<Answer, HypercallError> {
+    if cpl != 0 && cpl != 3 {
         return Err(HypercallError::NotPermitted);
     }
-    match Hypercall::try_from(number)? {
-        Hypercall::Version => Ok(u64::from(ABI_VERSION)),
-        Hypercall::Features => Ok(FEATURES.bits()),
+    let call = Hypercall::try_from(number)?;
+    if call.is_user_codes() != (cpl == 3) {
+        return Err(HypercallError::NotPermitted);
     }
+    Ok(match call {
+        Hypercall::Version => Answer::Known(u64::from(ABI_VERSION)),
+        Hypercall::Features => Answer::Known(FEATURES.bits()),
+        Hypercall::Conceal | Hypercall::Reveal => Answer::OfVm(call),
+    })
 }
 
 #[cfg(test)]
@@ -175,16 +225,22 @@ mod tests {
 
     #[test]
     fn wild_numbers_are_refused() {
-        for number in [2, 9, 0x4000_0000, u64::from(u32::MAX), 1 << 32, u64::MAX] {
-            assert_eq!(call(number, 0), HypercallError::UnknownNumber.code());
+        let unknown = Answer::Known(HypercallError::UnknownNumber.code());
+        for number in [4, 9, 0x4000_0000, u64::from(u32::MAX), 1 << 32, u64::MAX] {
+            assert_eq!((call(number, 0), call(number, 3)), (unknown, unknown));
         }
     }
 
     #[test]
-    fn only_privilege_level_zero_may_call() {
-        assert_eq!(call(0, 0), 0x1_0000);
+    fn each_is_for_one_privilege_level() {
+        let refused = Answer::Known(HypercallError::NotPermitted.code());
+        assert_eq!(call(0, 0), Answer::Known(0x1_0001));
         for cpl in 1..=3 {
-            assert_eq!(call(0, cpl), HypercallError::NotPermitted.code());
+            assert_eq!((call(0, cpl), call(1, cpl)), (refused, refused));
+        }
+        assert_eq!(call(2, 3), Answer::OfVm(Hypercall::Conceal));
+        for cpl in 0..3 {
+            assert_eq!((call(2, cpl), call(3, cpl)), (refused, refused));
         }
     }
 }

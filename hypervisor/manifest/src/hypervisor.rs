@@ -16,6 +16,8 @@ pub(super) fn read(
     let log_level = fields.choice_or_default(&schema::LOG_LEVEL, complaints);
     let iommu = fields.choice_or_default(&schema::IOMMU, complaints);
     let apicv = fields.choice_or_default(&schema::APICV, complaints);
+    let mbec = fields.choice_or_default(&schema::MBEC, complaints);
+    let vmfunc = fields.choice_or_default(&schema::VMFUNC, complaints);
     let smt = fields.choice_or_default(&schema::SMT, complaints);
     let root_key = fields.choice_or_default(&schema::ROOT_KEY, complaints);
     let reseal = match fields.optional(&schema::RESEAL) {
@@ -31,6 +33,8 @@ pub(super) fn read(
         log_level: log_level?,
         iommu: iommu?,
         apicv: apicv?,
+        mbec: mbec?,
+        vmfunc: vmfunc?,
         smt: smt?,
         root_key: root_key?,
         reseal: reseal?,

@@ -75,8 +75,8 @@ pub use path::PayloadPath;
 pub use payload::{DiskImageFault, PayloadProblem, PayloadRole, check_disk_image};
 pub use plan::{
     ApicVirtualization, Console, DevicePlan, DiskMode, DiskPlan, Encryption, EncryptionMode,
-    HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, NicPlan, Payload, Plan, RestartPolicy,
-    RootKeySource, SelfTest, SmtPolicy, Spoofing, VmConsole, VmPlan,
+    Feature, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, NicPlan, Payload, Plan,
+    RestartPolicy, RootKeySource, SelfTest, SmtPolicy, Spoofing, VmConsole, VmPlan,
 };
 pub use rate::BitRate;
 pub use seal::SealId;

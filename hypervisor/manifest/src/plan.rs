@@ -37,6 +37,10 @@ pub struct HypervisorOptions {
     pub iommu: IommuPolicy,
     /// Whether the CPU's APIC virtualisation is used.
     pub apicv: ApicVirtualization,
+    /// Whether the CPU tells VMs' user code from their kernels'.
+    pub mbec: Feature,
+    /// Whether VMs switch views by themselves.
+    pub vmfunc: Feature,
     /// Whether two VMs may run on threads of one core at a time.
     pub smt: SmtPolicy,
     /// Where the key comes from that VMs' keys are derived from.
@@ -79,6 +83,10 @@ pub struct VmPlan {
     pub encryption: Encryption,
     /// Whether its kernel is kept from its user code by views of its memory.
     pub split: bool,
+    /// Whether it has that on a CPU which has nothing for it, too.
+    pub split_unaided: bool,
+    /// How many pages its user code may keep from its kernel.
+    pub split_private: u32,
     /// How many of its exits from user code are looked at for what of its kernel is within reach, with the split or without it.
     pub split_samples: u32,
     /// How long it has to switch itself off before it is stopped: whole seconds, 1 to 3600.
@@ -236,6 +244,17 @@ choice! {
         #[default]
         Auto = "auto",
         /// Every access to the APIC is emulated in software.
+        Off = "off",
+    }
+}
+
+choice! {
+    /// Whether something that the CPU may have is used.
+    pub enum Feature {
+        /// Where the CPU has it.
+        #[default]
+        Auto = "auto",
+        /// As if the CPU did not have it.
         Off = "off",
     }
 }

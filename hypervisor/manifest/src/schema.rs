@@ -85,6 +85,8 @@ table! {
     LOG_LEVEL = Optional "log_level",
     IOMMU = Optional "iommu",
     APICV = Optional "apicv",
+    MBEC = Optional "mbec",
+    VMFUNC = Optional "vmfunc",
     SMT = Optional "smt",
     ROOT_KEY = Optional "root_key",
     RESEAL = Optional "reseal",
@@ -114,6 +116,8 @@ table! {
     WINDOW = Optional "window",
     WINDOW_SAMPLES = Optional "window_samples",
     SPLIT = Optional "split",
+    SPLIT_UNAIDED = Optional "split_unaided",
+    SPLIT_PRIVATE = Optional "split_private",
     SPLIT_SAMPLES = Optional "split_samples",
     ISOLATION = Reserved "isolation",
 }

@@ -24,6 +24,8 @@ pub const MAX_VCPUS: u32 = 64;
 pub const MAX_WEIGHT: u32 = 10_000;
 /// The weight of a VM that says nothing of it.
 pub const DEFAULT_WEIGHT: u32 = 100;
+/// The most pages that a VM's user code may keep from its kernel.
+pub const MAX_PRIVATE: u32 = 64;
 /// The longest that a VM can be given to switch itself off, in seconds.
 pub const MAX_STOP_TIMEOUT_S: u32 = 3600;
 /// How long a VM is given that says nothing of it, in seconds.
@@ -112,6 +114,11 @@ fn read(
     let devices = device::read_all(fields, complaints);
     let encryption = encryption::read(fields, memory, devices.as_deref(), complaints);
     let split = read_split(fields, encryption, complaints);
+    let split_unaided = match fields.optional(&schema::SPLIT_UNAIDED) {
+        Some(field) => field.boolean(complaints),
+        None => Some(false),
+    };
+    let split_private = fields.integer_or(&schema::SPLIT_PRIVATE, 0..=MAX_PRIVATE, 0, complaints);
     let split_samples = fields.integer_or(
         &schema::SPLIT_SAMPLES,
         0..=encryption::MAX_SAMPLES,
@@ -135,6 +142,8 @@ fn read(
         restart: restart?,
         encryption: encryption?,
         split: split?,
+        split_unaided: split_unaided?,
+        split_private: split_private?,
         split_samples: split_samples?,
         stop_timeout: Duration::from_secs(u64::from(stop_timeout_s?)),
         disks: disks?,

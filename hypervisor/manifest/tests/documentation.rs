@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use bulkhead_manifest::schema::{Presence, TABLES};
 use bulkhead_manifest::{
-    ApicVirtualization, Console, DiskMode, EncryptionMode, ErrorKind, IommuPolicy, KernelFormat,
-    LogLevel, RestartPolicy, RootKeySource, SelfTest, SmtPolicy, Spoofing, VmConsole, parse,
+    ApicVirtualization, Console, DiskMode, EncryptionMode, ErrorKind, Feature, IommuPolicy,
+    KernelFormat, LogLevel, RestartPolicy, RootKeySource, SelfTest, SmtPolicy, Spoofing, VmConsole,
+    parse,
 };
 
 fn repository(path: &str) -> PathBuf {
@@ -149,6 +150,9 @@ fn every_word_is_documented_with_its_default() {
         ApicVirtualization::words().collect(),
         ApicVirtualization::default().as_str(),
     );
+    for key in ["hypervisor.mbec", "hypervisor.vmfunc"] {
+        check(key, Feature::words().collect(), Feature::default().as_str());
+    }
     check(
         "hypervisor.smt",
         SmtPolicy::words().collect(),

@@ -18,10 +18,10 @@ use std::time::Duration;
 use bulkhead_host::pci::{Address, ClassPattern, DeviceId, Groups, Inventory};
 use bulkhead_manifest::{
     ApicVirtualization, BitRate, ByteSize, Console, DeviceName, DiskImageFault, DiskMode,
-    Encryption, ErrorKind, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel, MAX_BYTES,
-    MachineFacts, ManifestErrors, PayloadProblem, PayloadRole, Plan, RestartPolicy, RootKeySource,
-    SealId, SelfTest, Sha256Digest, SmtPolicy, Spoofing, VmConsole, check_disk_image, parse,
-    parse_bytes,
+    Encryption, ErrorKind, Feature, HypervisorOptions, IommuPolicy, KernelFormat, LogLevel,
+    MAX_BYTES, MachineFacts, ManifestErrors, PayloadProblem, PayloadRole, Plan, RestartPolicy,
+    RootKeySource, SealId, SelfTest, Sha256Digest, SmtPolicy, Spoofing, VmConsole,
+    check_disk_image, parse, parse_bytes,
 };
 use machine::inventory;
 
@@ -211,6 +211,8 @@ fn a_minimal_manifest_gets_the_documented_defaults() {
             log_level: LogLevel::Info,
             iommu: IommuPolicy::Auto,
             apicv: ApicVirtualization::Auto,
+            mbec: Feature::Auto,
+            vmfunc: Feature::Auto,
             smt: SmtPolicy::Isolate,
             root_key: RootKeySource::Ephemeral,
             reseal: None,
@@ -249,6 +251,8 @@ fn every_key_arrives_in_the_plan() {
             log_level: LogLevel::Trace,
             iommu: IommuPolicy::Required,
             apicv: ApicVirtualization::Off,
+            mbec: Feature::Off,
+            vmfunc: Feature::Off,
             smt: SmtPolicy::Share,
             root_key: RootKeySource::Tpm,
             reseal: Some(SealId(0x1f3a_9c02)),
@@ -287,6 +291,8 @@ fn every_key_arrives_in_the_plan() {
     );
     assert_eq!(second.encryption, Encryption::Off);
     assert_eq!((first.split, second.split), (false, true));
+    assert_eq!((first.split_unaided, second.split_unaided), (false, true));
+    assert_eq!((first.split_private, second.split_private), (0, 64));
     assert_eq!((first.split_samples, second.split_samples), (0, 100));
     let [system, site] = first.disks.as_slice() else {
         panic!("{} disks", first.disks.len())
@@ -419,18 +425,18 @@ fn a_plan_fits_a_machine_that_has_just_enough() {
             ram_bytes: enough.ram_bytes - 1,
             ..enough
         }),
-        [(ErrorKind::MachineMemory, 49)]
+        [(ErrorKind::MachineMemory, 51)]
     );
     // The first VM has four CPUs to itself, and the second needs one more.
     assert_eq!(
         kinds(MachineFacts { cpus: 4, ..enough }),
-        [(ErrorKind::MachineNoCpuLeft, 48)]
+        [(ErrorKind::MachineNoCpuLeft, 50)]
     );
     assert_eq!(
         kinds(MachineFacts { cpus: 3, ..enough }),
         [
-            (ErrorKind::MachineCpu, 21),
-            (ErrorKind::MachineNoCpuLeft, 48)
+            (ErrorKind::MachineCpu, 23),
+            (ErrorKind::MachineNoCpuLeft, 50)
         ]
     );
 }
@@ -455,7 +461,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
     let missing = told(first, PayloadRole::Kernel, PayloadProblem::Missing);
     assert_eq!(
         (missing.0, missing.1, missing.2),
-        (ErrorKind::PayloadMissing, 16, 10)
+        (ErrorKind::PayloadMissing, 18, 10)
     );
     assert!(
         missing.3.contains("\"boot/vmlinuz-6.1.0\""),
@@ -469,7 +475,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
     );
     assert_eq!(
         (unreadable.0, unreadable.1),
-        (ErrorKind::PayloadUnreadable, 58)
+        (ErrorKind::PayloadUnreadable, 62)
     );
     assert!(unreadable.3.contains("device error"), "{}", unreadable.3);
     let wrong = told(
@@ -477,7 +483,7 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Initrd,
         PayloadProblem::WrongDigest(Sha256Digest([0xab; 32])),
     );
-    assert_eq!((wrong.0, wrong.1), (ErrorKind::PayloadDigest, 17));
+    assert_eq!((wrong.0, wrong.1), (ErrorKind::PayloadDigest, 19));
     assert!(wrong.3.contains(&"ab".repeat(32)), "{}", wrong.3);
     assert!(wrong.4.contains("e3b0c442"), "{}", wrong.4);
     let rejected = told(
@@ -485,13 +491,13 @@ fn a_problem_with_a_payload_is_told_at_the_line_that_names_it() {
         PayloadRole::Kernel,
         PayloadProblem::Rejected(&"no ELF header"),
     );
-    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 55));
+    assert_eq!((rejected.0, rejected.1), (ErrorKind::PayloadRejected, 59));
     assert!(rejected.3.contains("no ELF header"), "{}", rejected.3);
     let disk = told(
         first,
         PayloadRole::Disk(1),
         PayloadProblem::Rejected(&DiskImageFault::Empty),
     );
-    assert_eq!((disk.0, disk.1), (ErrorKind::PayloadRejected, 37));
+    assert_eq!((disk.0, disk.1), (ErrorKind::PayloadRejected, 39));
     assert!(disk.3.contains("\"data/site.img\""), "{}", disk.3);
 }

@@ -194,9 +194,13 @@ impl VmMemory {
         if let Some(brought) = self.bring(gpa) {
             brought.map_err(NoCopy::Stop)?;
         }
+        let wanted = FrameCount::covering(gpa.page_offset().saturating_add(bytes as u64));
+        let wanted = self.open_for_copy(gpa, wanted, rights);
+        if wanted.0 == 0 {
+            return Err(NoCopy::NoPage);
+        }
         let mut memory = memory::lock();
         let run = self.page_for_copy(&memory, gpa).ok_or(NoCopy::NoPage)?;
-        let wanted = FrameCount::covering(gpa.page_offset().saturating_add(bytes as u64));
         let most = match self.sealed {
             Some(_) => FrameCount(1),
             None => FrameCount(SCRUB_FRAMES),

@@ -55,6 +55,7 @@ use bulkhead_core::table::TableMemory;
 use bulkhead_core::vcpu::split::Divided;
 use bulkhead_core::vcpu::{Vcpu, VcpuSetup};
 use bulkhead_core::views::ViewError;
+use bulkhead_core::vmx::capability::NoSplit;
 use bulkhead_core::vmx::controls::Secondary;
 use core::fmt;
 use core::time::Duration;
@@ -81,8 +82,8 @@ pub enum VmError {
     Ept(EptError),
     /// The split's views cannot be had.
     Views(ViewError),
-    /// The kernel/user split on a processor that cannot tell the two apart.
-    NoModeBasedExecute,
+    /// The kernel/user split on a processor that lacks something for it.
+    NoSplit(NoSplit),
     /// No frame left for VMX structures.
     OutOfPool,
     /// The memory size cannot be laid out.
@@ -107,8 +108,12 @@ impl fmt::Display for VmError {
             Self::Ledger(error) => error.fmt(f),
             Self::Ept(error) => error.fmt(f),
             Self::Views(error) => error.fmt(f),
-            Self::NoModeBasedExecute => f.write_str(
-                "`split` needs a processor with mode-based execute control for EPT, which this one lacks; leave it out",
+            Self::NoSplit(NoSplit::NoHelp) => f.write_str(
+                "`split` wants a processor with mode-based execute control for EPT, or with VMFUNC, and this one has neither; \
+                 write `split_unaided = true` to have it all the same, slowly, or leave `split` out",
+            ),
+            Self::NoSplit(NoSplit::NoSteps) => f.write_str(
+                "`split` needs a processor with the monitor trap flag, which this one lacks; leave it out",
             ),
             Self::OutOfPool => f.write_str("the hypervisor's pool has no frame left for this VM"),
             Self::Layout(error) => error.fmt(f),
@@ -411,7 +416,7 @@ impl Vm {
         let vmx = machine.features.vmx;
         let divided = self.shared.sides.map(|_| Divided::new());
         let controls = match divided {
-            Some(_) => vmx.for_split().unwrap_or(vmx),
+            Some(_) => split::controls(&vmx).unwrap_or(vmx),
             None => vmx,
         };
         let mut instructions = VmxInstructions::empty();

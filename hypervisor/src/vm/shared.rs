@@ -105,6 +105,8 @@ pub struct VmShared {
     pub sides: Option<SideRoots>,
     /// Where its EPTP list is, where its vCPUs switch views without an exit.
     pub switches: Option<Hpa>,
+    /// Its kernel's code has to be found, because the CPU does not tell it from user code's.
+    pub finds_code: bool,
     /// Its devices.
     pub devices: SharedDevices,
     /// Its vCPUs.
@@ -161,6 +163,7 @@ impl VmShared {
         let switches = split::list(&mut own, &mut crate::memory::lock().pool)?;
         let (eptp, sampled) = (own.eptp(), own.sealed().is_some_and(Sealed::is_sampled));
         let sides = own.side_roots();
+        let finds_code = own.finds_code();
         drop(own);
         Ok(Self {
             id,
@@ -170,6 +173,7 @@ impl VmShared {
             eptp,
             sides,
             switches,
+            finds_code,
             devices: Mutex::new(devices),
             vcpus: placement
                 .iter()

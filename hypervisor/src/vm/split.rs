@@ -20,16 +20,19 @@ use bulkhead_core::backing::Backing;
 use bulkhead_core::ept::{EptCaps, Eptp};
 use bulkhead_core::events::{Event, SplitSample};
 use bulkhead_core::fault::StopReason;
+use bulkhead_core::hypercall::HypercallError;
 use bulkhead_core::ledger::{FrameRun, Ledger, MapRight, Rights, VmId};
 use bulkhead_core::manifest::{Plan, VmPlan};
 use bulkhead_core::msr::LSTAR;
 use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
-    KernelEntry, KernelHalf, Named, Opening, Pages, Place, Places, Side, Split, SplitError, Way,
+    Fetch, KernelEntry, KernelHalf, Named, Opening, Pages, Place, Places, Refusal, Side, Split,
+    SplitError, Way,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
 use bulkhead_core::views::{ViewId, Views};
+use bulkhead_core::vmx::capability::{Help, Negotiated, NoSplit};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
 use core::sync::atomic::Ordering;
 use guest_loader::MemoryLayout;
@@ -46,28 +49,51 @@ pub fn frames(plan: &VmPlan) -> FrameCount {
     }
 }
 
-/// Tables that the views of all VMs with the split can need.
+/// Tables that the views of all VMs with the split can need, on a processor that tells user code from a kernel's or one that does not.
 #[must_use]
-pub fn tables(plan: &Plan) -> FrameCount {
+pub fn tables(plan: &Plan, tells: bool) -> FrameCount {
     let split = plan.vms.iter().filter(|vm| vm.split);
-    let tables = split.map(|vm| Split::tables(vm.memory.bytes()).0);
+    let tables = split.map(|vm| {
+        let ram = vm.memory.bytes();
+        let for_code = if tells { 0 } else { Split::code_tables(ram).0 };
+        Split::tables(ram, vm.split_private).0 + for_code
+    });
     FrameCount(tables.fold(0, u64::saturating_add))
 }
 
-/// How much heap the split of a VM needs: the gates as they are and as they are built anew, and the pages that they are made from.
+/// Whether VMs with the split run on a processor that tells user code from a kernel's.
+#[must_use]
+pub fn tells_user_code(vmx: &Negotiated) -> bool {
+    controls(vmx).is_ok_and(|vmx| vmx.tells_user_code())
+}
+
+/// The controls of a VM with the split, whether or not they are enough for one.
+///
+/// # Errors
+/// No VM can have it.
+pub fn controls(vmx: &Negotiated) -> Result<Negotiated, NoSplit> {
+    vmx.for_split(Help::Dispensable)
+}
+
+/// How much heap the split of a VM needs: the gates as they are and as they are built anew, the pages that they are made from, and the list of what the
+/// views show otherwise.
 #[must_use]
 pub const fn heap_needed(plan: &VmPlan) -> usize {
     match plan.split {
-        true => 128 << 10,
+        true => 256 << 10,
         false => 0,
     }
 }
 
 /// What EPT does for the VM of `plan`, of what the machine's can.
 #[must_use]
-pub const fn ept_caps(caps: EptCaps, plan: &VmPlan) -> EptCaps {
-    match plan.split {
-        true => caps.with_mode_based_execute().without_accessed_dirty(),
+pub fn ept_caps(caps: EptCaps, plan: &VmPlan) -> EptCaps {
+    if !plan.split {
+        return caps;
+    }
+    let caps = caps.without_accessed_dirty();
+    match tells_user_code(&machine().features.vmx) {
+        true => caps.with_mode_based_execute(),
         false => caps,
     }
 }
@@ -75,7 +101,7 @@ pub const fn ept_caps(caps: EptCaps, plan: &VmPlan) -> EptCaps {
 /// The two views, where the plan asks for them.
 ///
 /// # Errors
-/// The processor cannot tell a kernel's code from user code, or no frame is left.
+/// The processor lacks something for it, or no frame is left.
 pub fn create(
     views: &mut Views,
     memory: &mut Memory,
@@ -85,11 +111,15 @@ pub fn create(
         return Ok(None);
     }
     let machine = machine();
-    if machine.features.vmx.for_split().is_none() {
-        return Err(VmError::NoModeBasedExecute);
-    }
+    let help = match plan.split_unaided {
+        true => Help::Dispensable,
+        false => Help::Required,
+    };
+    let vmx = machine.features.vmx.for_split(help);
+    vmx.map_err(VmError::NoSplit)?;
     let places = Places::for_width(machine.physical_bits);
-    let split = Split::new(views, &mut memory.pool, places, plan.vcpus);
+    let pool = &mut memory.pool;
+    let split = Split::new(views, pool, places, plan.vcpus, plan.split_private);
     split
         .map(|split| Some(Box::new(split)))
         .map_err(VmError::Views)
@@ -103,9 +133,9 @@ pub fn list(own: &mut VmMemory, pool: &mut Pool) -> Result<Option<Hpa>, VmError>
     /// CPUID.80000001H:EDX: pages of 1 GiB, which the gates lie in.
     const GIGABYTE_PAGES: u32 = 1 << 26;
     let machine = machine();
-    let vmx = machine.features.vmx.for_split();
+    let vmx = controls(&machine.features.vmx);
     let has_pages = machine.cpuid(0x8000_0001, 0).edx & GIGABYTE_PAGES != 0;
-    let switches = has_pages && vmx.is_some_and(|vmx| vmx.switches_views());
+    let switches = has_pages && vmx.is_ok_and(|vmx| vmx.switches_views());
     match own.split.as_deref_mut().filter(|_| switches) {
         Some(split) => split.add_list(&mut own.views, pool).map_err(VmError::Views),
         None => Ok(None),
@@ -193,6 +223,23 @@ impl Pages for SplitFrames<'_> {
         });
     }
 
+    fn wipe(&mut self, frame: Frame) {
+        let run = FrameRun::new(frame, FrameCount(1));
+        let rights = Rights::READ | Rights::WRITE;
+        let right = memory::lock().ledger.grant_window(self.vm, run, rights);
+        let Ok(right) = right else {
+            unreachable!("a frame is wiped that the VM does not have");
+        };
+        let (shown, right) = window::show(right, |at, bytes| {
+            // SAFETY: the frame shows, writable; what the guest writes meanwhile it writes into its own page.
+            unsafe { at.write_bytes(0, bytes) };
+        });
+        memory::lock().ledger.surrender(right);
+        if let Err(error) = shown {
+            panic!("a page that a kernel is not to read cannot be wiped: {error}");
+        }
+    }
+
     fn write(&mut self, page: usize, index: usize, entry: u64) {
         assert!(index < ENTRIES, "a table has {ENTRIES} entries");
         // SAFETY: as in `copy`; other CPUs see the old entry or the new one.
@@ -213,6 +260,41 @@ impl VmMemory {
                 None => unreachable!("the views of the split are never removed"),
             }),
         )
+    }
+
+    /// Whether its kernel's code has to be found.
+    #[must_use]
+    pub fn finds_code(&self) -> bool {
+        self.split.as_deref().is_some_and(Split::finds_code)
+    }
+
+    /// Whether its kernel is kept from the page of `gpa`.
+    #[must_use]
+    pub fn is_private(&self, gpa: Gpa) -> bool {
+        let split = self.split.as_deref();
+        split.is_some_and(|split| split.is_private(gpa))
+    }
+
+    /// The hypervisor is about to copy from `count` pages from that of `gpa` on, or to them, for a device: of how many it may. Private pages are read for nobody,
+    /// and lose what is in them when they are written to.
+    pub(super) fn open_for_copy(
+        &mut self,
+        gpa: Gpa,
+        count: FrameCount,
+        rights: Rights,
+    ) -> FrameCount {
+        let writes = rights.contains(Rights::WRITE);
+        let open = self.with_split(|split, views, frames| {
+            while let Some(page) = split.first_private(gpa, count) {
+                // What cannot be given up stays closed.
+                if !writes || split.give_up(page, views, frames) != Ok(true) {
+                    let first = gpa.0 - gpa.page_offset();
+                    return FrameCount((page.0 - first) / FRAME_SIZE);
+                }
+            }
+            count
+        });
+        open.unwrap_or(count)
     }
 
     /// Works on the split, with the views and frames that are its to change; `None` where there is none.
@@ -344,7 +426,8 @@ impl Sides for Host {
     fn place(&mut self, gpa: Gpa) -> Place {
         let side = self.side();
         let mut own = self.vm.memory.lock();
-        let place = own.with_split(|split, _, _| split.place(side, gpa));
+        let place =
+            own.with_split(|split, views, frames| split.place_now(side, gpa, views, frames));
         place.unwrap_or(Place::Elsewhere)
     }
 
@@ -371,6 +454,74 @@ impl Sides for Host {
         let mut own = self.vm.memory.lock();
         let covered = own.with_split(|split, views, frames| split.cover(half, views, frames));
         self.judge(covered.unwrap_or(Ok(())))
+    }
+
+    fn conceal(&mut self, gpas: &[Gpa]) -> Result<(), HypercallError> {
+        let mut own = self.vm.memory.lock();
+        if own.sealed().is_some() {
+            // A page may be in memory sealed alone: then there is none to wipe.
+            return Err(HypercallError::Unsupported);
+        }
+        let concealed = own.with_split(|split, views, frames| {
+            let fresh: Vec<_> = gpas.iter().filter(|gpa| !split.is_private(**gpa)).collect();
+            let done = gpas
+                .iter()
+                .try_for_each(|gpa| split.conceal(*gpa, views, frames));
+            if done.is_err() {
+                // What was none before is none again; what cannot be revealed stays concealed.
+                for gpa in fresh {
+                    let _ = split.reveal(*gpa, views, frames);
+                }
+            }
+            done
+        });
+        match concealed {
+            Some(Ok(())) => Ok(()),
+            None | Some(Err(Refusal::NoneAllowed)) => Err(HypercallError::Unsupported),
+            Some(Err(Refusal::NotOrdinary)) => Err(HypercallError::BadArgument),
+            Some(Err(Refusal::TooMany | Refusal::Views(_))) => Err(HypercallError::TooMany),
+        }
+    }
+
+    fn reveal(&mut self, gpas: &[Gpa]) -> Result<(), HypercallError> {
+        let mut own = self.vm.memory.lock();
+        let revealed = own.with_split(|split, views, frames| {
+            if !gpas.iter().all(|gpa| split.is_private(*gpa)) {
+                return Err(HypercallError::BadArgument);
+            }
+            for gpa in gpas {
+                let revealed = split.reveal(*gpa, views, frames);
+                revealed.map_err(|_| HypercallError::TooMany)?;
+            }
+            Ok(())
+        });
+        revealed.unwrap_or(Err(HypercallError::Unsupported))
+    }
+
+    fn give_up(&mut self, gpa: Gpa) -> Result<(), StopReason> {
+        let mut own = self.vm.memory.lock();
+        let given = own.with_split(|split, views, frames| split.give_up(gpa, views, frames));
+        self.judge(given.unwrap_or(Ok(false)).map(drop))
+    }
+
+    fn is_private(&mut self, gpa: Gpa) -> bool {
+        self.vm.memory.lock().is_private(gpa)
+    }
+
+    fn finds_code(&self) -> bool {
+        self.vm.finds_code
+    }
+
+    fn find_code(&mut self, gpa: Gpa) -> Result<Fetch, StopReason> {
+        let mut own = self.vm.memory.lock();
+        let found = own.with_split(|split, views, frames| split.find_code(gpa, views, frames));
+        self.judge(found.unwrap_or(Ok(Fetch::Elsewhere)))
+    }
+
+    fn lose_code(&mut self, gpa: Gpa) -> Result<(), StopReason> {
+        let mut own = self.vm.memory.lock();
+        let lost = own.with_split(|split, views, frames| split.lose_code(gpa, views, frames));
+        self.judge(lost.unwrap_or(Ok(())))
     }
 
     fn changes(&mut self) -> u64 {
@@ -421,6 +572,11 @@ impl Sides for Host {
             );
         }
         Ok(())
+    }
+
+    fn makes_way(&mut self, gpa: Gpa) -> bool {
+        let mut own = self.vm.memory.lock();
+        own.with_split(|split, _, _| split.makes_way(gpa)) == Some(true)
     }
 
     fn way(&mut self) -> Option<Way> {

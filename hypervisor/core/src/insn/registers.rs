@@ -18,6 +18,10 @@ impl GprIndex {
     pub const RBX: Self = Self(3);
     /// RSP, which the VMCS holds: keep the array's copy current around a decode.
     pub const RSP: Self = Self(4);
+    /// RSI.
+    pub const RSI: Self = Self(6);
+    /// RDI.
+    pub const RDI: Self = Self(7);
 
     /// The register with the low four bits of `number`.
     #[inline]

@@ -1,6 +1,7 @@
 //! The kernel/user split: which of a guest's tables and pages user code has a way to, and which it does not.
 //!
-//! A VM with the split has two views beside the base. In `kernel`, nothing that the guest's tables give to user mode can be executed. In
+//! A VM with the split has two views beside the base. In `kernel`, nothing that the guest's tables give to user mode can be executed
+//! (where the processor cannot tell that, see [`kernel_code`]). In
 //! `user`, nothing of the kernel's can, and the *kernel half* of the guest's address space, the upper half of its top-level table,
 //! leads nowhere: the level-3 tables that its entries point at are absent there, so that whatever else these tables map is out of reach with them. All
 //! processes of a guest share these tables, so its CR3 need not be followed.
@@ -15,8 +16,11 @@
 mod code;
 mod error;
 pub mod gates;
+mod kernel_code;
 mod kernel_half;
 mod passage;
+mod place;
+mod private;
 pub mod reach;
 mod replica;
 pub mod sites;
@@ -25,7 +29,7 @@ mod tests;
 
 use alloc::vec::Vec;
 
-use crate::addr::{FRAME_SIZE, FrameCount, Gpa, Gva, Hpa, SIZE_1G, SIZE_2M};
+use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Gva, Hpa, SIZE_1G, SIZE_2M};
 use crate::ept::{EptAttr, EptPerms};
 use crate::ledger::{Ledger, MapRight, Rights};
 use crate::mtrr::MemoryType;
@@ -35,91 +39,15 @@ use crate::views::{ViewError, ViewId, Views, Withdrawn};
 
 pub use error::SplitError;
 use gates::{KERNEL_INDEX, USER_INDEX};
+pub use kernel_code::Fetch;
+use kernel_code::KernelCode;
 pub use kernel_half::{HALF_BYTES, HALF_OFFSET, KernelEntry, KernelHalf};
 use passage::Passage;
 pub use passage::{Opening, Read, Way};
+pub use place::{Name, Named, Place, Places, Side};
+use private::Private;
+pub use private::Refusal;
 use replica::{Replicas, Write};
-
-/// The view that a vCPU of a VM with the split is in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Side {
-    /// `base`: the guest has not set up system calls yet, or carries out a single instruction that `kernel` does not allow.
-    Base,
-    /// `kernel`.
-    Kernel,
-    /// `user`.
-    User,
-}
-
-impl Side {
-    /// How many there are.
-    pub const COUNT: usize = 3;
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; Self::COUNT] = [Self::Base, Self::Kernel, Self::User];
-}
-
-/// What a guest physical address is to the split.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Place {
-    /// A level-3 table of the kernel half, or what stands in for one: user code has no way past it.
-    Barrier,
-    /// A table that `kernel` keeps from being written unseen.
-    Guarded,
-    /// Anything else.
-    Elsewhere,
-}
-
-/// Where in the guest's physical address space the split has pages of its own: at the end, where no VM has anything else.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Places {
-    first: Gpa,
-}
-
-impl Places {
-    /// Bytes at the end of the physical address space.
-    const SIZE: u64 = 1 << 30;
-
-    /// For a processor whose physical addresses have `bits` bits.
-    #[must_use]
-    pub const fn for_width(bits: u32) -> Self {
-        Self {
-            // Tables of four levels end there, whatever the processor could address.
-            first: Gpa((1 << if bits < 48 { bits } else { 48 }) - Self::SIZE),
-        }
-    }
-
-    /// Where page `page` of the split's shows.
-    const fn page(self, page: usize) -> Gpa {
-        Gpa(self.first.0 + page as u64 * FRAME_SIZE)
-    }
-
-    /// Where no view has anything.
-    const fn void(self) -> Gpa {
-        Gpa(self.first.0 + Self::SIZE - FRAME_SIZE)
-    }
-}
-
-/// A page of the kernel half that the processor needs while user code runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Name {
-    /// Where the kernel has it: the page's first address.
-    pub gva: Gva,
-    /// Its first physical address.
-    pub gpa: Gpa,
-    /// Whether the kernel may write to it there.
-    pub writable: bool,
-    /// Whether it may execute it.
-    pub executable: bool,
-}
-
-/// What a vCPU needs while user code runs, and the guest's tables on the way there.
-#[derive(Clone, Copy, Debug)]
-pub struct Named<'a> {
-    /// The pages.
-    pub names: &'a [Name],
-    /// The tables, each once.
-    pub tables: &'a [Gpa],
-}
 
 /// The frames that replicas are made of, and the books; implemented by the shell. Invalidating takes every vCPU of the VM out of `user` besides.
 pub trait Pages: Invalidate {
@@ -136,6 +64,8 @@ pub trait Pages: Invalidate {
     fn copy(&mut self, page: usize, bytes: &[u8]);
     /// Writes entry `index` of page `page`, in one piece.
     fn write(&mut self, page: usize, index: usize, entry: u64);
+    /// Zeroes a frame of the guest's memory.
+    fn wipe(&mut self, frame: Frame);
 }
 
 const ONE: FrameCount = FrameCount(1);
@@ -146,6 +76,12 @@ pub struct Split {
     places: Places,
     kernel: ViewId,
     user: ViewId,
+    /// What `kernel` allows with pages that are not to be written unseen.
+    guard: EptPerms,
+    /// The kernel's code, where the processor does not tell it from user code's.
+    code: Option<KernelCode>,
+    /// What user code keeps from its kernel.
+    private: Private,
     /// Level-3 tables of the kernel half that are absent from `user`, in order.
     hidden: Vec<Gpa>,
     replicas: Replicas,
@@ -177,35 +113,48 @@ impl Split {
     }
 
     /// Tables that the two views of a VM with so many bytes of RAM can need, whatever its guest does: one for each 2 MiB that has a hidden table, those
-    /// above them, and those around the few pages that are guarded or the split's own.
+    /// above them, and those around the few pages that are guarded, the split's own, or private.
     #[must_use]
-    pub const fn tables(ram: u64) -> FrameCount {
+    pub const fn tables(ram: u64, private: u32) -> FrameCount {
         const AROUND: u64 = 64;
         let blocks = ram.div_ceil(SIZE_2M);
         let low = match blocks < Self::MOST_TABLES as u64 {
             true => blocks,
             false => Self::MOST_TABLES as u64,
         };
-        FrameCount(low + ram.div_ceil(SIZE_1G) + AROUND)
+        FrameCount(low + ram.div_ceil(SIZE_1G) + AROUND + private as u64)
     }
 
-    /// Adds the two views to a VM's.
+    /// Adds the two views to a VM's, of which user code may keep `private` pages from its kernel.
     ///
     /// # Errors
-    /// No frame is left for a root, or the processor cannot tell user code from the kernel's.
+    /// No frame is left for a root.
     pub fn new(
         views: &mut Views,
         tables: &mut impl TableMemory,
         places: Places,
         vcpus: u32,
+        private: u32,
     ) -> Result<Self, ViewError> {
         let data = EptPerms::READ | EptPerms::WRITE;
-        let kernel = views.add(tables, data | EptPerms::EXECUTE)?;
-        let user = views.add(tables, data | EptPerms::USER_EXECUTE)?;
+        let tells = views.tell_user_code();
+        let (kernels, users) = match tells {
+            true => (EptPerms::EXECUTE, EptPerms::USER_EXECUTE),
+            // What of the kernel's could be executed in `user` is out of reach there.
+            false => (
+                EptPerms::empty(),
+                EptPerms::EXECUTE | EptPerms::USER_EXECUTE,
+            ),
+        };
+        let kernel = views.add(tables, data | kernels)?;
+        let user = views.add(tables, data | users)?;
         Ok(Self {
             places,
             kernel,
             user,
+            guard: EptPerms::READ | kernels,
+            code: (!tells).then(KernelCode::default),
+            private: Private::new(private),
             hidden: Vec::new(),
             replicas: Replicas::new(places, passage::PAGES),
             // The last are the gates'.
@@ -242,8 +191,24 @@ impl Split {
             {
                 Place::Barrier
             }
+            Side::Kernel if self.private.has(page) => Place::Private,
             Side::Kernel if self.guards(page) => Place::Guarded,
+            Side::Kernel if self.code.iter().any(|code| code.has(page)) => Place::Code,
             _ => Place::Elsewhere,
+        }
+    }
+
+    /// The same, as the view shows the page: where it allows whatever it allows with any, an access that it refused was made before it did.
+    pub fn place_now<P: Pages>(&self, side: Side, gpa: Gpa, views: &Views, pages: &mut P) -> Place {
+        let place = self.place(side, gpa);
+        if place != Place::Elsewhere {
+            return place;
+        }
+        let leaf = pages.books(|_, tables| views.translate(tables, self.view(side), gpa));
+        let data = EptPerms::READ | EptPerms::WRITE;
+        match leaf.is_some_and(|leaf| leaf.attr.perms.contains(data)) {
+            true => Place::Open,
+            false => Place::Elsewhere,
         }
     }
 
@@ -289,10 +254,8 @@ impl Split {
             (None, _) => {}
             _ => self.forget(views, pages),
         }
-        let guarded = pages.books(|_, tables| {
-            let perms = EptPerms::READ | EptPerms::EXECUTE;
-            views.limit(tables, self.kernel, table, ONE, perms)
-        })?;
+        let guarded =
+            pages.books(|_, tables| views.limit(tables, self.kernel, table, ONE, self.guard))?;
         settle(Vec::from([guarded]), views, pages);
         self.guarded = Some(table);
         self.entry = Some(kernel);
@@ -366,14 +329,16 @@ impl Split {
             return Ok(());
         }
         let before = core::mem::take(own);
-        let perms = EptPerms::READ | EptPerms::EXECUTE;
         for table in tables {
-            if !before.contains(table) && !self.guards(*table) && pages.is_ram(*table) {
-                stale.push(pages.books(|_, t| views.limit(t, self.kernel, *table, ONE, perms))?);
+            let is_free = !self.guards(*table) && !self.private.has(*table);
+            if !before.contains(table) && is_free && pages.is_ram(*table) {
+                let guard = self.guard;
+                stale.push(pages.books(|_, t| views.limit(t, self.kernel, *table, ONE, guard))?);
             }
         }
         for table in &before {
-            if !tables.contains(table) && !self.guards(*table) {
+            let is_free = !self.guards(*table) && !self.private.has(*table);
+            if !tables.contains(table) && is_free {
                 stale.push(pages.books(|_, t| views.reset(t, self.kernel, *table, ONE))?);
             }
         }
@@ -488,6 +453,8 @@ impl Split {
     pub fn forget<P: Pages>(&mut self, views: &mut Views, pages: &mut P) {
         self.list_user(views, pages, false);
         settle(Vec::new(), views, pages);
+        // Before `kernel` shows them again.
+        self.wipe_private(views, pages);
         let everything = FrameCount((self.places.void().0 + FRAME_SIZE) / FRAME_SIZE);
         let mut stale = Vec::with_capacity(2);
         pages.books(|_, tables| {
@@ -503,6 +470,7 @@ impl Split {
         self.replicas = Replicas::new(self.places, passage::PAGES);
         self.names.iter_mut().for_each(Vec::clear);
         self.paths.iter_mut().for_each(Vec::clear);
+        self.code.iter_mut().for_each(KernelCode::clear);
         self.guarded = None;
         self.passage = None;
         self.entry = None;

@@ -136,6 +136,14 @@ impl Split {
         })
     }
 
+    /// Whether the passage was made from the page of `gpa`, and is open.
+    #[must_use]
+    pub fn makes_way(&self, gpa: Gpa) -> bool {
+        let page = Gpa(gpa.0 - gpa.page_offset());
+        let passage = self.passage.as_ref();
+        passage.is_some_and(|passage| passage.is_open && passage.guards(page))
+    }
+
     /// Notes that the kernel half at the top-level table `table` was looked at: [`Split::admit`] found nothing to change, or changed it.
     pub fn see<P: Pages>(&mut self, table: Gpa, pages: &mut P) {
         if self.passage.is_some() {
@@ -236,9 +244,8 @@ impl Split {
         for gpa in others {
             // What is guarded for another reason, too, stays so.
             let guarded = self.guards(*gpa);
-            let perms = EptPerms::READ | EptPerms::EXECUTE;
             stale.push(pages.books(|_, tables| match guarded {
-                true => views.limit(tables, shown, *gpa, ONE, perms),
+                true => views.limit(tables, shown, *gpa, ONE, self.guard),
                 false => views.reset(tables, shown, *gpa, ONE),
             })?);
         }
@@ -324,9 +331,10 @@ impl Split {
         )?);
         guarded.push(opening.top.gpa);
         // The IDT, which `kernel` shows as it is.
-        stale.push(
-            pages.books(|_, tables| views.limit(tables, kernel, opening.idt.gpa, ONE, code))?,
-        );
+        stale
+            .push(pages.books(|_, tables| {
+                views.limit(tables, kernel, opening.idt.gpa, ONE, self.guard)
+            })?);
         guarded.push(opening.idt.gpa);
         // The code, with the jumps to the gates in it.
         let mut number = TEXT;

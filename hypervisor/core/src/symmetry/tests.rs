@@ -163,7 +163,7 @@ fn controls_that_one_cpu_lacks_are_nobodys_and_forced_ones_are_everybodys() {
     }
     let common = of(&[full(), other], MEMORY_END).unwrap();
     let msrs = common.vmx.msrs;
-    let negotiated = Negotiated::from_msrs(&msrs, Wishes { apicv: true }).unwrap();
+    let negotiated = Negotiated::from_msrs(&msrs, Wishes::ALL).unwrap();
     assert!(!negotiated.apicv());
     assert_ne!(msrs.pin & u64::from(Pin::EXTERNAL_INTERRUPT.bits()), 0);
     assert_eq!(msrs.misc, 2 << 16 | 1 << 6 | 7);

@@ -245,6 +245,7 @@ mod tests {
         preemption_timer_shift: 0,
         optional: Secondary::empty(),
         on_demand: Secondary::empty(),
+        steps: true,
         cr0_fixed0: 0x8000_0021,
         cr0_fixed1: u64::MAX,
         cr4_fixed0: 0x2000,

@@ -17,6 +17,8 @@ pub struct SplitCounts {
     pub steps: u64,
     /// Page faults of user code that reached for the kernel's half.
     pub faults: u64,
+    /// Pages of the kernel's code that were found.
+    pub code: u64,
 }
 
 impl SplitCounts {
@@ -27,6 +29,7 @@ impl SplitCounts {
             ("to-kernel", self.to_kernel),
             ("steps", self.steps),
             ("faults", self.faults),
+            ("code", self.code),
         ];
         all.into_iter().filter(|(_, count)| *count > 0)
     }
@@ -146,6 +149,7 @@ impl Counters {
         self.split.to_kernel = self.split.to_kernel.wrapping_add(other.split.to_kernel);
         self.split.steps = self.split.steps.wrapping_add(other.split.steps);
         self.split.faults = self.split.faults.wrapping_add(other.split.faults);
+        self.split.code = self.split.code.wrapping_add(other.split.code);
         self.root_ticks = self.root_ticks.wrapping_add(other.root_ticks);
         self.idle_ticks = self.idle_ticks.wrapping_add(other.idle_ticks);
         self.steal_ticks = self.steal_ticks.wrapping_add(other.steal_ticks);

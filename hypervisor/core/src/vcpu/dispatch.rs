@@ -47,10 +47,7 @@ impl Vcpu {
     ) -> Plain {
         let done = match reason {
             exit::CPUID => self.plain_cpuid(gprs),
-            exit::VMCALL => {
-                Self::vmcall(cpu, gprs);
-                true
-            }
+            exit::VMCALL => Self::plain_vmcall(cpu, gprs),
             exit::RDMSR => self.plain_rdmsr(gprs),
             exit::WRMSR => self.plain_wrmsr(gprs, start),
             _ => false,
@@ -155,7 +152,7 @@ impl Vcpu {
             Exit::Wrmsr => self.wrmsr(cpu, gprs, devices, start),
             Exit::Io(access) => self.io(cpu, gprs, devices, access, start),
             Exit::Vmcall => {
-                Self::vmcall(cpu, gprs);
+                self.vmcall(cpu, gprs);
                 Ok(Step::NEXT)
             }
             Exit::Hlt => Ok(Step::Halt),

@@ -8,9 +8,10 @@ use crate::bus::{GuestRam, Signal, Signals};
 use crate::cpuid::CpuidTable;
 use crate::device::board::Devices;
 use crate::fault::StopReason;
+use crate::hypercall::HypercallError;
 #[cfg(doc)]
 use crate::split::Split;
-use crate::split::{KernelEntry, KernelHalf, Named, Opening, Place, Side, Way};
+use crate::split::{Fetch, KernelEntry, KernelHalf, Named, Opening, Place, Side, Way};
 use crate::vmx::field::VmcsAccess;
 
 use super::mail::Mail;
@@ -42,6 +43,35 @@ pub trait Sides {
     fn cover(&mut self, half: &KernelHalf) -> Result<(), StopReason>;
     /// How often the guest changed something that it was kept from changing unseen: [`Split::changes`].
     fn changes(&mut self) -> u64;
+    /// Whether the kernel's code has to be found, because the processor does not tell it from user code's.
+    fn finds_code(&self) -> bool;
+    /// The kernel executes the page of `gpa`: [`Split::find_code`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn find_code(&mut self, gpa: Gpa) -> Result<Fetch, StopReason>;
+    /// The kernel writes to code of its own: [`Split::lose_code`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn lose_code(&mut self, gpa: Gpa) -> Result<(), StopReason>;
+    /// Has pages of user code's be private, all or none: [`Split::conceal`].
+    ///
+    /// # Errors
+    /// What the caller is told.
+    fn conceal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError>;
+    /// Gives private pages back to the kernel as they are, all or none: [`Split::reveal`].
+    ///
+    /// # Errors
+    /// What the caller is told.
+    fn reveal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError>;
+    /// Gives a private page back to the kernel with nothing in it: [`Split::give_up`].
+    ///
+    /// # Errors
+    /// The VM cannot go on.
+    fn give_up(&mut self, gpa: Gpa) -> Result<(), StopReason>;
+    /// Whether the page of `gpa` is private.
+    fn is_private(&mut self, gpa: Gpa) -> bool;
     /// Whether the VM has the split, so that the upper half of the address space is never user code's.
     fn splits(&self) -> bool;
     /// As [`Sides::admit`], of the half of the top-level table `table`, which is noted ([`Split::see`]); and has the next entry be into that view.
@@ -61,6 +91,8 @@ pub trait Sides {
     /// # Errors
     /// The VM cannot go on.
     fn open(&mut self, opening: &Opening<'_>) -> Result<(), StopReason>;
+    /// Whether the passage, where there is one, was made from the page of `gpa`: [`Split::makes_way`].
+    fn makes_way(&mut self, gpa: Gpa) -> bool;
     /// Where the vCPU goes through the passage: [`Split::way`].
     fn way(&mut self) -> Option<Way>;
     /// Loads `IA32_LSTAR` with a canonical address.

@@ -2,10 +2,11 @@
 
 use super::registers::{self, GprIndex, Gprs};
 use super::{Cpu, DeviceAccess, Step, Vcpu, control_register};
+use crate::addr::Gva;
 use crate::apic::{ApicEffect, Reg, TSC_DEADLINE_MSR};
 use crate::cpuid::{CpuidDynamic, CpuidResult};
 use crate::fault::{GuestFault, StopReason};
-use crate::hypercall;
+use crate::hypercall::{self, Answer};
 use crate::msr::{self, MsrEffect};
 use crate::vmx::field;
 
@@ -132,12 +133,36 @@ impl Vcpu {
         Ok(Step::NEXT)
     }
 
+    /// A VMCALL whose answer needs nothing but the registers; false, and nothing done, for the others.
     #[inline(always)]
-    pub(super) fn vmcall<C: Cpu>(cpu: &C, gprs: &mut Gprs) {
+    pub(super) fn plain_vmcall<C: Cpu>(cpu: &C, gprs: &mut Gprs) -> bool {
+        let Answer::Known(result) = Self::hypercall(cpu, gprs) else {
+            return false;
+        };
+        gprs.set(GprIndex::RAX, result);
+        true
+    }
+
+    #[cold]
+    pub(super) fn vmcall<C: Cpu>(&mut self, cpu: &mut C, gprs: &mut Gprs) {
+        let result = match Self::hypercall(cpu, gprs) {
+            Answer::Known(result) => result,
+            Answer::OfVm(call) => {
+                let arguments = (gprs.get(GprIndex::RDI), gprs.get(GprIndex::RSI));
+                match self.private_pages(cpu, call, Gva(arguments.0), arguments.1) {
+                    Ok(()) => 0,
+                    Err(error) => error.code(),
+                }
+            }
+        };
+        gprs.set(GprIndex::RAX, result);
+    }
+
+    #[inline(always)]
+    fn hypercall<C: Cpu>(cpu: &C, gprs: &Gprs) -> Answer {
         // The privilege level of the processor is that of SS (Intel SDM vol. 3C, "Guest Register State").
         let cpl = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3;
-        let result = hypercall::call(gprs.get(GprIndex::RAX), cpl as u8);
-        gprs.set(GprIndex::RAX, result);
+        hypercall::call(gprs.get(GprIndex::RAX), cpl as u8)
     }
 
     /// A write to an APIC register that the CPU virtualised up to the page but not beyond.

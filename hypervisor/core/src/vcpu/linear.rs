@@ -2,6 +2,7 @@
 //! gone.
 
 use super::Cpu;
+use super::split::private;
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::insn::CpuMode;
 use crate::vmx::field;
@@ -124,7 +125,11 @@ fn in_page(at: Gva, length: usize) -> usize {
     length.min((FRAME_SIZE - at.page_offset()) as usize)
 }
 
-fn translate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, LinearFault> {
+/// Where the guest's instruction would come to at `at`.
+///
+/// # Errors
+/// As for [`read`].
+pub fn translate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, LinearFault> {
     const UPPER_HALF: u64 = 1 << 63;
     let user = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
     if user && at.0 & UPPER_HALF != 0 && cpu.splits() {
@@ -141,7 +146,14 @@ fn translate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, Line
         user,
         implicit: false,
     };
-    resolve(cpu, at, access)
+    let gpa = resolve(cpu, at, access)?;
+    if !user && cpu.splits() && cpu.is_private(gpa) {
+        return Err(LinearFault::Page {
+            at,
+            code: private::code(kind == AccessKind::Write).bits(),
+        });
+    }
+    Ok(gpa)
 }
 
 /// Where `at` is for the processor itself, which reads descriptor tables as a kernel would at any privilege level.
@@ -155,6 +167,16 @@ pub fn locate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, Lin
         implicit: true,
     };
     resolve(cpu, at, access)
+}
+
+/// Whether the guest's tables let user mode fetch at `at`.
+pub fn is_user_modes<C: Cpu>(cpu: &mut C, at: Gva) -> bool {
+    let access = Access {
+        kind: AccessKind::Fetch,
+        user: true,
+        implicit: false,
+    };
+    resolve(cpu, at, access).is_ok()
 }
 
 fn resolve<C: Cpu>(cpu: &mut C, at: Gva, access: Access) -> Result<Gpa, LinearFault> {

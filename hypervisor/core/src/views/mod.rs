@@ -100,6 +100,12 @@ impl Views {
         ))
     }
 
+    /// Whether permissions tell the execution of user code from that of a kernel's: VMs run with mode-based execute control.
+    #[must_use]
+    pub const fn tell_user_code(&self) -> bool {
+        self.base.caps().has_mode_based_execute()
+    }
+
     /// How many frames are mapped in the base.
     #[must_use]
     pub const fn mapped(&self) -> FrameCount {

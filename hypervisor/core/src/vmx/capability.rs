@@ -98,6 +98,37 @@ const ENTRY_DEFAULT1: u32 = 0x0000_11ff;
 pub struct Wishes {
     /// Use APIC virtualisation and virtual-interrupt delivery where the processor has them.
     pub apicv: bool,
+    /// Tell the execution of user code from a kernel's where the processor can (mode-based execute control for EPT).
+    pub mbec: bool,
+    /// Have guests switch views by VMFUNC where the processor can.
+    pub vmfunc: bool,
+}
+
+impl Wishes {
+    /// Whatever the processor has.
+    pub const ALL: Self = Self {
+        apicv: true,
+        mbec: true,
+        vmfunc: true,
+    };
+}
+
+/// What a processor without mode-based execute control and without VMFUNC is to do for a VM with the kernel/user split.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Help {
+    /// It has to have one of the two at least.
+    Required,
+    /// It may have neither: the VM is slow then.
+    Dispensable,
+}
+
+/// Why a processor cannot run a VM with the kernel/user split.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoSplit {
+    /// It has no monitor trap flag, so a guest cannot be taken through a single instruction.
+    NoSteps,
+    /// It has neither mode-based execute control nor VMFUNC.
+    NoHelp,
 }
 
 /// The control words to run with.
@@ -121,6 +152,8 @@ pub struct Negotiated {
     pub optional: Secondary,
     /// Those that some VMs run with besides, where they are there.
     pub on_demand: Secondary,
+    /// VMs can be taken through a single instruction: the monitor trap flag is there.
+    pub steps: bool,
     /// CR0 bits that must be 1 outside unrestricted guests.
     pub cr0_fixed0: u64,
     /// CR0 bits that may be 1.
@@ -213,16 +246,15 @@ const APICV: Secondary = Secondary::VIRTUALIZE_X2APIC
     .union(Secondary::APIC_REGISTER_VIRTUALIZATION)
     .union(Secondary::VIRTUAL_INTERRUPT_DELIVERY);
 
-/// What there is of [`ON_DEMAND`], as far as it is of use: views take single steps, and switching between them without exits takes seeing
-/// descriptor tables change.
-fn on_demand(msrs: &CapabilityMsrs) -> Secondary {
-    let (_, primary) = halves(msrs.primary);
+/// What there is of [`ON_DEMAND`], as far as it is wished for and of use: switching between views without exits takes seeing descriptor tables
+/// change.
+fn on_demand(msrs: &CapabilityMsrs, wishes: Wishes) -> Secondary {
     let (_, secondary) = halves(msrs.secondary);
     let mut there = ON_DEMAND.intersection(Secondary::from_bits_retain(secondary));
-    if primary & Primary::MONITOR_TRAP.bits() == 0 {
+    if !wishes.mbec {
         there.remove(Secondary::MBEC);
     }
-    if !there.contains(Secondary::DESCRIPTOR_TABLE) {
+    if !wishes.vmfunc || !there.contains(Secondary::DESCRIPTOR_TABLE) {
         there.remove(Secondary::VMFUNC);
     }
     there
@@ -277,7 +309,8 @@ impl Negotiated {
             entry,
             preemption_timer_shift: (msrs.misc & 0x1f) as u32,
             optional,
-            on_demand: on_demand(msrs),
+            on_demand: on_demand(msrs, wishes),
+            steps: halves(msrs.primary).1 & Primary::MONITOR_TRAP.bits() != 0,
             cr0_fixed0: msrs.cr0_fixed0,
             cr0_fixed1: msrs.cr0_fixed1,
             cr4_fixed0: msrs.cr4_fixed0,
@@ -291,16 +324,27 @@ impl Negotiated {
         self.pin & Pin::POSTED_INTERRUPTS.bits() != 0
     }
 
-    /// The same for a VM with the kernel/user split; `None` where the processor cannot tell a kernel's code from user code.
-    #[must_use]
-    pub const fn for_split(mut self) -> Option<Self> {
-        if !self.on_demand.contains(Secondary::MBEC) {
-            return None;
-        }
+    /// The same for a VM with the kernel/user split.
+    ///
+    /// # Errors
+    /// What the processor lacks.
+    pub const fn for_split(mut self, help: Help) -> Result<Self, NoSplit> {
         // Instructions on descriptor tables exit when they have to.
         let on = self.on_demand.difference(Secondary::DESCRIPTOR_TABLE);
-        self.secondary |= on.bits();
-        Some(self)
+        if !self.steps {
+            Err(NoSplit::NoSteps)
+        } else if on.is_empty() && matches!(help, Help::Required) {
+            Err(NoSplit::NoHelp)
+        } else {
+            self.secondary |= on.bits();
+            Ok(self)
+        }
+    }
+
+    /// Whether the processor of a VM with the split tells the execution of user code from that of a kernel's.
+    #[must_use]
+    pub const fn tells_user_code(&self) -> bool {
+        self.secondary & Secondary::MBEC.bits() != 0
     }
 
     /// Whether a VM with the split switches views without an exit.
@@ -366,7 +410,7 @@ mod tests {
 
     #[test]
     fn everything_wanted_is_on_and_forced_bits_stay() {
-        let n = Negotiated::from_msrs(&generous(), Wishes { apicv: true }).unwrap();
+        let n = Negotiated::from_msrs(&generous(), Wishes::ALL).unwrap();
         assert_eq!(
             n.pin & (PIN.bits() | PIN_DEFAULT1),
             PIN.bits() | PIN_DEFAULT1
@@ -379,14 +423,20 @@ mod tests {
     #[test]
     fn apicv_is_left_out_when_not_wished_for_or_incomplete() {
         assert!(
-            !Negotiated::from_msrs(&generous(), Wishes { apicv: false })
-                .unwrap()
-                .apicv()
+            !Negotiated::from_msrs(
+                &generous(),
+                Wishes {
+                    apicv: false,
+                    ..Wishes::ALL
+                }
+            )
+            .unwrap()
+            .apicv()
         );
         let mut partial = generous();
         partial.secondary &= !(u64::from(Secondary::VIRTUAL_INTERRUPT_DELIVERY.bits()) << 32);
         assert!(
-            !Negotiated::from_msrs(&partial, Wishes { apicv: true })
+            !Negotiated::from_msrs(&partial, Wishes::ALL)
                 .unwrap()
                 .apicv()
         );
@@ -398,7 +448,7 @@ mod tests {
             let mut msrs = generous();
             msrs.secondary &= !(u64::from(bit.bits()) << 32);
             assert_eq!(
-                Negotiated::from_msrs(&msrs, Wishes { apicv: true }),
+                Negotiated::from_msrs(&msrs, Wishes::ALL),
                 Err(Missing::Secondary(bit))
             );
         }
@@ -406,7 +456,7 @@ mod tests {
             let mut msrs = generous();
             msrs.pin &= !(u64::from(bit.bits()) << 32);
             assert_eq!(
-                Negotiated::from_msrs(&msrs, Wishes { apicv: true }),
+                Negotiated::from_msrs(&msrs, Wishes::ALL),
                 Err(Missing::Pin(bit))
             );
         }
@@ -414,7 +464,7 @@ mod tests {
             let mut msrs = generous();
             msrs.primary &= !(u64::from(bit.bits()) << 32);
             assert_eq!(
-                Negotiated::from_msrs(&msrs, Wishes { apicv: true }),
+                Negotiated::from_msrs(&msrs, Wishes::ALL),
                 Err(Missing::Primary(bit))
             );
         }
@@ -422,7 +472,7 @@ mod tests {
             let mut msrs = generous();
             msrs.exit &= !(u64::from(bit.bits()) << 32);
             assert_eq!(
-                Negotiated::from_msrs(&msrs, Wishes { apicv: true }),
+                Negotiated::from_msrs(&msrs, Wishes::ALL),
                 Err(Missing::Exit(bit))
             );
         }
@@ -430,7 +480,7 @@ mod tests {
             let mut msrs = generous();
             msrs.entry &= !(u64::from(bit.bits()) << 32);
             assert_eq!(
-                Negotiated::from_msrs(&msrs, Wishes { apicv: true }),
+                Negotiated::from_msrs(&msrs, Wishes::ALL),
                 Err(Missing::Entry(bit))
             );
         }
@@ -441,7 +491,7 @@ mod tests {
         let mut msrs = generous();
         msrs.secondary |= 1 << 30;
         assert_eq!(
-            Negotiated::from_msrs(&msrs, Wishes { apicv: true }),
+            Negotiated::from_msrs(&msrs, Wishes::ALL),
             Err(Missing::ForcedOn("secondary", 1 << 30))
         );
     }

@@ -68,6 +68,8 @@ bitflags! {
         const RESERVED = 1 << 3;
         /// The access was an instruction fetch.
         const FETCH = 1 << 4;
+        /// A protection key did not allow the access, whatever the tables say.
+        const PROTECTION_KEY = 1 << 5;
     }
 }
 

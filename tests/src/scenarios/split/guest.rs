@@ -4,6 +4,7 @@ use std::fs;
 
 use xtask::error::IoContext;
 
+use super::processor::Processor;
 use crate::context::{Context, Setup};
 use crate::kernel_log;
 use crate::machine::Machine;
@@ -62,6 +63,8 @@ pub struct Guest {
     pub vcpus: u32,
     /// Whether its kernel and its user mode have a view each.
     pub split: bool,
+    /// What the split uses of its processor.
+    pub processor: Processor,
     /// How many of its exits from user code are looked at for what of its kernel is within reach.
     pub samples: u32,
     /// Whether its kernel keeps page tables of its own, which is what the split is to be compared with.
@@ -80,6 +83,7 @@ impl Guest {
             kernel,
             vcpus: 1,
             split: false,
+            processor: Processor::ALL,
             samples: 0,
             pti: false,
             fixed: false,
@@ -144,7 +148,8 @@ impl Guest {
             manifest = manifest.with(&format!("vcpus = {}", self.vcpus));
         }
         if self.split {
-            manifest = manifest.with("split = true");
+            manifest.hypervisor = self.processor.hypervisor();
+            manifest = manifest.with(&self.processor.vm());
         }
         if self.samples > 0 {
             manifest = manifest.with(&format!("split_samples = {}", self.samples));

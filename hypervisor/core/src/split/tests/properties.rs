@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::world::{DATA, PROCESSES, RAM, SLOTS, WIDTH, World, address, addresses, slot_of};
+use super::world::{
+    DATA, MOST_PRIVATE, PROCESSES, RAM, SLOTS, WIDTH, World, address, addresses, slot_of,
+};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::ept::{EptError, EptPerms};
 use crate::ledger::Entry;
-use crate::split::{Name, Place, Side, Split, SplitError};
+use crate::split::{Fetch, Name, Place, Refusal, Side, Split, SplitError};
 use crate::table::TableError;
 use crate::views::ViewError;
 
@@ -30,6 +32,14 @@ enum Op {
     Forget,
     /// Only so many tables of views are left.
     Tables(usize),
+    /// The kernel executes a page.
+    Execute(u64),
+    /// And writes to one.
+    Write(u64),
+    /// User code has a page be private, has it be private no more, or the kernel puts it to another use.
+    Conceal(u64),
+    Reveal(u64),
+    GiveUp(u64),
     /// A process has the tables of two slots exchanged, as no sane kernel does.
     Exchange(usize, usize, usize),
 }
@@ -49,6 +59,11 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..VCPUS, process(), names).prop_map(|(v, p, n)| Op::Admit(v, p, n)),
         4 => (0..VCPUS, process()).prop_map(|(v, p)| Op::AdmitAgain(v, p)),
         2 => process().prop_map(Op::Guard),
+        4 => (0..RAM).prop_map(Op::Execute),
+        2 => (0..RAM).prop_map(Op::Write),
+        3 => (0..RAM).prop_map(Op::Conceal),
+        1 => (0..RAM).prop_map(Op::Reveal),
+        1 => (0..RAM).prop_map(Op::GiveUp),
         1 => Just(Op::Forget),
         1 => (0usize..12).prop_map(Op::Tables),
     ]
@@ -70,6 +85,9 @@ struct Model {
     replaced: BTreeSet<u64>,
     names: BTreeMap<u32, Vec<Name>>,
     guarded: Option<u64>,
+    /// Pages of the kernel's code, where that has to be found.
+    code: BTreeSet<u64>,
+    private: BTreeSet<u64>,
 }
 
 impl Model {
@@ -88,6 +106,8 @@ impl Model {
 struct Pair<'a> {
     world: World<'a>,
     model: Model,
+    /// The processor tells user code from the kernel's.
+    tells: bool,
     /// Every slot leads to one table, whatever the process.
     is_sane: bool,
 }
@@ -122,6 +142,39 @@ impl Pair<'_> {
                     Err(error) => self.give_up(error),
                 }
             }
+            Op::Execute(page) => self.execute(*page),
+            Op::Write(page) => {
+                let gpa = Gpa(page * FRAME_SIZE + 8);
+                if self.world.split.place(Side::Kernel, gpa) == Place::Code {
+                    let lost = self
+                        .world
+                        .work(|split, views, pages| split.lose_code(gpa, views, pages));
+                    // What is taken out needs no table.
+                    assert_eq!(lost, Ok(()));
+                    assert!(self.model.code.remove(page));
+                }
+            }
+            Op::Conceal(page) => self.conceal(*page),
+            Op::Reveal(page) | Op::GiveUp(page) => {
+                let gpa = Gpa(page * FRAME_SIZE + 8);
+                let gives_up = matches!(op, Op::GiveUp(_));
+                let wiped = self.world.wiped.len();
+                let done = self.world.work(|split, views, pages| match gives_up {
+                    true => split.give_up(gpa, views, pages),
+                    false => split.reveal(gpa, views, pages),
+                });
+                let was_private = self.model.private.contains(page);
+                // What ends needs no table.
+                assert_eq!(done, Ok(was_private));
+                self.model.private.remove(page);
+                let wiped = &self.world.wiped[wiped..];
+                let expected: &[_] = if gives_up && was_private {
+                    &[*page]
+                } else {
+                    &[]
+                };
+                assert_eq!(wiped, expected);
+            }
             Op::Forget => self.forget(),
             Op::Tables(budget) => self.world.machine.memory.budget = *budget,
             Op::Exchange(process, one, other) => {
@@ -132,6 +185,52 @@ impl Pair<'_> {
                 self.world.guest.write(top, slots[1], one);
                 self.is_sane = false;
             }
+        }
+    }
+
+    fn conceal(&mut self, page: u64) {
+        let gpa = Gpa(page * FRAME_SIZE + 8);
+        let is_ordinary = self.model.guarded.is_some_and(|guarded| guarded != page)
+            && !self.model.code.contains(&page)
+            && !self.model.tables.contains(&page);
+        let was_private = self.model.private.contains(&page);
+        let has_room = self.model.private.len() < MOST_PRIVATE as usize;
+        let done = self
+            .world
+            .work(|split, views, pages| split.conceal(gpa, views, pages));
+        match done {
+            Ok(()) => {
+                assert!(was_private || is_ordinary && has_room);
+                self.model.private.insert(page);
+            }
+            Err(Refusal::NotOrdinary) => assert!(!was_private && !is_ordinary),
+            Err(Refusal::TooMany) => assert!(!was_private && !has_room),
+            Err(Refusal::Views(error)) => self.check_ran_out(error),
+            Err(Refusal::NoneAllowed) => panic!("{MOST_PRIVATE} are"),
+        }
+    }
+
+    fn execute(&mut self, page: u64) {
+        let gpa = Gpa(page * FRAME_SIZE + 8);
+        let found = self
+            .world
+            .work(|split, views, pages| split.find_code(gpa, views, pages));
+        match found {
+            Ok(Fetch::Allowed) => {
+                assert!(!self.tells);
+                if self.world.machine.memory.budget < 12 {
+                    // It may have come at the cost of all others.
+                    let has = |page: &u64| {
+                        let shown = self.world.shows(Side::Kernel, *page);
+                        shown.is_some_and(|(_, perms)| perms.contains(EptPerms::EXECUTE))
+                    };
+                    self.model.code.retain(has);
+                }
+                self.model.code.insert(page);
+            }
+            Ok(Fetch::Elsewhere) => assert!(self.tells),
+            Ok(Fetch::Refused) => assert!(self.model.private.contains(&page)),
+            Err(error) => self.give_up(error),
         }
     }
 
@@ -202,7 +301,10 @@ impl Pair<'_> {
 
     fn forget(&mut self) {
         self.world.machine.memory.budget = 100_000;
+        self.world.wiped.clear();
         self.world.forget();
+        let private = core::mem::take(&mut self.model.private);
+        assert!(self.world.wiped.iter().eq(&private));
         self.model = Model::default();
     }
 
@@ -275,29 +377,43 @@ impl Pair<'_> {
 
     /// Each guest physical page in each view.
     fn compare_pages(&self) {
-        let kernel = EptPerms::ALL - EptPerms::USER_EXECUTE;
-        let user = EptPerms::ALL - EptPerms::EXECUTE;
+        let code = EptPerms::EXECUTE | EptPerms::USER_EXECUTE;
+        let (kernel, user) = match self.tells {
+            true => (
+                EptPerms::ALL - EptPerms::USER_EXECUTE,
+                EptPerms::ALL - EptPerms::EXECUTE,
+            ),
+            false => (EptPerms::ALL - code, EptPerms::ALL),
+        };
         for page in 0..RAM {
+            let is_code = self.model.code.contains(&page);
             let is_guarded = self.model.guarded == Some(page);
             let is_barrier = self.model.tables.contains(&page);
             let gpa = Gpa(page * FRAME_SIZE + 8);
             let place = |side| self.world.split.place(side, gpa);
             assert_eq!(place(Side::User) == Place::Barrier, is_barrier);
             assert_eq!(place(Side::Kernel) == Place::Guarded, is_guarded);
+            let is_only_code = is_code && !is_guarded;
+            assert_eq!(place(Side::Kernel) == Place::Code, is_only_code);
             assert_eq!(place(Side::Base), Place::Elsewhere);
             assert_eq!(
                 self.world.shows(Side::Base, page),
                 Some((page, EptPerms::ALL))
             );
-            let unseen = if is_guarded {
-                EptPerms::WRITE
-            } else {
-                EptPerms::empty()
+            let is_private = self.model.private.contains(&page);
+            assert_eq!(place(Side::Kernel) == Place::Private, is_private);
+            let shown = self.world.shows(Side::Kernel, page);
+            assert_eq!(shown.is_none(), is_private);
+            let (frame, perms) = shown.unwrap_or((page, kernel));
+            let executable = if is_code { code } else { EptPerms::empty() };
+            let unseen = match is_guarded || is_code {
+                true => EptPerms::WRITE,
+                false => EptPerms::empty(),
             };
-            assert_eq!(
-                self.world.shows(Side::Kernel, page),
-                Some((page, kernel - unseen))
-            );
+            // What is guarded is found to be code again, should it be executed.
+            let expected = [kernel, kernel | executable].map(|perms| perms - unseen);
+            assert!(frame == page && expected.contains(&perms), "{perms:?}");
+            assert!(is_guarded || perms == expected[1], "{perms:?}");
             match self.world.shows(Side::User, page) {
                 Some((frame, perms)) if is_barrier => {
                     assert!(self.model.replaced.contains(&page));
@@ -325,11 +441,12 @@ impl Pair<'_> {
     }
 }
 
-fn run(seed: u64, ops: &[Op]) {
+fn run(tells: bool, seed: u64, ops: &[Op]) {
     let mut entries: Vec<Entry> = Vec::new();
     let mut pair = Pair {
-        world: World::new(&mut entries, VCPUS, seed),
+        world: World::on(tells, &mut entries, VCPUS, seed),
         model: Model::default(),
+        tells,
         is_sane: true,
     };
     for op in ops {
@@ -363,17 +480,19 @@ proptest! {
 
     #[test]
     fn user_code_reaches_exactly_what_is_named_after_any_operations(
+        tells in any::<bool>(),
         seed in any::<u64>(),
         ops in prop::collection::vec(op(), 1..32),
     ) {
-        run(seed, &ops);
+        run(tells, seed, &ops);
     }
 
     #[test]
     fn whatever_tables_a_kernel_exchanges_user_code_reaches_nothing_that_is_not_named(
+        tells in any::<bool>(),
         seed in any::<u64>(),
         ops in prop::collection::vec(wild_op(), 1..32),
     ) {
-        run(seed, &ops);
+        run(tells, seed, &ops);
     }
 }

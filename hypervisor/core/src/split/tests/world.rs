@@ -24,6 +24,8 @@ pub(super) const SLOTS: [u64; 5] = [256, 257, 300, 510, 511];
 pub(super) const PROCESSES: usize = 3;
 /// Entries of the tables below that the kernel uses.
 const USED: [u64; 3] = [0, 7, 511];
+/// The most private pages.
+pub(super) const MOST_PRIVATE: u32 = 3;
 /// Width of a physical address.
 pub(super) const WIDTH: u32 = 46;
 
@@ -157,6 +159,7 @@ pub(super) struct Frames<'a, 'b> {
     pages: &'a mut [Table],
     first: u64,
     is_stale: &'a mut bool,
+    wiped: &'a mut Vec<u64>,
 }
 
 impl Invalidate for Frames<'_, '_> {
@@ -195,6 +198,10 @@ impl Pages for Frames<'_, '_> {
         }
     }
 
+    fn wipe(&mut self, frame: Frame) {
+        self.wiped.push(frame.0 + RAM - self.first);
+    }
+
     fn write(&mut self, page: usize, index: usize, entry: u64) {
         self.pages[page][index] = entry;
         *self.is_stale = true;
@@ -210,24 +217,35 @@ pub(super) struct World<'a> {
     pages: Vec<Table>,
     /// An entry was written after the last flush.
     is_stale: bool,
+    /// Pages of the guest's that were wiped.
+    pub(super) wiped: Vec<u64>,
 }
 
 impl<'a> World<'a> {
     pub(super) fn new(entries: &'a mut Vec<Entry>, vcpus: u32, seed: u64) -> Self {
+        Self::on(true, entries, vcpus, seed)
+    }
+
+    /// On a processor that tells user code from the kernel's, or one that does not.
+    pub(super) fn on(tells: bool, entries: &'a mut Vec<Entry>, vcpus: u32, seed: u64) -> Self {
         let pages = Split::pages(vcpus).0;
         let caps = EptCaps::negotiate(EptFeatures::all().bits()).unwrap();
-        let caps = caps.with_mode_based_execute().without_accessed_dirty();
+        let mut caps = caps.without_accessed_dirty();
+        if tells {
+            caps = caps.with_mode_based_execute();
+        }
         let mut machine = Machine::new(entries, RAM + pages, PageSize::Size4K, caps);
         machine.map(0, 0, RAM, EptPerms::ALL);
         let places = Places::for_width(WIDTH);
         let Machine { views, memory, .. } = &mut machine;
-        let split = Split::new(views, memory, places, vcpus).unwrap();
+        let split = Split::new(views, memory, places, vcpus, MOST_PRIVATE).unwrap();
         Self {
             machine,
             guest: Guest::new(&mut Random(seed | 1)),
             split,
             pages: vec![[0; ENTRIES]; pages as usize],
             is_stale: false,
+            wiped: Vec::new(),
         }
     }
 
@@ -249,6 +267,7 @@ impl<'a> World<'a> {
             pages: &mut self.pages,
             first: frames.first.0 + RAM,
             is_stale: &mut self.is_stale,
+            wiped: &mut self.wiped,
         };
         let done = work(&mut self.split, views, &mut own);
         assert!(!self.is_stale, "a stand-in changed after the last flush");

@@ -12,25 +12,26 @@
 //!                 base ------------+
 //! ```
 //!
-//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel. Every way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
+//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel, `private` what user code keeps from it. Every way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
 //! that whatever else there is (devices, sealed pages) has one place.
 
 mod kernel;
+pub(super) mod private;
 mod segments;
+mod succession;
 
 use alloc::vec::Vec;
 
-use kernel::{Page, kernel_fault, name, place_of, read_half, read_word};
+use kernel::{Page, kernel_fault, name, read_half, read_word};
 use segments::{Extent, Segments};
 
 use super::counters::SplitCounts;
 use super::effects::Cpu;
 use super::step::Step;
-use super::{Vcpu, event};
+use super::{Vcpu, event, linear};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::fault::{GuestFault, StopReason};
-use crate::msr;
-use crate::split::{KernelEntry, KernelHalf, Name, Named, Opening, Place, Side, Way};
+use crate::split::{Fetch, KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vmx::controls::{Primary, Secondary};
 use crate::vmx::exit::{EptViolation, Interruption};
 use crate::vmx::field::{self, Natural};
@@ -50,8 +51,10 @@ const UPPER_HALF: u64 = 1 << 63;
 /// The instruction that a vCPU carries out before it exits again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stepping {
-    /// One that writes to what `kernel` guards, in `base`.
-    Guarded,
+    /// One that writes to what `kernel` guards, a page of it here, in `base`.
+    Guarded(Gpa),
+    /// One that writes to a page of the kernel's code, in `base`: it may lie in that page itself, which can be executed or written to in `kernel`.
+    Code(Gpa),
     /// One that loads or stores a descriptor table's register.
     DescriptorTable,
 }
@@ -84,10 +87,10 @@ pub struct Divided {
     /// What was named, and what for.
     named: Option<Reasons>,
     names: Vec<Name>,
-    /// The guest's tables on the way there.
+    /// How many of them are not the local descriptor table's alone.
+    lasting: usize,
+    /// The guest's tables on the way to those.
     tables: Vec<Gpa>,
-    /// How many of the names, and of the tables, are not the local descriptor table's alone.
-    lasting: (usize, usize),
 }
 
 impl Divided {
@@ -104,8 +107,8 @@ impl Divided {
             looked: false,
             named: None,
             names: Vec::with_capacity(MOST_NAMES),
+            lasting: 0,
             tables: Vec::new(),
-            lasting: (0, 0),
         }
     }
 }
@@ -117,69 +120,6 @@ impl Default for Divided {
 }
 
 impl Vcpu {
-    /// A RDMSR that only a VM with the split exits for: where the kernel wants to be entered.
-    #[cold]
-    pub(super) fn read_entry_point(
-        &self,
-        number: u32,
-        refused: GuestFault,
-    ) -> Result<u64, GuestFault> {
-        match (&self.divided, number) {
-            (Some(divided), msr::LSTAR) => Ok(divided.syscall),
-            (Some(divided), msr::SYSENTER_EIP) => Ok(divided.sysenter),
-            _ => Err(refused),
-        }
-    }
-
-    /// A WRMSR that only a VM with the split exits for: the kernel says where it is entered. Once system calls enter it, there is a kernel to keep from
-    /// user code.
-    #[cold]
-    pub(super) fn write_entry_point<C: Cpu>(
-        &mut self,
-        cpu: &mut C,
-        number: u32,
-        value: u64,
-        refused: GuestFault,
-    ) -> Result<Step, GuestFault> {
-        let Some(divided) = &mut self.divided else {
-            return Err(refused);
-        };
-        match number {
-            msr::LSTAR | msr::SYSENTER_EIP if !is_canonical(value) => return Err(GuestFault::GP0),
-            msr::LSTAR => divided.syscall = value,
-            msr::SYSENTER_EIP => divided.sysenter = value,
-            _ => return Err(refused),
-        }
-        divided.looked = false;
-        divided.named = None;
-        if number == msr::LSTAR {
-            let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
-            divided.entered_at = place_of(cpu, Gva(value));
-            let kernel = KernelEntry {
-                gva: Gva(value),
-                gpa: divided.entered_at,
-            };
-            divided.reference = cpu.begin_split(kernel, table).map_err(GuestFault::Stop)?;
-            if !divided.steps() && cpu.side() == Side::Base {
-                enter(cpu, &mut self.counters.split, Side::Kernel);
-            }
-        }
-        let way = cpu.way();
-        divided.set_entry_points(cpu, way);
-        Ok(Step::NEXT)
-    }
-
-    /// INIT: no kernel runs on the vCPU.
-    pub(super) fn leave_split<C: Cpu>(&mut self, cpu: &mut C) {
-        if let Some(divided) = &mut self.divided {
-            divided.stepping = None;
-            divided.named = None;
-            divided.watch(cpu, false);
-            enter(cpu, &mut self.counters.split, Side::Base);
-            self.want(cpu, Primary::MONITOR_TRAP, false);
-        }
-    }
-
     /// What a violation means to the split; `None` where it has nothing to do with it.
     #[cold]
     pub(super) fn split_violation<C: Cpu>(
@@ -202,34 +142,54 @@ impl Vcpu {
                 } else if is_user_code && !delivers {
                     divided.enter_user(cpu).map_err(GuestFault::Stop)?;
                     self.counters.split.to_user += 1;
-                } else if let Some(gva) = violation.gva.filter(|_| violation.kernel_executes) {
-                    // As supervisor-mode execution prevention does (Intel SDM vol. 3A, "Determination of Access Rights").
-                    let code = PageFaultCode::PROTECTION | PageFaultCode::FETCH;
-                    event::undo_unblocking(cpu, violation.unblocked_nmi);
-                    event::inject_page_fault(cpu, gva.0, code.bits());
-                    return Ok(Some(Step::SAME));
+                } else if let Some(gva) = violation.gva {
+                    match kernel_fetch(cpu, violation, gva).map_err(GuestFault::Stop)? {
+                        Fetch::Allowed => self.counters.split.code += 1,
+                        Fetch::Elsewhere => return Ok(None),
+                        Fetch::Refused => {
+                            // As supervisor-mode execution prevention does (Intel SDM vol. 3A, "Determination of Access Rights").
+                            let code = PageFaultCode::PROTECTION | PageFaultCode::FETCH;
+                            event::undo_unblocking(cpu, violation.unblocked_nmi);
+                            event::inject_page_fault(cpu, gva.0, code.bits());
+                            return Ok(Some(Step::SAME));
+                        }
+                    }
                 } else {
                     return Ok(None);
                 }
             }
-            Side::Kernel => {
-                if !violation.write || cpu.place(violation.gpa) != Place::Guarded {
-                    return Ok(None);
+            Side::Kernel => match cpu.place(violation.gpa) {
+                place @ (Place::Guarded | Place::Code) if violation.write => {
+                    self.counters.split.steps += 1;
+                    divided.stepping = Some(match place {
+                        Place::Code => Stepping::Code(violation.gpa),
+                        _ => Stepping::Guarded(violation.gpa),
+                    });
+                    enter(cpu, &mut self.counters.split, Side::Base);
+                    event::undo_unblocking(cpu, violation.unblocked_nmi);
+                    event::reinject_interrupted(cpu);
+                    self.want(cpu, Primary::MONITOR_TRAP, true);
+                    return Ok(Some(Step::SAME));
                 }
-                self.counters.split.steps += 1;
-                divided.stepping = Some(Stepping::Guarded);
-                enter(cpu, &mut self.counters.split, Side::Base);
-                event::undo_unblocking(cpu, violation.unblocked_nmi);
-                event::reinject_interrupted(cpu);
-                self.want(cpu, Primary::MONITOR_TRAP, true);
-                return Ok(Some(Step::SAME));
-            }
+                Place::Private => {
+                    let gva = violation.gva.unwrap_or(Gva(0));
+                    if private::is_refused(violation, delivers) {
+                        private::refuse(cpu, violation, gva);
+                        return Ok(Some(Step::SAME));
+                    }
+                    cpu.give_up(violation.gpa).map_err(GuestFault::Stop)?;
+                }
+                Place::Open => {}
+                _ => return Ok(None),
+            },
             Side::User if delivers || !is_user_code => {
                 enter(cpu, &mut self.counters.split, Side::Kernel)
             }
             Side::User => {
-                if cpu.place(violation.gpa) != Place::Barrier {
-                    return Ok(None);
+                match cpu.place(violation.gpa) {
+                    Place::Barrier => {}
+                    Place::Open => return Ok(Some(Step::SAME)),
+                    _ => return Ok(None),
                 }
                 let Some(gva) = violation.gva.filter(|gva| gva.0 & UPPER_HALF != 0) else {
                     let gpa = violation.gpa;
@@ -263,7 +223,7 @@ impl Vcpu {
             return Ok(Step::SAME);
         };
         let stepped = divided.stepping.take();
-        if cpu.side() == Side::Base && stepped.is_some() {
+        if let Some(Stepping::Guarded(page)) = stepped {
             if divided.is_gone(cpu) {
                 divided.hand_over(cpu);
                 enter(cpu, &mut self.counters.split, Side::Kernel);
@@ -271,10 +231,15 @@ impl Vcpu {
             }
             let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
             cpu.cover(&half).map_err(GuestFault::Stop)?;
-            if cpu.way().is_some() {
+            if cpu.makes_way(page) {
                 divided.open(cpu, &half).map_err(GuestFault::Stop)?;
             }
             enter(cpu, &mut self.counters.split, Side::Kernel);
+        }
+        if let Some(Stepping::Code(page)) = stepped {
+            cpu.lose_code(page).map_err(GuestFault::Stop)?;
+            enter(cpu, &mut self.counters.split, Side::Kernel);
+            return Ok(Step::SAME);
         }
         // What else the instruction was for comes with it: `name` sees what is there now.
         if stepped.is_some() && divided.named.is_some() {
@@ -353,6 +318,25 @@ impl Vcpu {
     }
 }
 
+/// What a fetch of the kernel's is that `kernel` does not allow.
+fn kernel_fetch<C: Cpu>(
+    cpu: &mut C,
+    violation: &EptViolation,
+    gva: Gva,
+) -> Result<Fetch, StopReason> {
+    if !cpu.finds_code() {
+        let is_users = violation.kernel_executes || cpu.is_private(violation.gpa);
+        return Ok(match is_users {
+            true => Fetch::Refused,
+            false => Fetch::Elsewhere,
+        });
+    }
+    match linear::is_user_modes(cpu, gva) {
+        true => Ok(Fetch::Refused),
+        false => cpu.find_code(violation.gpa),
+    }
+}
+
 /// Has the vCPU be in the view of `side`.
 fn enter<C: Cpu>(cpu: &mut C, counts: &mut SplitCounts, side: Side) {
     match side {
@@ -376,21 +360,6 @@ impl Divided {
         }
         self.name(cpu);
         cpu.enter_user(table, &half, &self.named())
-    }
-
-    /// Whether the address space that the vCPU is in has another kernel than the one that said where SYSCALL enters it, or none yet: then that one's tables and
-    /// code are memory like any other, and are written to as such.
-    fn is_gone<C: Cpu>(&self, cpu: &mut C) -> bool {
-        self.entered_at.is_some() && place_of(cpu, Gva(self.syscall)) != self.entered_at
-    }
-
-    /// The kernel has given way to another, which will say where it is entered. Until then nothing is guarded or shown otherwise than it is; user code, should there be
-    /// any, still has no kernel half.
-    fn hand_over<C: Cpu>(&mut self, cpu: &mut C) {
-        cpu.forget_split();
-        self.named = None;
-        self.looked = false;
-        self.set_entry_points(cpu, None);
     }
 
     /// Brings up to date what is named, and where the kernel is entered. A local descriptor table is listed apart: there are guests in which it changes
@@ -422,11 +391,14 @@ impl Divided {
             self.names.clear();
             self.tables.clear();
             self.list_names(cpu, &segments, way);
-            self.lasting = (self.names.len(), self.tables.len());
+            self.lasting = self.names.len();
         }
-        self.names.truncate(self.lasting.0);
-        self.tables.truncate(self.lasting.1);
+        self.names.truncate(self.lasting);
+        let lasting = self.tables.len();
         self.list(cpu, segments.local);
+        // The kernel frees a local descriptor table after it loaded another one, which exits. Tables on the way to it are those of memory that is
+        // allocated and freed all the time, and every write would be a step.
+        self.tables.truncate(lasting);
     }
 
     fn named(&self) -> Named<'_> {
@@ -471,7 +443,10 @@ impl Divided {
 
     /// Whether it carries out an instruction in `base`.
     fn steps(&self) -> bool {
-        self.stepping == Some(Stepping::Guarded)
+        matches!(
+            self.stepping,
+            Some(Stepping::Guarded(_) | Stepping::Code(_))
+        )
     }
 
     /// Lists what the processor needs whatever user code runs.
@@ -552,8 +527,4 @@ impl Divided {
         };
         cpu.open(&opening)
     }
-}
-
-const fn is_canonical(address: u64) -> bool {
-    ((address << 16) as i64 >> 16) as u64 == address
 }

@@ -8,9 +8,10 @@ use crate::bus::{Signal, Signals};
 use crate::cpuid::{CpuidConfig, CpuidResult, CpuidTable, VmxInstructions};
 use crate::device::board::{Devices, Setup, Start};
 use crate::fault::StopReason;
+use crate::hypercall::HypercallError;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
-use crate::split::{KernelEntry, KernelHalf, Name, Named, Opening, Place, Side, Way};
+use crate::split::{Fetch, KernelEntry, KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vcpu::mail::Mailbox;
 use crate::vcpu::split::Divided;
 use crate::vcpu::{
@@ -52,8 +53,8 @@ pub const RAX: GprIndex = GprIndex::RAX;
 pub const RBX: GprIndex = GprIndex::RBX;
 pub const RCX: GprIndex = GprIndex::RCX;
 pub const RDX: GprIndex = GprIndex::RDX;
-pub const RSI: GprIndex = GprIndex::new(6);
-pub const RDI: GprIndex = GprIndex::new(7);
+pub const RSI: GprIndex = GprIndex::RSI;
+pub const RDI: GprIndex = GprIndex::RDI;
 
 pub const RFLAGS_TF: u64 = 1 << 8;
 pub const RFLAGS_IF: u64 = 1 << 9;
@@ -106,6 +107,8 @@ pub struct FakeCpu {
     pub lstar: Option<u64>,
     /// The VM has the split.
     pub splits: bool,
+    /// Pages of the kernel's code that were found, where they have to be.
+    pub code: Option<Vec<Gpa>>,
     /// The views of the split cannot be changed any more.
     pub split_is_lost: bool,
 }
@@ -181,6 +184,54 @@ impl Sides for FakeCpu {
         self.admit(half, &nothing)
     }
 
+    fn conceal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError> {
+        if self.places.len() + pages.len() > 8 {
+            return Err(HypercallError::TooMany);
+        }
+        let pages = pages.iter().map(|page| (page.0 >> 12, Place::Private));
+        self.places.extend(pages);
+        Ok(())
+    }
+
+    fn reveal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError> {
+        if !pages.iter().all(|page| self.is_private(*page)) {
+            return Err(HypercallError::BadArgument);
+        }
+        for page in pages {
+            self.places.remove(&(page.0 >> 12));
+        }
+        Ok(())
+    }
+
+    fn give_up(&mut self, gpa: Gpa) -> Result<(), StopReason> {
+        assert_eq!(self.place(gpa), Place::Private);
+        self.places.remove(&(gpa.0 >> 12));
+        self.ram[gpa.0 as usize & !0xfff..][..0x1000].fill(0);
+        Ok(())
+    }
+
+    fn is_private(&mut self, gpa: Gpa) -> bool {
+        self.place(gpa) == Place::Private
+    }
+
+    fn finds_code(&self) -> bool {
+        self.code.is_some()
+    }
+
+    fn find_code(&mut self, gpa: Gpa) -> Result<Fetch, StopReason> {
+        let Some(code) = &mut self.code else {
+            return Ok(Fetch::Elsewhere);
+        };
+        code.push(gpa);
+        self.places.insert(gpa.0 >> 12, Place::Code);
+        Ok(Fetch::Allowed)
+    }
+
+    fn lose_code(&mut self, gpa: Gpa) -> Result<(), StopReason> {
+        self.places.remove(&(gpa.0 >> 12));
+        Ok(())
+    }
+
     fn changes(&mut self) -> u64 {
         0
     }
@@ -206,6 +257,10 @@ impl Sides for FakeCpu {
 
     fn open(&mut self, _opening: &Opening<'_>) -> Result<(), StopReason> {
         unreachable!("this processor switches no views by itself")
+    }
+
+    fn makes_way(&mut self, _gpa: Gpa) -> bool {
+        false
     }
 
     fn way(&mut self) -> Option<Way> {
@@ -305,7 +360,14 @@ impl Machine {
     }
 
     fn build(apicv: bool, divided: Option<Divided>) -> Self {
-        let controls = Negotiated::from_msrs(&capabilities(), Wishes { apicv }).unwrap();
+        let controls = Negotiated::from_msrs(
+            &capabilities(),
+            Wishes {
+                apicv,
+                ..Wishes::ALL
+            },
+        )
+        .unwrap();
         let config = CpuidConfig {
             apic_id: 0,
             vcpus: 1,
@@ -338,6 +400,7 @@ impl Machine {
                 admitted: Vec::new(),
                 lstar: None,
                 splits,
+                code: None,
                 split_is_lost: false,
             },
             gprs: Gprs::default(),

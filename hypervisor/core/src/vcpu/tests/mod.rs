@@ -15,5 +15,7 @@ mod modes;
 mod plain;
 mod ports;
 mod split;
+mod split_code;
+mod split_private;
 mod startup;
 mod strings;

@@ -12,9 +12,9 @@ use crate::vmx::field;
 const LSTAR: u32 = 0xc000_0082;
 const ENTRY: u64 = 0xffff_ffff_8100_0000;
 const GENERAL_PROTECTION: Interruption = Interruption::exception(13, true);
-const PAGE_FAULT: Interruption = Interruption::exception(14, true);
+pub(super) const PAGE_FAULT: Interruption = Interruption::exception(14, true);
 const MONITOR_TRAP: u32 = 1 << 27;
-const MONITOR_TRAP_EXIT: u32 = 37;
+pub(super) const MONITOR_TRAP_EXIT: u32 = 37;
 
 /// The guest's top-level table and where its kernel half begins.
 const TOP: usize = 0x1000;
@@ -26,18 +26,18 @@ const LOW: u64 = 0xc000;
 /// Where the kernel half begins; its first pages are there.
 const KERNEL: u64 = 0xffff_8000_0000_0000;
 /// A page that the kernel may write to, one that it may only read, and none.
-const WRITABLE: u64 = KERNEL;
-const READABLE: u64 = KERNEL + 0x1000;
+pub(super) const WRITABLE: u64 = KERNEL;
+pub(super) const READABLE: u64 = KERNEL + 0x1000;
 const ABSENT: u64 = KERNEL + 0x3000;
 /// Frames of the first two.
-const FRAMES: [u64; 2] = [0xd000, 0xe000];
+pub(super) const FRAMES: [u64; 2] = [0xd000, 0xe000];
 
 /// Exit qualifications, as the manual has them: a translated access with its kind.
-const READ: u64 = 0x181;
-const WRITE: u64 = 0x182;
-const FETCH: u64 = 0x184;
+pub(super) const READ: u64 = 0x181;
+pub(super) const WRITE: u64 = 0x182;
+pub(super) const FETCH: u64 = 0x184;
 /// The same of the walk to it.
-const WALK: u64 = 0x081;
+pub(super) const WALK: u64 = 0x081;
 /// The page may be executed in supervisor mode.
 const KERNEL_EXECUTES: u64 = 1 << 5;
 
@@ -70,7 +70,7 @@ fn booting() -> Machine {
 }
 
 /// One whose kernel runs in `kernel`.
-fn divided() -> Machine {
+pub(super) fn divided() -> Machine {
     let mut machine = booting();
     assert_eq!(machine.wrmsr(LSTAR, ENTRY), Action::Resume);
     assert_eq!(machine.cpu.side, Some(Side::Kernel));
@@ -79,7 +79,7 @@ fn divided() -> Machine {
 }
 
 /// One whose user code runs in `user`, without the kernel half.
-fn in_user() -> Machine {
+pub(super) fn in_user() -> Machine {
     let mut machine = divided();
     run_user_code(&mut machine);
     assert_eq!(violate(&mut machine, FETCH, CODE, CODE), Action::Resume);
@@ -88,17 +88,17 @@ fn in_user() -> Machine {
     machine
 }
 
-fn run_user_code(machine: &mut Machine) {
+pub(super) fn run_user_code(machine: &mut Machine) {
     machine.cpu.set(field::GUEST_CS_ACCESS, 0xa0fb);
     machine.cpu.set(field::GUEST_SS_ACCESS, 0xc0f3);
 }
 
-fn run_kernel_code(machine: &mut Machine) {
+pub(super) fn run_kernel_code(machine: &mut Machine) {
     machine.cpu.set(field::GUEST_CS_ACCESS, 0xa09b);
     machine.cpu.set(field::GUEST_SS_ACCESS, 0xc093);
 }
 
-fn violate(machine: &mut Machine, qualification: u64, gva: u64, gpa: u64) -> Action {
+pub(super) fn violate(machine: &mut Machine, qualification: u64, gva: u64, gpa: u64) -> Action {
     machine.cpu.set(field::GUEST_PHYSICAL_ADDRESS, gpa);
     machine.cpu.set_natural(field::GUEST_LINEAR_ADDRESS, gva);
     machine.exit_with(reason::EPT_VIOLATION, qualification)

@@ -132,6 +132,14 @@ pub(crate) fn jump(code: &[u8]) -> End {
     resume(How::Jump)
 }
 
+/// Has the kernel go on at `code`, where an exception is what ends it.
+pub(crate) fn jump_to(code: &'static u8) -> End {
+    split_context
+        .rip
+        .store(core::ptr::from_ref(code) as u64, Relaxed);
+    resume(How::Jump)
+}
+
 /// Has user mode go on `length` bytes further.
 pub(crate) fn skip(length: u64) {
     split_context.rip.fetch_add(length, Relaxed);

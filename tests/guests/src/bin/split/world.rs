@@ -231,6 +231,11 @@ pub(crate) fn user_code() -> &'static Page {
     &USER_PAGES[0]
 }
 
+/// The physical address of user data.
+pub(crate) fn user_data_address() -> u64 {
+    USER_PAGES[1].address()
+}
+
 /// Word `index` of user data.
 pub(crate) fn user_word(index: usize) -> u64 {
     USER_PAGES[1].get(index)
