@@ -12,7 +12,8 @@
 //!                 base ------------+
 //! ```
 //!
-//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel, `private` what user code keeps from it. Every way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
+//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel, `succession` how one kernel follows another, `private` what user code keeps
+//! from it. Every other way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
 //! that whatever else there is (devices, sealed pages) has one place.
 
 mod kernel;
