@@ -18,7 +18,6 @@ use crate::scenarios::linux::PROMPT;
 const LIMIT: u64 = 900;
 /// Samples of each guest, of which each of its kernels has some.
 const SAMPLES: u32 = 1000;
-const OF_EACH: usize = 10;
 const PROGRAM: &str = "kexec";
 
 /// Where the next kernel comes to be, whether at an address that was linked into it, and where in memory it is put: that address' own frames, or others.
@@ -81,14 +80,14 @@ fn kexec(context: &Context<'_>, guest: Guest, address: u64) -> Outcome {
     ]);
     let mut machine = guest.boot(context, &[overlay(&files)?])?;
     let before = stress::perform(&mut machine, guest, Length::Rounds(1))?;
-    samples::ensure_since(&mut machine, guest, 0, OF_EACH)?;
+    samples::ensure_since(&mut machine, guest, 0)?;
 
     machine.send(&format!("kexec {address} kernel initrd"))?;
     machine.expect("Linux version")?;
     let taken = samples::count(&mut machine);
     machine.expect(PROMPT)?;
     let after = stress::perform(&mut machine, guest, Length::Rounds(1))?;
-    samples::ensure_since(&mut machine, guest, taken, OF_EACH)?;
+    samples::ensure_since(&mut machine, guest, taken)?;
     let differences = before.differences(&after);
     ensure(differences.is_empty(), || differences.join("\n"))?;
     guest::finish_content(&mut machine)
@@ -121,5 +120,5 @@ fn resets(context: &Context<'_>, guest: Guest) -> Outcome {
 fn work(machine: &mut Machine<'_>, guest: Guest, taken: usize) -> Outcome {
     machine.send("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo com''puted")?;
     machine.expect("computed\n")?;
-    samples::ensure_since(machine, guest, taken, OF_EACH)
+    samples::ensure_since(machine, guest, taken)
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use xtask::provision::initramfs::{File, overlay};
 
 use super::guest::{self, DEBIAN_6_1, DEBIAN_6_12, Guest};
+use super::samples;
 use crate::context::Context;
 use crate::machine::Machine;
 use crate::outcome::{Outcome, ensure};
@@ -116,6 +117,7 @@ pub fn perform(machine: &mut Machine<'_>, guest: Guest, length: Length) -> Outco
 pub fn run(context: &Context<'_>, guest: Guest, length: Length) -> Outcome<Report> {
     let mut machine = guest.boot(context, &[overlay(&files(context)?)?])?;
     let report = perform(&mut machine, guest, length)?;
+    samples::ensure_since(&mut machine, guest, 0)?;
     guest::finish_content(&mut machine)?;
     Ok(report)
 }
