@@ -9,7 +9,7 @@ use super::host::Host;
 use super::machine;
 use super::memory::VmMemory;
 use super::shared;
-use crate::arch::cpu::wrmsr;
+use crate::arch::cpu::{rdtsc, wrmsr};
 use crate::events;
 use crate::memory::pool::Pool;
 use crate::memory::{self, Memory, window};
@@ -26,7 +26,8 @@ use bulkhead_core::manifest::{Plan, VmPlan};
 use bulkhead_core::msr::LSTAR;
 use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
-    Fetch, KernelHalf, Named, Opening, Pages, Place, Places, Refusal, Side, Split, SplitError, Way,
+    Fetch, KernelEntry, KernelHalf, Named, Opening, Pages, Place, Places, Refusal, Side, Split,
+    SplitError, Way,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
@@ -327,6 +328,8 @@ impl VmMemory {
 
 /// A vCPU exited: a sample where it is time for one and user code ran. Whether there will be others.
 pub fn vm_exited(host: &Host) -> bool {
+    /// Ticks between two samples, so that the few there are show a guest at many moments.
+    const BETWEEN: u64 = 1 << 24;
     let left = host.vm.split_samples.load(Ordering::Relaxed);
     let is_user_code = (host.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
     // One that was just taken out of `user` runs none before it is admitted anew.
@@ -334,6 +337,13 @@ pub fn vm_exited(host: &Host) -> bool {
     if left == 0 || !is_user_code || !is_there {
         return left > 0;
     }
+    let now = rdtsc();
+    if now < host.vm.split_sample_due.load(Ordering::Relaxed) {
+        return true;
+    }
+    host.vm
+        .split_sample_due
+        .store(now + BETWEEN, Ordering::Relaxed);
     host.vm.split_samples.store(left - 1, Ordering::Relaxed);
     let root = Gpa(host.read(field::GUEST_CR3).0 & !(FRAME_SIZE - 1) & !(1 << 63));
     let in_user = host.side() == Side::User;
@@ -421,11 +431,15 @@ impl Sides for Host {
         place.unwrap_or(Place::Elsewhere)
     }
 
-    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<Gpa, StopReason> {
+    fn begin_split(&mut self, kernel: KernelEntry, table: Gpa) -> Result<Gpa, StopReason> {
         let mut own = self.vm.memory.lock();
         let begun =
-            own.with_split(|split, views, frames| split.begin(syscall, table, views, frames));
+            own.with_split(|split, views, frames| split.begin(kernel, table, views, frames));
         self.judge(begun.unwrap_or(Ok(table)))
+    }
+
+    fn forget_split(&mut self) {
+        self.vm.memory.lock().forget_split();
     }
 
     fn admit(&mut self, half: &KernelHalf, named: &Named<'_>) -> Result<(), StopReason> {

@@ -34,8 +34,9 @@ static void clocks(void)
     note(cpu < 64);
     struct timeval time_of_day;
     note(gettimeofday(&time_of_day, NULL));
+    // The kernel's seconds begin with a tick, and are behind for a part of it.
     time_t seconds = time(NULL);
-    REQUIRE(seconds >= time_of_day.tv_sec && seconds <= time_of_day.tv_sec + 5, "%ld, %ld", seconds, time_of_day.tv_sec);
+    REQUIRE(seconds >= time_of_day.tv_sec - 1 && seconds <= time_of_day.tv_sec + 5, "%ld, %ld", seconds, time_of_day.tv_sec);
 }
 
 static bool has_vsyscall(void)
@@ -65,7 +66,7 @@ static void vsyscalls(void)
         note(time_of_day(&then, NULL));
         REQUIRE(timercmp(&now, &then, <=), "%ld.%06ld after %ld.%06ld", then.tv_sec, then.tv_usec, now.tv_sec, now.tv_usec);
         long told = 0;
-        REQUIRE(seconds(&told) == told && told >= now.tv_sec, "%ld", told);
+        REQUIRE(seconds(&told) == told && told >= now.tv_sec - 1, "%ld after %ld", told, now.tv_sec);
         unsigned cpu = 1000, node;
         note(cpu_of(&cpu, &node, NULL));
         note(cpu < 64);

@@ -1,4 +1,4 @@
-//! The upper half of a guest's top-level page table, as it was read.
+//! A guest's kernel: where it is entered, and the upper half of its top-level page table, as it was read.
 
 use crate::addr::{Gpa, Gva};
 
@@ -11,6 +11,15 @@ pub const HALF_BYTES: usize = 2048;
 const ENTRIES: usize = HALF_BYTES / 8;
 const PRESENT: u64 = 1;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// Where SYSCALL enters a kernel, which tells it from another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelEntry {
+    /// The address.
+    pub gva: Gva,
+    /// Where that is in memory: of two kernels that are linked alike, one is elsewhere.
+    pub gpa: Option<Gpa>,
+}
 
 /// The level-3 tables that the upper half of a top-level table points at.
 #[derive(Clone, PartialEq, Eq, Debug)]

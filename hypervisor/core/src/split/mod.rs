@@ -41,7 +41,7 @@ pub use error::SplitError;
 use gates::{KERNEL_INDEX, USER_INDEX};
 pub use kernel_code::Fetch;
 use kernel_code::KernelCode;
-pub use kernel_half::{HALF_BYTES, HALF_OFFSET, KernelHalf};
+pub use kernel_half::{HALF_BYTES, HALF_OFFSET, KernelEntry, KernelHalf};
 use passage::Passage;
 pub use passage::{Opening, Read, Way};
 pub use place::{Name, Named, Place, Places, Side};
@@ -96,8 +96,8 @@ pub struct Split {
     passage: Option<Passage>,
     /// It was told that there is none for this VM's kernel.
     warned: bool,
-    /// Where SYSCALL enters the kernel that all this is for.
-    entry: Option<u64>,
+    /// The kernel that all this is for.
+    entry: Option<KernelEntry>,
     list: Option<ListId>,
 }
 
@@ -234,7 +234,7 @@ impl Split {
         self.names.iter().flatten().copied()
     }
 
-    /// A vCPU's kernel says that SYSCALL enters it at `syscall`. One that said something else before is no more, and whatever was done for it is
+    /// A vCPU's kernel says that SYSCALL enters it at `kernel`. One that said something else before is no more, and whatever was done for it is
     /// undone: another kernel was started in its place. From now on `kernel` keeps `table` from being written unseen: the top-level table that the guest
     /// changes first when the kernel half gets another level-3 table.
     ///
@@ -244,13 +244,13 @@ impl Split {
     /// No table is left for the override.
     pub fn begin<P: Pages>(
         &mut self,
-        syscall: u64,
+        kernel: KernelEntry,
         table: Gpa,
         views: &mut Views,
         pages: &mut P,
     ) -> Result<Gpa, SplitError> {
         match (self.entry, self.guarded) {
-            (Some(entry), Some(guarded)) if entry == syscall => return Ok(guarded),
+            (Some(entry), Some(guarded)) if entry == kernel => return Ok(guarded),
             (None, _) => {}
             _ => self.forget(views, pages),
         }
@@ -258,7 +258,7 @@ impl Split {
             pages.books(|_, tables| views.limit(tables, self.kernel, table, ONE, self.guard))?;
         settle(Vec::from([guarded]), views, pages);
         self.guarded = Some(table);
-        self.entry = Some(syscall);
+        self.entry = Some(kernel);
         Ok(table)
     }
 

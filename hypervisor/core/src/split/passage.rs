@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::gates::{Base, Gates, JUMP, Kernel, SEEN, page};
 use super::sites::{MOST_SITES, Sites};
-use super::{Name, ONE, Pages, Split, SplitError, remap, settle};
+use super::{Name, ONE, Pages, Places, Split, SplitError, remap, settle};
 use crate::addr::{FRAME_SIZE, Gpa, Gva, SIZE_1G};
 use crate::ept::EptPerms;
 use crate::ledger::Rights;
@@ -141,7 +141,7 @@ impl Split {
     pub fn makes_way(&self, gpa: Gpa) -> bool {
         let page = Gpa(gpa.0 - gpa.page_offset());
         let passage = self.passage.as_ref();
-        passage.is_some_and(|passage| passage.is_open && passage.guards(page))
+        passage.is_some_and(|passage| passage.guards(page))
     }
 
     /// Notes that the kernel half at the top-level table `table` was looked at: [`Split::admit`] found nothing to change, or changed it.
@@ -185,15 +185,12 @@ impl Split {
                 bases(opening).find_map(|base| Some((base, Gates::build(base, vcpus, &kernel)?)))
             }
         };
-        let Some((base, gates)) = built else {
+        let own = self.passage.as_ref();
+        let fits = |gates: &Gates| own.is_none_or(|own| own.gates.are_same_code(gates));
+        let Some((base, gates)) = built.filter(|(_, gates)| fits(gates)) else {
+            self.close(&opening.top, views, pages)?;
             return Ok(false);
         };
-        if let Some(passage) = &self.passage
-            && !passage.gates.are_same_code(&gates)
-        {
-            self.close(views, pages)?;
-            return Ok(false);
-        }
         let mut stale = Vec::new();
         let shown = self.show(base, &gates, opening, views, pages, &mut stale);
         let done = shown.and_then(|guarded| {
@@ -221,8 +218,14 @@ impl Split {
         Ok(true)
     }
 
-    /// Leaves every switch to exits again: the kernel is no longer what the gates were made for. They stay where they are, for vCPUs in them.
-    fn close<P: Pages>(&mut self, views: &mut Views, pages: &mut P) -> Result<(), SplitError> {
+    /// Leaves every switch to exits again: the kernel is no longer what the gates were made for. They stay where they are, for vCPUs in them, and so does the
+    /// copy of the table that leads there, which is as `top` now.
+    fn close<P: Pages>(
+        &mut self,
+        top: &Read<'_>,
+        views: &mut Views,
+        pages: &mut P,
+    ) -> Result<(), SplitError> {
         let Some(passage) = &mut self.passage else {
             return Ok(());
         };
@@ -239,8 +242,11 @@ impl Split {
         }
         // The first is the table that leads to the gates.
         let mut stale = Vec::new();
-        let (top, others) = guarded.split_first().ok_or(SplitError::NoPage)?;
-        passage.guarded.push(*top);
+        let (shown_top, others) = guarded.split_first().ok_or(SplitError::NoPage)?;
+        passage.guarded.push(*shown_top);
+        if *shown_top == top.gpa {
+            pages.copy(TOP, &top_table(self.places, passage.base, top.bytes));
+        }
         for gpa in others {
             // What is guarded for another reason, too, stays so.
             let guarded = self.guards(*gpa);
@@ -307,19 +313,7 @@ impl Split {
             }
         }
         let mut guarded = Vec::with_capacity(2 + MOST_TEXTS);
-        // The table, with the way to the gates in it.
-        let mut top: Vec<u8> = Vec::with_capacity(FRAME_SIZE as usize);
-        let (entries, _) = opening.top.bytes.as_chunks::<8>();
-        for (slot, entry) in entries.iter().enumerate() {
-            let entry = match u64::from_le_bytes(*entry) {
-                _ if slot == slot_of(base.page(0)) => self.places.page(0).0 | CODE,
-                _ if slot == slot_of(base.writable_page(0)) => self.places.page(0).0 | DATA,
-                entry if entry & PRESENT != 0 => entry | ACCESSED,
-                entry => entry,
-            };
-            top.extend_from_slice(&entry.to_le_bytes());
-        }
-        pages.copy(TOP, &top);
+        pages.copy(TOP, &top_table(self.places, base, opening.top.bytes));
         let right = pages.right(TOP, Rights::READ).ok_or(SplitError::NoPage)?;
         stale.push(remap(
             views,
@@ -379,6 +373,22 @@ impl Split {
         };
         (0..page::SEEN).map(name).collect()
     }
+}
+
+/// The kernel's level-3 table, with the way to the gates in it.
+fn top_table(places: Places, base: Base, bytes: &[u8]) -> Vec<u8> {
+    let mut table = Vec::with_capacity(FRAME_SIZE as usize);
+    let (entries, _) = bytes.as_chunks::<8>();
+    for (slot, entry) in entries.iter().enumerate() {
+        let entry = match u64::from_le_bytes(*entry) {
+            _ if slot == slot_of(base.page(0)) => places.page(0).0 | CODE,
+            _ if slot == slot_of(base.writable_page(0)) => places.page(0).0 | DATA,
+            entry if entry & PRESENT != 0 => entry | ACCESSED,
+            entry => entry,
+        };
+        table.extend_from_slice(&entry.to_le_bytes());
+    }
+    table
 }
 
 /// Where gates could be: below the kernel's code, where its level-3 table has nothing for two GiB.

@@ -11,7 +11,7 @@ use crate::fault::StopReason;
 use crate::hypercall::HypercallError;
 #[cfg(doc)]
 use crate::split::Split;
-use crate::split::{Fetch, KernelHalf, Named, Opening, Place, Side, Way};
+use crate::split::{Fetch, KernelEntry, KernelHalf, Named, Opening, Place, Side, Way};
 use crate::vmx::field::VmcsAccess;
 
 use super::mail::Mail;
@@ -24,11 +24,13 @@ pub trait Sides {
     fn enter_side(&mut self, side: Side);
     /// What `gpa` is to the split, in the view that the vCPU is in.
     fn place(&mut self, gpa: Gpa) -> Place;
-    /// The kernel is entered at `syscall`, and its top-level table is `table`; which one is guarded: [`Split::begin`].
+    /// `kernel` is entered there, and its top-level table is `table`; which one is guarded: [`Split::begin`].
     ///
     /// # Errors
     /// The VM cannot go on.
-    fn begin_split(&mut self, syscall: u64, table: Gpa) -> Result<Gpa, StopReason>;
+    fn begin_split(&mut self, kernel: KernelEntry, table: Gpa) -> Result<Gpa, StopReason>;
+    /// The kernel is no more: [`Split::forget`].
+    fn forget_split(&mut self);
     /// Has the `user` view be without `half` but for what is `named`: [`Split::admit`].
     ///
     /// # Errors

@@ -37,6 +37,21 @@ pub const DEBIAN_6_12: Kernel = Kernel {
     initrd: "initrd-virtio-6.12-cloud.img",
 };
 
+/// Each kernel, with one vCPU and with two.
+pub const MATRIX: [(&str, Guest); 4] = [
+    ("6_1_with_1_vcpu", Guest::of(DEBIAN_6_1)),
+    ("6_12_with_2_vcpus", Guest::of(DEBIAN_6_12).with_vcpus(2)),
+    ("6_1_with_2_vcpus", Guest::of(DEBIAN_6_1).with_vcpus(2)),
+    ("6_12_with_1_vcpu", Guest::of(DEBIAN_6_12)),
+];
+/// What they boot.
+pub const PAYLOADS: &[&str] = &[
+    DEBIAN_6_1.image,
+    DEBIAN_6_1.initrd,
+    DEBIAN_6_12.image,
+    DEBIAN_6_12.initrd,
+];
+
 /// A VM with a Linux.
 #[derive(Debug, Clone, Copy)]
 pub struct Guest {
@@ -54,6 +69,10 @@ pub struct Guest {
     pub samples: u32,
     /// Whether its kernel keeps page tables of its own, which is what the split is to be compared with.
     pub pti: bool,
+    /// Whether its kernel is where it was linked to be, and not elsewhere each time.
+    pub fixed: bool,
+    /// Whether it starts anew when its kernel reboots.
+    pub restarts: bool,
 }
 
 impl Guest {
@@ -67,6 +86,31 @@ impl Guest {
             processor: Processor::ALL,
             samples: 0,
             pti: false,
+            fixed: false,
+            restarts: false,
+        }
+    }
+
+    /// The same with so many vCPUs.
+    pub const fn with_vcpus(self, vcpus: u32) -> Self {
+        Self { vcpus, ..self }
+    }
+
+    /// The same with the split, in a machine whose directory is called `part`.
+    pub const fn split(self, part: &'static str) -> Self {
+        Self {
+            part,
+            split: true,
+            ..self
+        }
+    }
+
+    /// The same without, as what the split is compared with.
+    pub const fn whole(self, part: &'static str) -> Self {
+        Self {
+            part,
+            split: false,
+            ..self
         }
     }
 
@@ -91,9 +135,13 @@ impl Guest {
     /// The page at which programs call the kernel by a fault is offered, as it is on many a Linux and not on Debian's.
     fn manifest(&self) -> Manifest {
         let pti = if self.pti { "on" } else { "off" };
+        let place = if self.fixed { " nokaslr" } else { "" };
         let mut manifest = Manifest::of(self.kernel.image)
             .named(VM)
-            .with_cmdline(format!("console=ttyS0 vsyscall=xonly pti={pti}"));
+            .with_cmdline(format!("console=ttyS0 vsyscall=xonly pti={pti}{place}"));
+        if self.restarts {
+            manifest = manifest.restarting("on-crash");
+        }
         manifest.memory = "256M";
         manifest.initrd = Some(INITRD.to_owned());
         if self.vcpus > 1 {
@@ -115,4 +163,12 @@ pub fn finish(machine: &mut Machine<'_>) -> Outcome<Vec<String>> {
     machine.send("poweroff -f")?;
     machine.off()?;
     Ok(kernel_log::splats(&machine.console()))
+}
+
+/// Switches it off; fails when its kernel complained.
+pub fn finish_content(machine: &mut Machine<'_>) -> Outcome {
+    let complaints = finish(machine)?;
+    machine.ensure(complaints.is_empty(), || {
+        format!("the kernel complains:\n{}", complaints.join("\n"))
+    })
 }

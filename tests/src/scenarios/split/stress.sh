@@ -1,5 +1,7 @@
 #!/bin/sh
-# Runs `stress` with these arguments, and meanwhile loads and unloads modules; says how often.
+# Runs `stress` with these arguments, and meanwhile loads and unloads modules, and takes the second CPU off and on where there is one; says how often.
+second=/sys/devices/system/cpu/cpu1/online
+
 modules() {
     loads=0
     while [ ! -e /tmp/enough ]; do
@@ -14,8 +16,23 @@ modules() {
     echo "modules: $loads"
 }
 
+processors() {
+    moves=0
+    while [ -e "$second" ] && [ ! -e /tmp/enough ]; do
+        sleep 2
+        echo 0 > "$second" || exit 1
+        sleep 1
+        echo 1 > "$second" || exit 1
+        moves=$((moves + 1))
+    done
+    echo "processors: $moves"
+}
+
+# Only warnings and worse: what the kernel says of a CPU that comes and goes would be in the middle of other lines.
+dmesg -n 5
 rm -f /tmp/enough
 modules &
+processors &
 stress "$@"
 code=$?
 touch /tmp/enough

@@ -1,31 +1,67 @@
 //! The same Linux with the split: it sees and passes what it does without, and user mode reaches nothing of its kernel but what is named.
 
-use super::guest::{self, DEBIAN_6_1, DEBIAN_6_12, Guest};
+use super::guest::{self, DEBIAN_6_1, DEBIAN_6_12, Guest, MATRIX, PAYLOADS};
 use super::measure;
+use super::samples;
 use super::selftests::{self, Verdict};
 use super::stress::{self, Length};
 use crate::context::Context;
 use crate::outcome::{Outcome, ensure};
 use crate::scenario::{Ground, Scenario};
 use xtask::measure::{MODES, Mode};
-use xtask::provision::kselftest::PAYLOAD;
-use xtask::session::events::Event;
+use xtask::provision::kselftest;
 
 const LIMIT: u64 = 900;
+const LONG_LIMIT: u64 = 7200;
+/// A round gives the digests that every other round has to give, too.
+const ROUND: Length = Length::Rounds(1);
+const TWO_MINUTES: Length = Length::Seconds(120);
+const TEN_MINUTES: Length = Length::Seconds(600);
+/// What the tests of the entry code boot.
+const WITH_TESTS: &[&str] = &[
+    DEBIAN_6_1.image,
+    DEBIAN_6_1.initrd,
+    DEBIAN_6_12.image,
+    DEBIAN_6_12.initrd,
+    kselftest::PAYLOAD,
+];
 
 pub fn scenarios() -> Vec<Scenario> {
-    vec![
-        Scenario::new("split_selftests", Ground::Bochs, 2 * LIMIT, entry_code).with_payloads(&[
-            DEBIAN_6_1.image,
-            DEBIAN_6_1.initrd,
-            PAYLOAD,
-        ]),
-        Scenario::new("split_stress", Ground::Bochs, 2 * LIMIT, stressed).with_payloads(&[
-            DEBIAN_6_1.image,
-            DEBIAN_6_1.initrd,
-            DEBIAN_6_12.image,
-            DEBIAN_6_12.initrd,
-        ]),
+    let mut scenarios = Vec::new();
+    for (number, (name, guest)) in MATRIX.into_iter().enumerate() {
+        let stress = |name, limit, without, with| {
+            Scenario::new(name, Ground::Bochs, limit, move |context| {
+                stressed(context, guest, without, with)
+            })
+            .with_payloads(PAYLOADS)
+        };
+        let short = stress(format!("split_stress_of_{name}"), LIMIT, ROUND, TWO_MINUTES);
+        scenarios.extend([
+            match number {
+                0 | 1 => short,
+                _ => short.only_when_long(),
+            },
+            stress(
+                format!("split_stress_of_{name}_for_ten_minutes"),
+                LONG_LIMIT,
+                TEN_MINUTES,
+                TEN_MINUTES,
+            )
+            .only_when_long(),
+        ]);
+        let tests = Scenario::new(
+            format!("split_selftests_of_{name}"),
+            Ground::Bochs,
+            2 * LIMIT,
+            move |context| entry_code(context, guest),
+        )
+        .with_payloads(WITH_TESTS);
+        scenarios.push(match number {
+            0 => tests,
+            _ => tests.only_when_long(),
+        });
+    }
+    scenarios.extend([
         Scenario::new("split_costs_no_exits", Ground::Bochs, LIMIT, costs)
             .with_payloads(&[DEBIAN_6_1.image, DEBIAN_6_1.initrd]),
         Scenario::new(
@@ -34,34 +70,14 @@ pub fn scenarios() -> Vec<Scenario> {
             LIMIT,
             reach,
         )
-        .with_payloads(&[
-            DEBIAN_6_1.image,
-            DEBIAN_6_1.initrd,
-            DEBIAN_6_12.image,
-            DEBIAN_6_12.initrd,
-        ]),
-    ]
+        .with_payloads(PAYLOADS),
+    ]);
+    scenarios
 }
 
-/// `kernel` with the split.
-const fn split(part: &'static str, guest: Guest) -> Guest {
-    Guest {
-        part,
-        split: true,
-        ..guest
-    }
-}
-
-fn entry_code(context: &Context<'_>) -> Outcome {
-    let guest = Guest::of(DEBIAN_6_1);
-    let without = selftests::run(
-        context,
-        Guest {
-            part: "off",
-            ..guest
-        },
-    )?;
-    let with = selftests::run(context, split("on", guest))?;
+fn entry_code(context: &Context<'_>, guest: Guest) -> Outcome {
+    let without = selftests::run(context, guest.whole("off"))?;
+    let with = selftests::run(context, guest.split("on"))?;
     let differences = selftests::differences(&without, &with);
     let all = with.verdicts.values();
     let passed = all
@@ -76,70 +92,33 @@ fn entry_code(context: &Context<'_>) -> Outcome {
     })
 }
 
-fn stressed(context: &Context<'_>) -> Outcome {
-    let guest = Guest::of(DEBIAN_6_1);
-    let rounds = Length::Rounds(1);
-    let without = stress::run(
-        context,
-        Guest {
-            part: "off",
-            ..guest
-        },
-        rounds,
-    )?;
-    let two = Guest {
-        vcpus: 2,
-        ..Guest::of(DEBIAN_6_12)
-    };
-    for guest in [split("6.1-1", guest), split("6.12-2", two)] {
-        let with = stress::run(context, guest, rounds)?;
-        let differences = without.differences(&with);
-        ensure(differences.is_empty(), || differences.join("\n"))?;
-    }
-    Ok(())
+fn stressed(context: &Context<'_>, guest: Guest, without: Length, with: Length) -> Outcome {
+    let without = stress::run(context, guest.whole("off"), without)?;
+    let with = stress::run(context, guest.split("on"), with)?;
+    context.note(format!(
+        "{} rounds with the split, {} without; meanwhile {} and {} modules were loaded, and {} and {} times a vCPU was off",
+        with.rounds, without.rounds, with.loads, without.loads, with.moves, without.moves
+    ));
+    let differences = without.differences(&with);
+    ensure(differences.is_empty(), || differences.join("\n"))
 }
 
-/// What of the kernel is within reach at exits from user mode, through the guest's tables and the view it is in: with the split what is named, fewer than 32 frames,
-/// and without it as much as the VM has memory, at least.
+/// Samples of a kernel with each number of vCPUs that are split, and of one that is not.
 fn reach(context: &Context<'_>) -> Outcome {
-    const FRAMES: u64 = 32;
-    const PAGES: u64 = (256 << 20) / 4096;
-    let of = |part, kernel, vcpus, split, samples| Guest {
-        part,
-        vcpus,
-        split,
+    let of = |part, guest: Guest, samples| Guest {
         samples,
-        ..Guest::of(kernel)
+        ..guest.split(part)
     };
     for guest in [
-        of("6.1", DEBIAN_6_1, 1, true, 100),
-        of("6.12", DEBIAN_6_12, 2, true, 100),
-        of("off", DEBIAN_6_1, 1, false, 3),
+        of("6.12", Guest::of(DEBIAN_6_12).with_vcpus(2), 100),
+        of("off", Guest::of(DEBIAN_6_1), 3).whole("off"),
     ] {
         let mut machine = guest.boot(context, &[])?;
         // Timer interrupts of what computes, on every processor.
-        machine.send("(i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done) & i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; wait; echo com''puted")?;
+        machine.send("(i=0; while [ $i -lt 8000 ]; do i=$((i+1)); done) & i=0; while [ $i -lt 8000 ]; do i=$((i+1)); done; wait; echo com''puted")?;
         machine.expect("computed\n")?;
-        let is_fine = |event: &Event| {
-            let number = |key| event.number(key).unwrap_or(u64::MAX);
-            let is_whole = number("cut") == 0;
-            is_whole
-                && match guest.split {
-                    true => {
-                        let (frames, unnamed) = (number("frames"), number("unnamed"));
-                        number("in_user") == 1 && unnamed == 0 && (1..FRAMES).contains(&frames)
-                    }
-                    false => {
-                        number("in_user") == 0 && number("unnamed") > 0 && number("pages") >= PAGES
-                    }
-                }
-        };
-        let all = machine.count("split-sample", |_| true);
-        let fine = machine.count("split-sample", is_fine);
-        machine.ensure(all == guest.samples as usize && fine == all, || {
-            format!("{fine} of {all} samples are as they should be")
-        })?;
-        guest::finish(&mut machine)?;
+        samples::ensure_since(&mut machine, guest, 0, guest.samples as usize)?;
+        guest::finish_content(&mut machine)?;
     }
     Ok(())
 }
@@ -148,7 +127,7 @@ fn reach(context: &Context<'_>) -> Outcome {
 fn costs(context: &Context<'_>) -> Outcome {
     let rows = measure::rows(
         context,
-        split("", Guest::of(DEBIAN_6_1)),
+        Guest::of(DEBIAN_6_1).split(""),
         &MODES.map(Mode::short),
     )?;
     for (name, cost) in rows {

@@ -5,9 +5,9 @@ use crate::addr::Gva;
 use crate::split::gates::{Base, Gates, KERNEL_INDEX, Kernel, USER_INDEX, page};
 use crate::split::sites::{Kind, Sites};
 
-const TEXT: Gva = Gva(0xffff_ffff_81c0_0000);
+pub(super) const TEXT: Gva = Gva(0xffff_ffff_81c0_0000);
 const BASE: Base = Base(Gva(0xffff_ffff_4000_0000));
-const SYSCALL: Gva = Gva(TEXT.0 + 0x80);
+pub(super) const SYSCALL: Gva = Gva(TEXT.0 + 0x80);
 const SYSENTER: Gva = Gva(TEXT.0 + 0x1a00);
 const HANDLERS: u64 = TEXT.0 + 0x10_0000;
 const SELECTOR: u16 = 0x18;
@@ -19,7 +19,7 @@ const TSS: i32 = 0x6004;
 const OWN_STACK: [usize; 4] = [1, 2, 8, 18];
 
 /// Where the pieces of [`text`] are.
-const SYSRET_AT: usize = 0x200;
+pub(super) const SYSRET_AT: usize = 0x200;
 const IRET_6_1_AT: usize = 0x300;
 const IRET_6_12_AT: usize = 0x400;
 const NATIVE_IRET: usize = 0x500;
@@ -41,7 +41,7 @@ fn gaps(at: usize) -> Vec<(Vec<u8>, bool)> {
 }
 
 /// A kernel's code with the three ways out, as Linux 6.1 and 6.12 have them.
-fn text(gap: usize) -> Vec<u8> {
+pub(super) fn text(gap: usize) -> Vec<u8> {
     let mut text = vec![0xcc; 0x3000];
     let mut put = |at: usize, bytes: &[u8]| {
         text[at..at + bytes.len()].copy_from_slice(bytes);
@@ -71,7 +71,7 @@ fn text(gap: usize) -> Vec<u8> {
 }
 
 /// An IDT with a handler for each vector but the last 16.
-fn idt() -> Vec<u8> {
+pub(super) fn idt() -> Vec<u8> {
     let descriptor = |vector: usize| {
         if vector >= 240 {
             return [0; 16];

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Gva};
 use crate::ept::{EptCaps, EptFeatures, EptPerms};
 use crate::ledger::{Entry, FrameRun, Ledger, MapRight, Rights};
-use crate::split::{HALF_BYTES, KernelHalf, Name, Named, Pages, Places, Side, Split, SplitError};
+use crate::split::{
+    HALF_BYTES, KernelEntry, KernelHalf, Name, Named, Pages, Places, Side, Split, SplitError,
+};
 use crate::table::fake::FakeMemory;
 use crate::table::{ENTRIES, Invalidate, PageSize};
 use crate::testing::Random;
@@ -183,7 +185,11 @@ impl Pages for Frames<'_, '_> {
         self.pages.get(page)?;
         let frame = Frame(self.first + page as u64);
         let maps = self.ledger.info(frame).unwrap().maps;
-        assert_eq!(maps, 0, "page {page} is taken while processors may read it");
+        // Those of the gates show in both views.
+        assert!(
+            maps == 0 || page < crate::split::passage::PAGES,
+            "page {page} is taken while processors may read it"
+        );
         let run = FrameRun::new(frame, FrameCount(1));
         Some(self.ledger.grant(VM, run, rights).unwrap())
     }
@@ -287,10 +293,14 @@ impl<'a> World<'a> {
         self.work(|split, views, pages| split.admit(vcpu, &half, &named, views, pages))
     }
 
-    /// A kernel begins whose top-level table this is; each has an entry point of its own.
+    /// A kernel begins whose top-level table this is; all are linked alike, and each is in frames of its own.
     pub(super) fn begin(&mut self, table: u64) -> Result<Gpa, SplitError> {
         let gpa = Gpa(table * FRAME_SIZE);
-        self.work(|split, views, pages| split.begin(table, gpa, views, pages))
+        let kernel = KernelEntry {
+            gva: Gva(u64::MAX << 12),
+            gpa: Some(gpa),
+        };
+        self.work(|split, views, pages| split.begin(kernel, gpa, views, pages))
     }
 
     pub(super) fn forget(&mut self) {
@@ -306,6 +316,15 @@ impl<'a> World<'a> {
         self.machine.sees(self.view(side), page)
     }
 
+    /// What is in the page that a view shows at a guest physical page.
+    pub(super) fn contents(&self, side: Side, page: u64) -> Option<&Table> {
+        let (frame, _) = self.shows(side, page)?;
+        match frame.checked_sub(RAM) {
+            None => self.guest.pages.get(frame as usize),
+            Some(own) => self.pages.get(own as usize),
+        }
+    }
+
     /// The frame that a processor comes to at `gva`, with a process's tables and in a view, whatever the privilege level: an attack on the
     /// processor may not care for that.
     pub(super) fn reach(&self, side: Side, process: usize, gva: Gva) -> Option<u64> {
@@ -317,12 +336,9 @@ impl<'a> World<'a> {
     pub(super) fn leaf(&self, side: Side, process: usize, gva: Gva) -> Option<(u64, u64)> {
         let mut table = self.guest.tops[process];
         for level in (1..=4u32).rev() {
-            let (frame, perms) = self.shows(side, table)?;
+            let (_, perms) = self.shows(side, table)?;
             assert!(perms.contains(EptPerms::READ));
-            let contents = match frame.checked_sub(RAM) {
-                None => &self.guest.pages[frame as usize],
-                Some(own) => &self.pages[own as usize],
-            };
+            let contents = self.contents(side, table)?;
             let shift = 12 + 9 * (level - 1);
             let entry = contents[(gva.0 >> shift) as usize % ENTRIES];
             if entry & PRESENT == 0 {

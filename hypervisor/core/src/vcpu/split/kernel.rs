@@ -43,6 +43,11 @@ impl Page {
     }
 }
 
+/// Where in memory the kernel has `gva`; `None` where it has nothing.
+pub(super) fn place_of<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<Gpa> {
+    linear::locate(cpu, gva, AccessKind::Fetch).ok()
+}
+
 pub(super) fn read_word<C: Cpu>(cpu: &mut C, gva: Gva) -> Option<u64> {
     let gpa = linear::locate(cpu, gva, AccessKind::Read).ok()?;
     let mut bytes = [0; 8];

@@ -12,12 +12,14 @@
 //!                 base ------------+
 //! ```
 //!
-//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel, `private` what user code keeps from it. Every way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
+//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel, `succession` how one kernel follows another, `private` what user code keeps
+//! from it. Every other way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
 //! that whatever else there is (devices, sealed pages) has one place.
 
 mod kernel;
 pub(super) mod private;
 mod segments;
+mod succession;
 
 use alloc::vec::Vec;
 
@@ -30,7 +32,6 @@ use super::step::Step;
 use super::{Vcpu, event, linear};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::fault::{GuestFault, StopReason};
-use crate::msr;
 use crate::split::{Fetch, KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vmx::controls::{Primary, Secondary};
 use crate::vmx::exit::{EptViolation, Interruption};
@@ -80,6 +81,8 @@ pub struct Divided {
     /// Where the guest wants SYSCALL to enter its kernel, and SYSENTER: the processor's registers may say a gate.
     syscall: u64,
     sysenter: u64,
+    /// Where in memory SYSCALL enters it, if the kernel's tables said.
+    entered_at: Option<Gpa>,
     /// A way without exits was looked for.
     looked: bool,
     /// What was named, and what for.
@@ -101,6 +104,7 @@ impl Divided {
             reference: Gpa(0),
             syscall: 0,
             sysenter: 0,
+            entered_at: None,
             looked: false,
             named: None,
             names: Vec::with_capacity(MOST_NAMES),
@@ -117,64 +121,6 @@ impl Default for Divided {
 }
 
 impl Vcpu {
-    /// A RDMSR that only a VM with the split exits for: where the kernel wants to be entered.
-    #[cold]
-    pub(super) fn read_entry_point(
-        &self,
-        number: u32,
-        refused: GuestFault,
-    ) -> Result<u64, GuestFault> {
-        match (&self.divided, number) {
-            (Some(divided), msr::LSTAR) => Ok(divided.syscall),
-            (Some(divided), msr::SYSENTER_EIP) => Ok(divided.sysenter),
-            _ => Err(refused),
-        }
-    }
-
-    /// A WRMSR that only a VM with the split exits for: the kernel says where it is entered. Once system calls enter it, there is a kernel to keep from
-    /// user code.
-    #[cold]
-    pub(super) fn write_entry_point<C: Cpu>(
-        &mut self,
-        cpu: &mut C,
-        number: u32,
-        value: u64,
-        refused: GuestFault,
-    ) -> Result<Step, GuestFault> {
-        let Some(divided) = &mut self.divided else {
-            return Err(refused);
-        };
-        match number {
-            msr::LSTAR | msr::SYSENTER_EIP if !is_canonical(value) => return Err(GuestFault::GP0),
-            msr::LSTAR => divided.syscall = value,
-            msr::SYSENTER_EIP => divided.sysenter = value,
-            _ => return Err(refused),
-        }
-        divided.looked = false;
-        divided.named = None;
-        if number == msr::LSTAR {
-            let table = Gpa(cpu.read(field::GUEST_CR3).0 & TABLE_ADDRESS);
-            divided.reference = cpu.begin_split(value, table).map_err(GuestFault::Stop)?;
-            if !divided.steps() && cpu.side() == Side::Base {
-                enter(cpu, &mut self.counters.split, Side::Kernel);
-            }
-        }
-        let way = cpu.way();
-        divided.set_entry_points(cpu, way);
-        Ok(Step::NEXT)
-    }
-
-    /// INIT: no kernel runs on the vCPU.
-    pub(super) fn leave_split<C: Cpu>(&mut self, cpu: &mut C) {
-        if let Some(divided) = &mut self.divided {
-            divided.stepping = None;
-            divided.named = None;
-            divided.watch(cpu, false);
-            enter(cpu, &mut self.counters.split, Side::Base);
-            self.want(cpu, Primary::MONITOR_TRAP, false);
-        }
-    }
-
     /// What a violation means to the split; `None` where it has nothing to do with it.
     #[cold]
     pub(super) fn split_violation<C: Cpu>(
@@ -191,7 +137,8 @@ impl Vcpu {
             Side::Base => return Ok(None),
             Side::Kernel if violation.fetch && violation.translated => {
                 if cpu.read(field::GUEST_CR0).0 & CR0_PG == 0 {
-                    // Then every address counts as user mode's: this kernel is about to hand over to another, which will say where it is entered.
+                    // Then every address counts as user mode's, and this kernel is about to hand over to another.
+                    divided.hand_over(cpu);
                     enter(cpu, &mut self.counters.split, Side::Base);
                 } else if is_user_code && !delivers {
                     divided.enter_user(cpu).map_err(GuestFault::Stop)?;
@@ -278,6 +225,11 @@ impl Vcpu {
         };
         let stepped = divided.stepping.take();
         if let Some(Stepping::Guarded(page)) = stepped {
+            if divided.is_gone(cpu) {
+                divided.hand_over(cpu);
+                enter(cpu, &mut self.counters.split, Side::Kernel);
+                return Ok(Step::SAME);
+            }
             let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
             cpu.cover(&half).map_err(GuestFault::Stop)?;
             if cpu.makes_way(page) {
@@ -576,8 +528,4 @@ impl Divided {
         };
         cpu.open(&opening)
     }
-}
-
-const fn is_canonical(address: u64) -> bool {
-    ((address << 16) as i64 >> 16) as u64 == address
 }

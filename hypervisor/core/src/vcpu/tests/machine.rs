@@ -11,7 +11,7 @@ use crate::fault::StopReason;
 use crate::hypercall::HypercallError;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
-use crate::split::{Fetch, KernelHalf, Name, Named, Opening, Place, Side, Way};
+use crate::split::{Fetch, KernelEntry, KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vcpu::mail::Mailbox;
 use crate::vcpu::split::Divided;
 use crate::vcpu::{
@@ -164,7 +164,11 @@ impl Sides for FakeCpu {
         self.side.unwrap_or(Side::Base)
     }
 
-    fn begin_split(&mut self, _syscall: u64, table: Gpa) -> Result<Gpa, StopReason> {
+    fn forget_split(&mut self) {
+        self.places.clear();
+    }
+
+    fn begin_split(&mut self, _kernel: KernelEntry, table: Gpa) -> Result<Gpa, StopReason> {
         if self.split_is_lost {
             return Err(StopReason::SplitLost);
         }

@@ -429,6 +429,47 @@ fn the_guarded_table_is_the_one_of_system_calls_whatever_process_runs() {
 }
 
 #[test]
+fn a_guarded_write_where_the_kernel_is_no_more_is_the_last_one() {
+    let mut machine = booting();
+    assert_eq!(machine.wrmsr(LSTAR, READABLE), Action::Resume);
+    let at = HALF as u64 + 8;
+    // The entry is where it was; nowhere, as on the way to another kernel; and elsewhere, as in that.
+    for (table, entry, guarded) in [
+        (TOP, TABLE, true),
+        (0x5000, 0, false),
+        (0x5000, 0x6003, false),
+    ] {
+        machine.cpu.places.insert(1, Place::Guarded);
+        machine.cpu.set_natural(field::GUEST_CR3, table as u64);
+        machine.put(
+            table + 0x800,
+            &(entry | u64::from(guarded) * 3).to_le_bytes(),
+        );
+        machine.cpu.admitted.clear();
+        assert_eq!(violate(&mut machine, WRITE, at, at), Action::Resume);
+        assert_eq!(machine.exit(MONITOR_TRAP_EXIT), Action::Resume);
+        assert_eq!(machine.cpu.side, Some(Side::Kernel));
+        assert_eq!(
+            machine.cpu.places.is_empty(),
+            !guarded,
+            "{table:#x} {entry:#x}"
+        );
+        assert_eq!(machine.cpu.admitted.is_empty(), !guarded);
+    }
+    assert_eq!(machine.wrmsr(LSTAR, READABLE), Action::Resume);
+    assert_eq!(machine.cpu.places.get(&5), Some(&Place::Guarded));
+}
+
+#[test]
+fn a_kernel_that_switches_paging_off_is_no_more() {
+    let mut machine = divided();
+    machine.cpu.set_natural(field::GUEST_CR0, 0x31);
+    assert_eq!(violate(&mut machine, FETCH, CODE, CODE), Action::Resume);
+    assert_eq!(machine.cpu.side, Some(Side::Base));
+    assert!(machine.cpu.places.is_empty());
+}
+
+#[test]
 fn a_delivery_that_writes_to_the_guarded_table_is_done_in_the_step() {
     let mut machine = divided();
     let event = Interruption::external(0x41);
