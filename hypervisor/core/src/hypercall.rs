@@ -150,29 +150,26 @@ pub enum Answer {
 }
 
 /// Decides one VMCALL made at privilege level `cpl` with `number` in RAX.
-#[inline]
 #[must_use]
 pub fn call(number: u64, cpl: u8) -> Answer {
-    match dispatch(number, cpl) {
-        Ok(answer) => answer,
-        Err(error) => Answer::Known(error.code()),
+    match (cpl, Hypercall::try_from(number)) {
+        (0, _) => Answer::Known(kernel_call(number)),
+        (3, Ok(call)) if call.is_user_codes() => Answer::OfVm(call),
+        (3, Err(error)) => Answer::Known(error.code()),
+        _ => Answer::Known(HypercallError::NotPermitted.code()),
     }
 }
 
+/// The same of one made at privilege level 0: RAX's new value.
 #[inline]
-fn dispatch(number: u64, cpl: u8) -> Result<Answer, HypercallError> {
-    if cpl != 0 && cpl != 3 {
-        return Err(HypercallError::NotPermitted);
+#[must_use]
+pub fn kernel_call(number: u64) -> u64 {
+    match Hypercall::try_from(number) {
+        Ok(Hypercall::Version) => u64::from(ABI_VERSION),
+        Ok(Hypercall::Features) => FEATURES.bits(),
+        Ok(Hypercall::Conceal | Hypercall::Reveal) => HypercallError::NotPermitted.code(),
+        Err(error) => error.code(),
     }
-    let call = Hypercall::try_from(number)?;
-    if call.is_user_codes() != (cpl == 3) {
-        return Err(HypercallError::NotPermitted);
-    }
-    Ok(match call {
-        Hypercall::Version => Answer::Known(u64::from(ABI_VERSION)),
-        Hypercall::Features => Answer::Known(FEATURES.bits()),
-        Hypercall::Conceal | Hypercall::Reveal => Answer::OfVm(call),
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The kernel/user split: which of a guest's tables and pages user code has a way to, and which it does not.
 //!
 //! A VM with the split has two views beside the base. In `kernel`, nothing that the guest's tables give to user mode can be executed
-//! (where the processor cannot tell that, see [`kernel_code`]). In
+//! (where the processor cannot tell that, see [`Split::find_code`]). In
 //! `user`, nothing of the kernel's can, and the *kernel half* of the guest's address space, the upper half of its top-level table,
 //! leads nowhere: the level-3 tables that its entries point at are absent there, so that whatever else these tables map is out of reach with them. All
 //! processes of a guest share these tables, so its CR3 need not be followed.

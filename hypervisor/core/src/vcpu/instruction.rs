@@ -133,23 +133,25 @@ impl Vcpu {
         Ok(Step::NEXT)
     }
 
-    /// A VMCALL whose answer needs nothing but the registers; false, and nothing done, for the others.
+    /// A VMCALL of a kernel's, whose answer needs nothing but the registers; false, and nothing done, for others.
     #[inline(always)]
     pub(super) fn plain_vmcall<C: Cpu>(cpu: &C, gprs: &mut Gprs) -> bool {
-        let Answer::Known(result) = Self::hypercall(cpu, gprs) else {
+        if Self::privilege_level(cpu) != 0 {
             return false;
-        };
+        }
+        let result = hypercall::kernel_call(gprs.get(GprIndex::RAX));
         gprs.set(GprIndex::RAX, result);
         true
     }
 
     #[cold]
     pub(super) fn vmcall<C: Cpu>(&mut self, cpu: &mut C, gprs: &mut Gprs) {
-        let result = match Self::hypercall(cpu, gprs) {
+        let cpl = Self::privilege_level(cpu);
+        let result = match hypercall::call(gprs.get(GprIndex::RAX), cpl) {
             Answer::Known(result) => result,
             Answer::OfVm(call) => {
-                let arguments = (gprs.get(GprIndex::RDI), gprs.get(GprIndex::RSI));
-                match self.private_pages(cpu, call, Gva(arguments.0), arguments.1) {
+                let (at, count) = (gprs.get(GprIndex::RDI), gprs.get(GprIndex::RSI));
+                match self.private_pages(cpu, call, Gva(at), count) {
                     Ok(()) => 0,
                     Err(error) => error.code(),
                 }
@@ -158,11 +160,10 @@ impl Vcpu {
         gprs.set(GprIndex::RAX, result);
     }
 
+    /// That of SS is the processor's (Intel SDM vol. 3C, "Guest Register State").
     #[inline(always)]
-    fn hypercall<C: Cpu>(cpu: &C, gprs: &Gprs) -> Answer {
-        // The privilege level of the processor is that of SS (Intel SDM vol. 3C, "Guest Register State").
-        let cpl = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3;
-        hypercall::call(gprs.get(GprIndex::RAX), cpl as u8)
+    fn privilege_level<C: Cpu>(cpu: &C) -> u8 {
+        ((cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3) as u8
     }
 
     /// A write to an APIC register that the CPU virtualised up to the page but not beyond.

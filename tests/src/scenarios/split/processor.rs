@@ -118,11 +118,16 @@ fn refused(context: &Context<'_>) -> Outcome {
     let mut manifest = Manifest::of(SPLIT).with("split = true");
     manifest.hypervisor = Processor::NONE.hypervisor();
     let mut machine = context.start(context.boot_guest(&manifest)?, Setup::default())?;
-    machine.refused()?;
-    machine.ensure_console(&[
-        "`split` wants a processor with mode-based execute control for EPT, or with VMFUNC",
+    let error = machine.event("halt", 0)?.text("error").to_owned();
+    for words in [
+        "`split` wants a processor with",
         "write `split_unaided = true`",
-    ])?;
+    ] {
+        ensure(error.contains(words), || error.clone())?;
+    }
+    machine.expect("no VM runs\n")?;
+    let started = machine.count("vm-start", |_| true);
+    ensure(started == 0, || format!("{started} VMs were started"))?;
     machine.ensure_events(&["boot", "halt"])
 }
 
