@@ -123,8 +123,8 @@ pub struct VmShared {
     pub sampled: AtomicBool,
     /// How many exits from user code are still to be looked at for what of the kernel is within reach.
     pub split_samples: AtomicU32,
-    /// Not before this tick.
-    pub split_sample_due: AtomicU64,
+    /// The next sample of these is not before this tick.
+    pub sample_due: AtomicU64,
     /// How often a vCPU got a CPU that another VM's had.
     pub scheduled_in: AtomicU64,
     /// How often another VM's vCPU got a CPU that a vCPU of this one had.
@@ -191,7 +191,7 @@ impl VmShared {
             hit: AtomicBool::new(false),
             sampled: AtomicBool::new(sampled || plan.split_samples > 0),
             split_samples: AtomicU32::new(plan.split_samples),
-            split_sample_due: AtomicU64::new(0),
+            sample_due: AtomicU64::new(0),
             scheduled_in: AtomicU64::new(0),
             scheduled_out: AtomicU64::new(0),
             losses: Losses::default(),

@@ -338,12 +338,10 @@ pub fn vm_exited(host: &Host) -> bool {
         return left > 0;
     }
     let now = rdtsc();
-    if now < host.vm.split_sample_due.load(Ordering::Relaxed) {
+    if now < host.vm.sample_due.load(Ordering::Relaxed) {
         return true;
     }
-    host.vm
-        .split_sample_due
-        .store(now + BETWEEN, Ordering::Relaxed);
+    host.vm.sample_due.store(now + BETWEEN, Ordering::Relaxed);
     host.vm.split_samples.store(left - 1, Ordering::Relaxed);
     let root = Gpa(host.read(field::GUEST_CR3).0 & !(FRAME_SIZE - 1) & !(1 << 63));
     let in_user = host.side() == Side::User;
