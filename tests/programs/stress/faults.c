@@ -63,31 +63,48 @@ static void page_fault(action *action, uint64_t address, int signal, int code, u
     REQUIRE(caught.trap == PAGE && caught.error == error, "%lx: trap %ld, error %lx", address, caught.trap, caught.error);
 }
 
-// Where kernels have had something since KASLR is known, and where this one has: text, data, entry code.
+// Where kernels have had something since KASLR is known, and where this one has: its code, the end of that, where system calls enter, and its data.
 static uint64_t kernel_addresses[12] = {
     0xffff800000000000, 0xffff888000000000, 0xffff888001000000, 0xffffc90000000000, 0xffffea0000000000,
     0xfffffe0000000000, 0xffffffff81000000, 0xffffffffff600000, 0xfffffffffffff000,
 };
 enum { GUESSED = 9, FOUND = 3 };
 
-void find_kernel(void)
+// Only the first of all symbols is looked for: on an emulator reading the others takes longer than all the rest of a round.
+static uint64_t find_text(void)
 {
-    static const char *const wanted[FOUND] = {"_text", "init_task", "entry_SYSCALL_64"};
     FILE *symbols = fopen("/proc/kallsyms", "r");
     REQUIRE(symbols != NULL, "kallsyms: %s", strerror(errno));
     char line[512], name[256];
-    int found = 0;
-    uint64_t address;
-    while (found < FOUND && fgets(line, sizeof(line), symbols))
-        if (sscanf(line, "%lx %*c %255s", &address, name) == 2)
-            for (int i = 0; i < FOUND; i++)
-                if (strcmp(name, wanted[i]) == 0) {
-                    kernel_addresses[GUESSED + i] = address;
-                    found++;
-                }
+    uint64_t address, text = 0;
+    while (text == 0 && fgets(line, sizeof(line), symbols))
+        if (sscanf(line, "%lx %*c %255s", &address, name) == 2 && strcmp(name, "_text") == 0)
+            text = address;
     fclose(symbols);
-    for (int i = 0; i < FOUND; i++)
-        REQUIRE(kernel_addresses[GUESSED + i] > 0xffff800000000000, "%s is at %lx", wanted[i], kernel_addresses[GUESSED + i]);
+    return text;
+}
+
+void find_kernel(void)
+{
+    uint64_t text = find_text(), code = 0, code_end = 0, data = 0;
+    FILE *memory = fopen("/proc/iomem", "r");
+    REQUIRE(memory != NULL, "iomem: %s", strerror(errno));
+    char line[512], name[256];
+    uint64_t first, last;
+    while (fgets(line, sizeof(line), memory)) {
+        if (sscanf(line, " %lx-%lx : Kernel %255s", &first, &last, name) != 3)
+            continue;
+        if (strcmp(name, "code") == 0) {
+            code = first;
+            code_end = last;
+        } else if (strcmp(name, "data") == 0) {
+            data = first;
+        }
+    }
+    fclose(memory);
+    REQUIRE(text > 0xffff800000000000 && 0 < code && code < code_end && code_end < data, "%lx: %lx, %lx, %lx", text, code, code_end, data);
+    uint64_t found[FOUND] = {text, text + ((code_end - code) & ~0xfffull), text + (data - code)};
+    memcpy(&kernel_addresses[GUESSED], found, sizeof(found));
 }
 
 // User mode must not see of a kernel address whether there is something: it is always as if there were a page that is not the user's.

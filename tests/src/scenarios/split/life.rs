@@ -79,14 +79,14 @@ fn kexec(context: &Context<'_>, guest: Guest, address: u64) -> Outcome {
         File::new("root/initrd", initrd),
     ]);
     let mut machine = guest.boot(context, &[overlay(&files)?])?;
-    let before = stress::perform(&mut machine, guest, Length::Rounds(1))?;
+    let before = stress::perform(&mut machine, guest, Length::Rounds(4))?;
     samples::ensure_since(&mut machine, guest, 0)?;
 
     machine.send(&format!("kexec {address} kernel initrd"))?;
     machine.expect("Linux version")?;
     let taken = samples::count(&mut machine);
     machine.expect(PROMPT)?;
-    let after = stress::perform(&mut machine, guest, Length::Rounds(1))?;
+    let after = stress::perform(&mut machine, guest, Length::Rounds(4))?;
     samples::ensure_since(&mut machine, guest, taken)?;
     let differences = before.differences(&after);
     ensure(differences.is_empty(), || differences.join("\n"))?;
