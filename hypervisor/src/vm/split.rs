@@ -24,7 +24,7 @@ use bulkhead_core::manifest::{Plan, VmPlan};
 use bulkhead_core::msr::LSTAR;
 use bulkhead_core::split::{
     Fetch, KernelEntry, KernelHalf, Named, Opening, Pages, Place, Places, Refusal, Side, Split,
-    SplitError, Way,
+    SplitError, Way, words,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
@@ -208,11 +208,8 @@ impl Pages for SplitFrames<'_> {
     }
 
     fn copy(&mut self, page: usize, bytes: &[u8]) {
-        let (words, _) = bytes.as_chunks::<8>();
-        let padding = core::iter::repeat(0);
-        let words = words.iter().map(|word| u64::from_le_bytes(*word));
         self.show(page, |entries| {
-            for (index, word) in words.chain(padding).take(ENTRIES).enumerate() {
+            for (index, word) in words::of_page(bytes).enumerate() {
                 // SAFETY: one frame shows, which is `ENTRIES` entries.
                 unsafe { entries.wrapping_add(index).write_volatile(word) };
             }

@@ -26,6 +26,7 @@ mod replica;
 pub mod sites;
 #[cfg(test)]
 mod tests;
+pub mod words;
 
 use alloc::vec::Vec;
 
