@@ -133,7 +133,9 @@ impl fmt::Display for HypercallError {
             Self::BadArgument => {
                 f.write_str("the pages are not the caller's own, writable and in memory")
             }
-            Self::TooMany => f.write_str("the VM has as many as its manifest allows"),
+            Self::TooMany => f.write_str(
+                "the VM has as many as its manifest allows, or no table is left for more",
+            ),
         }
     }
 }

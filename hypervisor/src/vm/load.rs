@@ -51,7 +51,9 @@ impl Load {
         match self {
             Self::Reset { used } => {
                 if vm.reset_devices()? {
-                    let own = vm.shared.memory.lock();
+                    let mut own = vm.shared.memory.lock();
+                    // Memory that was kept is another guest's now; nothing of it is anything to the split.
+                    own.forget_split();
                     *self = match (own.is_there(), *used) {
                         (false, _) => Self::Populate(Populate::begin()),
                         (true, _) if own.sealed().is_some() => Self::GiveUp(Destroy::keeping()),

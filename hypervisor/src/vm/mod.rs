@@ -15,6 +15,7 @@ pub mod models;
 pub mod network;
 pub mod passthrough;
 pub mod populate;
+mod reach;
 pub mod report;
 pub mod run;
 pub mod scheduler;

@@ -2,8 +2,8 @@
 
 use super::host::Host;
 use super::network::Unsent;
+use super::reach;
 use super::shared::{Ending, Locked, VcpuPort, Wanted};
-use super::split;
 use super::switched::Switched;
 use crate::arch::cpu::rdtsc;
 use crate::console::terminal;
@@ -171,7 +171,7 @@ extern "sysv64" fn handle_other(frame: &mut RunFrame, reason: u32, start: u64) -
 #[cold]
 fn sample(host: &Host) {
     let sealed = hooks::vm_exited(host.vm);
-    let split = split::vm_exited(host);
+    let split = reach::vm_exited(host);
     host.vm.sampled.store(sealed || split, Ordering::Relaxed);
 }
 

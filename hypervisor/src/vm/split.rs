@@ -9,8 +9,7 @@ use super::host::Host;
 use super::machine;
 use super::memory::VmMemory;
 use super::shared;
-use crate::arch::cpu::{rdtsc, wrmsr};
-use crate::events;
+use crate::arch::cpu::wrmsr;
 use crate::memory::pool::Pool;
 use crate::memory::{self, Memory, window};
 use alloc::boxed::Box;
@@ -18,23 +17,20 @@ use alloc::vec::Vec;
 use bulkhead_core::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Hpa};
 use bulkhead_core::backing::Backing;
 use bulkhead_core::ept::{EptCaps, Eptp};
-use bulkhead_core::events::{Event, SplitSample};
 use bulkhead_core::fault::StopReason;
 use bulkhead_core::hypercall::HypercallError;
 use bulkhead_core::ledger::{FrameRun, Ledger, MapRight, Rights, VmId};
 use bulkhead_core::manifest::{Plan, VmPlan};
 use bulkhead_core::msr::LSTAR;
-use bulkhead_core::split::reach::{self, Table};
 use bulkhead_core::split::{
     Fetch, KernelEntry, KernelHalf, Named, Opening, Pages, Place, Places, Refusal, Side, Split,
-    SplitError, Way,
+    SplitError, Way, words,
 };
 use bulkhead_core::table::{ENTRIES, Invalidate};
 use bulkhead_core::vcpu::Sides;
-use bulkhead_core::views::{ViewId, Views};
+use bulkhead_core::views::Views;
 use bulkhead_core::vmx::capability::{Help, Negotiated, NoSplit};
 use bulkhead_core::vmx::field::{self, VmcsAccess};
-use core::sync::atomic::Ordering;
 use guest_loader::MemoryLayout;
 
 /// What the VMCS points to each view of a VM with the split with, by [`Side`].
@@ -56,7 +52,7 @@ pub fn tables(plan: &Plan, tells: bool) -> FrameCount {
     let tables = split.map(|vm| {
         let ram = vm.memory.bytes();
         let for_code = if tells { 0 } else { Split::code_tables(ram).0 };
-        Split::tables(ram, vm.split_private).0 + for_code
+        Split::tables(ram, vm.vcpus, vm.split_private).0 + for_code
     });
     FrameCount(tables.fold(0, u64::saturating_add))
 }
@@ -212,11 +208,8 @@ impl Pages for SplitFrames<'_> {
     }
 
     fn copy(&mut self, page: usize, bytes: &[u8]) {
-        let (words, _) = bytes.as_chunks::<8>();
-        let padding = core::iter::repeat(0);
-        let words = words.iter().map(|word| u64::from_le_bytes(*word));
         self.show(page, |entries| {
-            for (index, word) in words.chain(padding).take(ENTRIES).enumerate() {
+            for (index, word) in words::of_page(bytes).enumerate() {
                 // SAFETY: one frame shows, which is `ENTRIES` entries.
                 unsafe { entries.wrapping_add(index).write_volatile(word) };
             }
@@ -276,7 +269,7 @@ impl VmMemory {
     }
 
     /// The hypervisor is about to copy from `count` pages from that of `gpa` on, or to them, for a device: of how many it may. Private pages are read for nobody,
-    /// and lose what is in them when they are written to.
+    /// and lose what is in them when they are written to; code that was found is none any more then.
     pub(super) fn open_for_copy(
         &mut self,
         gpa: Gpa,
@@ -285,6 +278,11 @@ impl VmMemory {
     ) -> FrameCount {
         let writes = rights.contains(Rights::WRITE);
         let open = self.with_split(|split, views, frames| {
+            while let Some(page) = split.first_code(gpa, count).filter(|_| writes) {
+                if split.lose_code(page, views, frames).is_err() {
+                    return FrameCount(0);
+                }
+            }
             while let Some(page) = split.first_private(gpa, count) {
                 // What cannot be given up stays closed.
                 if !writes || split.give_up(page, views, frames) != Ok(true) {
@@ -323,81 +321,6 @@ impl VmMemory {
     /// Makes the views of the split what they were before the guest began.
     pub fn forget_split(&mut self) {
         self.with_split(|split, views, frames| split.forget(views, frames));
-    }
-}
-
-/// A vCPU exited: a sample where it is time for one and user code ran. Whether there will be others.
-pub fn vm_exited(host: &Host) -> bool {
-    /// Ticks between two samples, so that the few there are show a guest at many moments.
-    const BETWEEN: u64 = 1 << 24;
-    let left = host.vm.split_samples.load(Ordering::Relaxed);
-    let is_user_code = (host.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
-    // One that was just taken out of `user` runs none before it is admitted anew.
-    let is_there = host.vm.sides.is_none() || host.side() == Side::User;
-    if left == 0 || !is_user_code || !is_there {
-        return left > 0;
-    }
-    let now = rdtsc();
-    if now < host.vm.sample_due.load(Ordering::Relaxed) {
-        return true;
-    }
-    host.vm.sample_due.store(now + BETWEEN, Ordering::Relaxed);
-    host.vm.split_samples.store(left - 1, Ordering::Relaxed);
-    let root = Gpa(host.read(field::GUEST_CR3).0 & !(FRAME_SIZE - 1) & !(1 << 63));
-    let in_user = host.side() == Side::User;
-    let sample = host.vm.memory.lock().look(host.side(), root);
-    events::send(&Event::SplitSample {
-        vm: host.vm.name.as_str(),
-        sample: SplitSample {
-            vcpu: host.me,
-            in_user,
-            ..sample
-        },
-    });
-    left > 1
-}
-
-impl VmMemory {
-    /// What of the kernel half at `root` is within reach in a view.
-    fn look(&self, side: Side, root: Gpa) -> SplitSample {
-        let view = self
-            .split
-            .as_ref()
-            .map_or(ViewId::BASE, |split| split.view(side));
-        let tables = memory::lock().pool.view();
-        let mut read = |frame, table: &mut Table| {
-            let run = FrameRun::new(frame, FrameCount(1));
-            let right = memory::lock()
-                .ledger
-                .grant_window(self.vm, run, Rights::READ);
-            let Ok(right) = right else { return false };
-            let (shown, right) = window::show(right, |at, _| {
-                for (index, entry) in table.iter_mut().enumerate() {
-                    // SAFETY: one frame shows, which is as many entries as `table`; the guest may write to it meanwhile.
-                    *entry = unsafe { at.cast::<u64>().wrapping_add(index).read_volatile() };
-                }
-            });
-            memory::lock().ledger.surrender(right);
-            shown.is_ok()
-        };
-        let found = reach::reach(&self.views, &tables, view, root, &mut read);
-        let names = self.split.iter().flat_map(|split| split.named());
-        let named: Vec<_> = names
-            .filter_map(|name| {
-                let leaf = self.views.translate(&tables, view, name.gpa)?;
-                let into = (name.gpa.0 - leaf.input.0) / FRAME_SIZE;
-                Some(Frame(leaf.frame.0 + into))
-            })
-            .collect();
-        let unnamed = found.frames.iter().filter(|frame| !named.contains(frame));
-        SplitSample {
-            frames: found.frames.len() as u64,
-            unnamed: unnamed.count() as u64,
-            pages: found.pages,
-            tables: found.tables,
-            is_cut: found.is_cut,
-            ..SplitSample::default()
-        }
     }
 }
 

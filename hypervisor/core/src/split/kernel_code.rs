@@ -16,9 +16,9 @@ use crate::views::{ViewId, Views, Withdrawn};
 pub enum Fetch {
     /// It may now.
     Allowed,
-    /// The page is kept as it is for a reason, and is no code.
+    /// The page is user code's, or kept as it is for a reason: no code of the kernel's.
     Refused,
-    /// There is no such page in the base, so that is not why.
+    /// There is no such page in the base, or none that anybody may execute: that is why.
     Elsewhere,
 }
 
@@ -34,6 +34,15 @@ impl KernelCode {
 
     pub(super) fn has(&self, page: Gpa) -> bool {
         self.pages.binary_search(&page).is_ok()
+    }
+
+    /// Counts as many pages as there may be, of which all but those that are in are nowhere.
+    #[cfg(test)]
+    pub(super) fn fill(&mut self) {
+        let end = 1 << 40;
+        let missing = Self::MOST.saturating_sub(self.pages.len()) as u64;
+        self.pages
+            .extend((0..missing).map(|page| Gpa(end + page * 4096)));
     }
 
     /// The views are as if none had ever been in.
@@ -77,7 +86,8 @@ impl Split {
         let Some(code) = &self.code else {
             return Ok(Fetch::Elsewhere);
         };
-        if perms_in(views, pages, ViewId::BASE).is_none() {
+        let base = perms_in(views, pages, ViewId::BASE);
+        if !base.is_some_and(|perms| perms.contains(EptPerms::EXECUTE)) {
             return Ok(Fetch::Elsewhere);
         }
         let shown = perms_in(views, pages, self.kernel);
@@ -103,7 +113,14 @@ impl Split {
         done.map(|()| Fetch::Allowed)
     }
 
-    /// The kernel writes to the page of `gpa`, which is in: it is out.
+    /// Of `count` pages from that of `gpa` on, the first that is in.
+    #[must_use]
+    pub fn first_code(&self, gpa: Gpa, count: FrameCount) -> Option<Gpa> {
+        let code = self.code.as_ref()?;
+        super::first_within(&code.pages, gpa, count)
+    }
+
+    /// The page of `gpa`, which is in, was written to or is about to be: it is out.
     ///
     /// # Errors
     /// The view could not be changed.

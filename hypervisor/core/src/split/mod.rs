@@ -26,6 +26,7 @@ mod replica;
 pub mod sites;
 #[cfg(test)]
 mod tests;
+pub mod words;
 
 use alloc::vec::Vec;
 
@@ -112,17 +113,19 @@ impl Split {
         FrameCount(passage::PAGES as u64 + 16 + 8 * vcpus as u64)
     }
 
-    /// Tables that the two views of a VM with so many bytes of RAM can need, whatever its guest does: one for each 2 MiB that has a hidden table, those
-    /// above them, and those around the few pages that are guarded, the split's own, or private.
+    /// Tables that the two views of a VM with so many bytes of RAM can need, whatever its guest does: one for each 2 MiB that has a hidden table, and those
+    /// above them; a table of each level for each page that is guarded or private, all far apart, of which there are no more guarded ones than replicas have pages; and
+    /// those around the split's own pages.
     #[must_use]
-    pub const fn tables(ram: u64, private: u32) -> FrameCount {
+    pub const fn tables(ram: u64, vcpus: u32, private: u32) -> FrameCount {
         const AROUND: u64 = 64;
+        let apart = 2 * (Self::pages(vcpus).0 + private as u64);
         let blocks = ram.div_ceil(SIZE_2M);
         let low = match blocks < Self::MOST_TABLES as u64 {
             true => blocks,
             false => Self::MOST_TABLES as u64,
         };
-        FrameCount(low + ram.div_ceil(SIZE_1G) + AROUND + private as u64)
+        FrameCount(low + 2 * ram.div_ceil(SIZE_1G) + AROUND + apart)
     }
 
     /// Adds the two views to a VM's, of which user code may keep `private` pages from its kernel.
@@ -305,6 +308,7 @@ impl Split {
         let hidden = self.hide(half, views, pages, &mut stale);
         // Whatever was named may be elsewhere: every vCPU looks anew.
         self.changes += 1;
+        self.unsee(pages);
         settle(stale, views, pages);
         hidden
     }
@@ -512,6 +516,14 @@ impl Split {
             "the list of the split's views is not as it was"
         );
     }
+}
+
+/// Of `pages`, which are in order, the first of `count` from that of `gpa` on.
+fn first_within(pages: &[Gpa], gpa: Gpa, count: FrameCount) -> Option<Gpa> {
+    let first = Gpa(gpa.0 - gpa.page_offset());
+    let next = pages.partition_point(|page| *page < first);
+    let found = pages.get(next)?;
+    (found.0 - first.0 < count.0.saturating_mul(FRAME_SIZE)).then_some(*found)
 }
 
 /// Shows page `page`, filled with entries of `level` that lead nowhere, at `at` in the `user` view.

@@ -152,6 +152,13 @@ impl Split {
         }
     }
 
+    /// No table counts as looked at any more, so that each way to user code is through an exit once.
+    pub(super) fn unsee<P: Pages>(&self, pages: &mut P) {
+        if self.passage.is_some() {
+            pages.copy(page::SEEN, &[0xff; FRAME_SIZE as usize]);
+        }
+    }
+
     /// Opens a passage for the guest's kernel, or makes the one there is what it has to be now. False where there is none for this kernel: switches go on to
     /// exit.
     ///

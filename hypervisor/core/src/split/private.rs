@@ -62,7 +62,7 @@ impl Split {
             return Err(Refusal::NoneAllowed);
         }
         let is_ordinary = |side| self.place(side, page) == Place::Elsewhere;
-        let is_there = frame_of(page, views, pages).is_some();
+        let is_there = pages.is_ram(page) && frame_of(page, views, pages).is_some();
         // Before there is a kernel, nobody is kept from anything.
         if self.entry.is_none()
             || !is_there
@@ -102,7 +102,11 @@ impl Split {
         let Ok(place) = self.private.pages.binary_search(&page) else {
             return Ok(false);
         };
-        let withdrawn = pages.books(|_, tables| views.reset(tables, self.kernel, page, ONE))?;
+        let guards = self.guards(page);
+        let withdrawn = pages.books(|_, tables| match guards {
+            true => views.limit(tables, self.kernel, page, ONE, self.guard),
+            false => views.reset(tables, self.kernel, page, ONE),
+        })?;
         self.private.pages.remove(place);
         settle(Vec::from([withdrawn]), views, pages);
         Ok(true)
@@ -128,10 +132,7 @@ impl Split {
     /// Of `count` pages from that of `gpa` on, the first that is private.
     #[must_use]
     pub fn first_private(&self, gpa: Gpa, count: FrameCount) -> Option<Gpa> {
-        let first = Gpa(gpa.0 - gpa.page_offset());
-        let next = self.private.pages.partition_point(|page| *page < first);
-        let found = self.private.pages.get(next)?;
-        (found.0 - first.0 < count.0.saturating_mul(FRAME_SIZE)).then_some(*found)
+        super::first_within(&self.private.pages, gpa, count)
     }
 
     /// Wipes all of them; the caller has `kernel` show them.

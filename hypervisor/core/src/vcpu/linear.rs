@@ -45,10 +45,10 @@ pub fn fetch<C: Cpu>(cpu: &mut C, at: Gva, bytes: &mut [u8]) -> Result<(), Linea
 /// # Errors
 /// As for [`read`].
 pub fn probe_write<C: Cpu>(cpu: &mut C, at: Gva, length: usize) -> Result<(), LinearFault> {
-    translate(cpu, at, AccessKind::Write)?;
+    translate_for_copy(cpu, at, AccessKind::Write)?;
     let here = in_page(at, length);
     if here < length {
-        translate(cpu, Gva(at.0.wrapping_add(here as u64)), AccessKind::Write)?;
+        translate_for_copy(cpu, Gva(at.0.wrapping_add(here as u64)), AccessKind::Write)?;
     }
     Ok(())
 }
@@ -86,10 +86,10 @@ pub fn code_offset<C: Cpu>(cpu: &C, address: u64) -> u64 {
 pub fn write<C: Cpu>(cpu: &mut C, at: Gva, bytes: &[u8]) -> Result<(), LinearFault> {
     let here = in_page(at, bytes.len());
     let (first, second) = bytes.split_at_checked(here).unwrap_or((bytes, &[]));
-    let first_at = translate(cpu, at, AccessKind::Write)?;
+    let first_at = translate_for_copy(cpu, at, AccessKind::Write)?;
     let second_at = match second {
         [] => first_at,
-        _ => translate(cpu, Gva(at.0.wrapping_add(here as u64)), AccessKind::Write)?,
+        _ => translate_for_copy(cpu, Gva(at.0.wrapping_add(here as u64)), AccessKind::Write)?,
     };
     for (gpa, piece) in [(first_at, first), (second_at, second)] {
         if !piece.is_empty() && !cpu.write_guest(gpa, piece) {
@@ -109,7 +109,7 @@ fn load<C: Cpu>(
     let mut rest = bytes;
     while !rest.is_empty() {
         let here = in_page(next, rest.len());
-        let gpa = translate(cpu, next, kind)?;
+        let gpa = translate_for_copy(cpu, next, kind)?;
         let (piece, more) = rest.split_at_mut_checked(here).unwrap_or_default();
         if !cpu.read_guest(gpa, piece) {
             return Err(LinearFault::NoMemory(gpa, false));
@@ -146,11 +146,19 @@ pub fn translate<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, 
         user,
         implicit: false,
     };
-    let gpa = resolve(cpu, at, access)?;
-    if !user && cpu.splits() && cpu.is_private(gpa) {
+    resolve(cpu, at, access)
+}
+
+/// The same where the hypervisor is to do what the instruction does: it touches private pages for nobody.
+fn translate_for_copy<C: Cpu>(cpu: &mut C, at: Gva, kind: AccessKind) -> Result<Gpa, LinearFault> {
+    let gpa = translate(cpu, at, kind)?;
+    if cpu.splits() && cpu.is_private(gpa) {
+        let user = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
+        let mut code = private::code(kind == AccessKind::Write);
+        code.set(PageFaultCode::USER, user);
         return Err(LinearFault::Page {
             at,
-            code: private::code(kind == AccessKind::Write).bits(),
+            code: code.bits(),
         });
     }
     Ok(gpa)

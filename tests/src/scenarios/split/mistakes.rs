@@ -13,7 +13,7 @@ use crate::scenario::{Ground, Scenario};
 
 const LIMIT: u64 = 180;
 /// The guest's cases that run unless one is asked for.
-const CASES: [&str; 11] = [
+pub const CASES: [&str; 11] = [
     "round-trips",
     "interrupts",
     "faults",

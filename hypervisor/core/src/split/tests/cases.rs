@@ -1,9 +1,12 @@
 //! What a guest can do that is worth its own name.
 
-use super::world::{NX, PRESENT, PROCESSES, SLOTS, USER, WRITE, World, address, addresses};
-use crate::addr::{FRAME_SIZE, Gpa, Gva};
+use super::world::{NX, PRESENT, PROCESSES, RAM, SLOTS, USER, WRITE, World, address, addresses};
+use crate::addr::{FRAME_SIZE, FrameCount, Gpa, Gva};
+use crate::ept::EptPerms;
 use crate::ledger::Entry;
-use crate::split::{HALF_BYTES, KernelHalf, Name, Named, Place, Side, Split, SplitError};
+use crate::split::{
+    Fetch, HALF_BYTES, KernelHalf, Name, Named, Place, Refusal, Side, Split, SplitError,
+};
 
 /// A guest whose processes all have the whole kernel half.
 fn world(entries: &mut Vec<Entry>) -> World<'_> {
@@ -168,7 +171,7 @@ fn one_table_is_guarded_at_a_time() {
         world.begin(table).unwrap();
         let writable = (0..PROCESSES).filter(|process| {
             let shown = world.shows(Side::Kernel, world.guest.tops[*process]);
-            shown.is_some_and(|(_, perms)| perms.contains(crate::ept::EptPerms::WRITE))
+            shown.is_some_and(|(_, perms)| perms.contains(EptPerms::WRITE))
         });
         assert!(writable.eq((0..PROCESSES).filter(|other| *other != process)));
         let place = world.split.place(Side::Kernel, Gpa(table * FRAME_SIZE));
@@ -214,5 +217,87 @@ fn tables_on_the_way_to_what_is_named_are_guarded_as_long_as_somebody_names_it()
         assert!(found.eq(expected), "{vcpu}: {chosen:?}");
         assert!(is_guarded(&world, Gpa(reference * FRAME_SIZE)));
     }
+    world.end();
+}
+
+#[test]
+fn a_page_that_is_no_memory_is_neither_private_nor_code() {
+    for tells in [true, false] {
+        let mut entries = Vec::new();
+        let mut world = World::on(tells, &mut entries, 1, 11);
+        let reference = world.guest.tops[0];
+        world.begin(reference).unwrap();
+        // A device's registers, as a page of another kind.
+        let (device, data) = (RAM + 8, EptPerms::READ | EptPerms::WRITE);
+        let frame = RAM + Split::pages(1).0 - 1;
+        world.machine.map(device, frame, 1, data);
+        let gpa = Gpa(device * FRAME_SIZE);
+        let concealed = world.work(|split, views, pages| split.conceal(gpa, views, pages));
+        assert_eq!(concealed, Err(Refusal::NotOrdinary));
+        let found = world.work(|split, views, pages| split.find_code(gpa, views, pages));
+        assert_eq!(found, Ok(Fetch::Elsewhere));
+        world.machine.unmap(device, 1);
+        world.end();
+    }
+}
+
+#[test]
+fn a_private_page_that_became_a_table_is_guarded_once_it_is_given_up() {
+    let mut entries = Vec::new();
+    let mut world = World::new(&mut entries, 1, 11);
+    let reference = world.guest.tops[0];
+    world.begin(reference).unwrap();
+    let table = Gpa(40 * FRAME_SIZE);
+    let conceal = world.work(|split, views, pages| split.conceal(table, views, pages));
+    assert_eq!(conceal, Ok(()));
+    let half = world.guest.half(0);
+    let named = Named {
+        names: &[],
+        tables: &[table],
+    };
+    world
+        .work(|split, views, pages| split.admit(0, &half, &named, views, pages))
+        .unwrap();
+    assert_eq!(world.shows(Side::Kernel, 40), None);
+    let given = world.work(|split, views, pages| split.give_up(table, views, pages));
+    assert_eq!(given, Ok(true));
+    assert_eq!(world.wiped, [40]);
+    let (_, perms) = world.shows(Side::Kernel, 40).unwrap();
+    assert!(!perms.contains(EptPerms::WRITE));
+    assert_eq!(world.split.place(Side::Kernel, table), Place::Guarded);
+    world.end();
+}
+
+#[test]
+fn with_more_code_than_is_kept_all_is_found_anew() {
+    let mut entries = Vec::new();
+    let mut world = World::on(false, &mut entries, 1, 11);
+    let reference = world.guest.tops[0];
+    world.begin(reference).unwrap();
+    let find = |world: &mut World<'_>, page: u64| {
+        let gpa = Gpa(page * FRAME_SIZE);
+        world.work(|split, views, pages| split.find_code(gpa, views, pages))
+    };
+    let code: Vec<_> = (40..60).filter(|page| *page != reference).collect();
+    for page in &code {
+        assert_eq!(find(&mut world, *page), Ok(Fetch::Allowed));
+    }
+    let first = world
+        .split
+        .first_code(Gpa(45 * FRAME_SIZE + 8), FrameCount(3));
+    assert_eq!(first, Some(Gpa(45 * FRAME_SIZE)));
+    assert_eq!(
+        world.split.first_code(Gpa(60 * FRAME_SIZE), FrameCount(9)),
+        None
+    );
+    let is_code = |world: &World<'_>, page: u64| {
+        let (_, perms) = world.shows(Side::Kernel, page).unwrap();
+        perms.contains(EptPerms::EXECUTE)
+    };
+    assert!(code.iter().all(|page| is_code(&world, *page)));
+    world.split.code.as_mut().unwrap().fill();
+    assert_eq!(find(&mut world, 61), Ok(Fetch::Allowed));
+    assert!(is_code(&world, 61));
+    assert!(!code.iter().any(|page| is_code(&world, *page)));
     world.end();
 }

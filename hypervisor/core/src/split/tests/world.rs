@@ -6,7 +6,7 @@ use crate::addr::{FRAME_SIZE, Frame, FrameCount, Gpa, Gva};
 use crate::ept::{EptCaps, EptFeatures, EptPerms};
 use crate::ledger::{Entry, FrameRun, Ledger, MapRight, Rights};
 use crate::split::{
-    HALF_BYTES, KernelEntry, KernelHalf, Name, Named, Pages, Places, Side, Split, SplitError,
+    HALF_BYTES, KernelEntry, KernelHalf, Name, Named, Pages, Places, Side, Split, SplitError, words,
 };
 use crate::table::fake::FakeMemory;
 use crate::table::{ENTRIES, Invalidate, PageSize};
@@ -195,10 +195,8 @@ impl Pages for Frames<'_, '_> {
     }
 
     fn copy(&mut self, page: usize, bytes: &[u8]) {
-        let (words, _) = bytes.as_chunks::<8>();
-        self.pages[page] = [0; ENTRIES];
-        for (entry, word) in self.pages[page].iter_mut().zip(words) {
-            *entry = u64::from_le_bytes(*word);
+        for (entry, word) in self.pages[page].iter_mut().zip(words::of_page(bytes)) {
+            *entry = word;
         }
     }
 

@@ -36,7 +36,7 @@ use crate::split::{Fetch, KernelHalf, Name, Named, Opening, Place, Side, Way};
 use crate::vmx::controls::{Primary, Secondary};
 use crate::vmx::exit::{EptViolation, Interruption};
 use crate::vmx::field::{self, Natural};
-use crate::walk::PageFaultCode;
+use crate::walk::{AccessKind, PageFaultCode};
 
 /// Pages of each descriptor table, or of the task-state segment, that are named at most.
 const MOST_NAMES: usize = 17;
@@ -52,10 +52,10 @@ const UPPER_HALF: u64 = 1 << 63;
 /// The instruction that a vCPU carries out before it exits again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stepping {
-    /// One that writes to what `kernel` guards, a page of it here, in `base`.
-    Guarded(Gpa),
+    /// One that writes to what `kernel` guards, in `base`: to these pages, or the one twice.
+    Guarded([Gpa; 2]),
     /// One that writes to a page of the kernel's code, in `base`: it may lie in that page itself, which can be executed or written to in `kernel`.
-    Code(Gpa),
+    Code([Gpa; 2]),
     /// One that loads or stores a descriptor table's register.
     DescriptorTable,
 }
@@ -163,14 +163,18 @@ impl Vcpu {
                 place @ (Place::Guarded | Place::Code) if violation.write => {
                     self.counters.split.steps += 1;
                     divided.stepping = Some(match place {
-                        Place::Code => Stepping::Code(violation.gpa),
-                        _ => Stepping::Guarded(violation.gpa),
+                        Place::Code => Stepping::Code(written(cpu, violation)),
+                        _ => Stepping::Guarded(written(cpu, violation)),
                     });
                     enter(cpu, &mut self.counters.split, Side::Base);
                     event::undo_unblocking(cpu, violation.unblocked_nmi);
                     event::reinject_interrupted(cpu);
                     self.want(cpu, Primary::MONITOR_TRAP, true);
                     return Ok(Some(Step::SAME));
+                }
+                Place::Private if is_user_code && !delivers => {
+                    divided.enter_user(cpu).map_err(GuestFault::Stop)?;
+                    self.counters.split.to_user += 1;
                 }
                 Place::Private => {
                     let gva = violation.gva.unwrap_or(Gva(0));
@@ -180,7 +184,7 @@ impl Vcpu {
                     }
                     cpu.give_up(violation.gpa).map_err(GuestFault::Stop)?;
                 }
-                Place::Open => {}
+                Place::Open if !violation.fetch => {}
                 _ => return Ok(None),
             },
             Side::User if delivers || !is_user_code => {
@@ -189,7 +193,7 @@ impl Vcpu {
             Side::User => {
                 match cpu.place(violation.gpa) {
                     Place::Barrier => {}
-                    Place::Open => return Ok(Some(Step::SAME)),
+                    Place::Open if !violation.fetch => return Ok(Some(Step::SAME)),
                     _ => return Ok(None),
                 }
                 let Some(gva) = violation.gva.filter(|gva| gva.0 & UPPER_HALF != 0) else {
@@ -224,7 +228,17 @@ impl Vcpu {
             return Ok(Step::SAME);
         };
         let stepped = divided.stepping.take();
-        if let Some(Stepping::Guarded(page)) = stepped {
+        if let Some(Stepping::Guarded(pages) | Stepping::Code(pages)) = stepped {
+            if cpu.finds_code() {
+                for page in pages {
+                    cpu.lose_code(page).map_err(GuestFault::Stop)?;
+                }
+            }
+            let makes_way = pages.iter().any(|page| cpu.makes_way(*page));
+            if matches!(stepped, Some(Stepping::Code(_))) && !makes_way {
+                enter(cpu, &mut self.counters.split, Side::Kernel);
+                return Ok(Step::SAME);
+            }
             if divided.is_gone(cpu) {
                 divided.hand_over(cpu);
                 enter(cpu, &mut self.counters.split, Side::Kernel);
@@ -232,15 +246,10 @@ impl Vcpu {
             }
             let half = read_half(cpu, divided.reference).map_err(GuestFault::Stop)?;
             cpu.cover(&half).map_err(GuestFault::Stop)?;
-            if cpu.makes_way(page) {
+            if makes_way {
                 divided.open(cpu, &half).map_err(GuestFault::Stop)?;
             }
             enter(cpu, &mut self.counters.split, Side::Kernel);
-        }
-        if let Some(Stepping::Code(page)) = stepped {
-            cpu.lose_code(page).map_err(GuestFault::Stop)?;
-            enter(cpu, &mut self.counters.split, Side::Kernel);
-            return Ok(Step::SAME);
         }
         // What else the instruction was for comes with it: `name` sees what is there now.
         if stepped.is_some() && divided.named.is_some() {
@@ -336,6 +345,22 @@ fn kernel_fetch<C: Cpu>(
         true => Ok(Fetch::Refused),
         false => cpu.find_code(violation.gpa),
     }
+}
+
+/// The pages that an access writes to of which one was refused: a few bytes around a page's end may be in two.
+fn written<C: Cpu>(cpu: &mut C, violation: &EptViolation) -> [Gpa; 2] {
+    /// The longest operand that is not a string.
+    const LONGEST: u64 = 64;
+    let other = violation.gva.and_then(|gva| {
+        let offset = gva.page_offset();
+        let other = match offset {
+            ..LONGEST => gva.0.wrapping_sub(offset + 1),
+            _ if offset >= FRAME_SIZE - LONGEST => gva.0.wrapping_add(FRAME_SIZE - offset),
+            _ => return None,
+        };
+        linear::locate(cpu, Gva(other), AccessKind::Read).ok()
+    });
+    [violation.gpa, other.unwrap_or(violation.gpa)]
 }
 
 /// Has the vCPU be in the view of `side`.

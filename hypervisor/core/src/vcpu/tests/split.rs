@@ -443,7 +443,7 @@ fn a_guarded_write_where_the_kernel_is_no_more_is_the_last_one() {
         machine.cpu.set_natural(field::GUEST_CR3, table as u64);
         machine.put(
             table + 0x800,
-            &(entry | u64::from(guarded) * 3).to_le_bytes(),
+            &(entry | (u64::from(guarded) * 3)).to_le_bytes(),
         );
         machine.cpu.admitted.clear();
         assert_eq!(violate(&mut machine, WRITE, at, at), Action::Resume);

@@ -119,7 +119,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Unmaps all of a range, and says how many frames came out.
-    fn unmap(&mut self, page: u64, count: u64) -> u64 {
+    pub(crate) fn unmap(&mut self, page: u64, count: u64) -> u64 {
         let mut frames = 0;
         while let Some(stale) = self
             .views

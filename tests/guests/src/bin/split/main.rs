@@ -1,13 +1,21 @@
 //! A kernel with a kernel half, and user code that reaches for it.
 //!
 //! `split=yes` says that the VM has the kernel/user split, so that what the kernel shows by mistake must be out of reach; without
-//! the word it must be in reach, which is the control. `case=` chooses one case; `conflict` only runs where it is chosen,
-//! because it stops the VM.
+//! the word it must be in reach, which is the control. `gates=yes` has the kernel be left as Linux is, so that the hypervisor has gates. `case=` chooses
+//! cases, with commas between them; those that are `Asked` only run where they are chosen: one stops the VM, and the others are about gates.
 #![no_std]
 #![no_main]
 #![allow(unsafe_code, reason = "is a kernel")]
 
+mod addresses;
+mod breakpoints;
+mod debug;
+mod entry;
+mod gates;
+mod nmis;
 mod private;
+mod programs;
+mod steps;
 mod user;
 mod world;
 
@@ -17,7 +25,8 @@ use test_guests::case::Case;
 use test_guests::params::Params;
 use test_guests::{apic, cpu, guest, println, timer};
 
-use user::{End, How, INTERRUPTS, SYSCALL, SYSCALL_AGAIN, split_syscall, split_syscall_again};
+use entry::{Nested, split_syscall, split_syscall_again};
+use user::{End, How, INTERRUPTS, SYSCALL, SYSCALL_AGAIN};
 use world::{
     KERNEL, LEAK, NEW_SLOT, NOTHING, SECRET, UNSEEN_SLOT, USER_CODE, USER_DATA, USER_NOTHING,
     USER_TABLE,
@@ -28,26 +37,47 @@ guest!(main);
 /// What a case does, in a VM with the split or without.
 type CaseFn = fn(&mut Case, bool);
 
-/// Its name, what it does, and whether it runs unasked.
-const CASES: &[(&str, CaseFn, bool)] = &[
-    ("round-trips", round_trips, true),
-    ("interrupts", interrupts, true),
-    ("faults", faults, true),
-    ("mistake", mistake, true),
-    ("new-slot", new_slot, true),
-    ("unseen-tables", unseen_tables, true),
-    ("jump-to-user", jump_to_user, true),
-    ("ldt", ldt, true),
-    ("set-up-anew", set_up_anew, true),
-    ("vmfunc", vmfunc, true),
-    ("private", private::private, true),
-    ("conflict", conflict, false),
+/// When a case runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// Unless others are chosen.
+    Unasked,
+    /// Where it is chosen.
+    Asked,
+    /// Where it is chosen, and the kernel is another vCPU's.
+    Elsewhere,
+}
+
+/// Its name, what it does, and when it runs.
+const CASES: &[(&str, CaseFn, When)] = &[
+    ("round-trips", round_trips, When::Unasked),
+    ("interrupts", interrupts, When::Unasked),
+    ("faults", faults, When::Unasked),
+    ("mistake", mistake, When::Unasked),
+    ("new-slot", new_slot, When::Unasked),
+    ("unseen-tables", unseen_tables, When::Unasked),
+    ("jump-to-user", jump_to_user, When::Unasked),
+    ("ldt", ldt, When::Unasked),
+    ("set-up-anew", set_up_anew, When::Unasked),
+    ("vmfunc", vmfunc, When::Unasked),
+    ("private", private::private, When::Unasked),
+    ("conflict", conflict, When::Asked),
+    ("many", many, When::Asked),
+    ("steps", steps::steps, When::Asked),
+    ("breakpoints", breakpoints::execution, When::Asked),
+    ("watchpoints", breakpoints::data, When::Asked),
+    ("mapped", addresses::mapped, When::Asked),
+    ("reached", addresses::reached, When::Asked),
+    ("forged", addresses::forged, When::Asked),
+    ("nmis", nmis::nmis, When::Elsewhere),
 ];
 
 /// VMFUNC switches views: the VM has the split, and `vmfunc=no` does not say that this processor has its switches exit.
 static SWITCHES: AtomicBool = AtomicBool::new(false);
 
 const ROUNDS: u32 = 20;
+const DEBUG: u64 = 1;
+const NMI: u64 = 2;
 const BREAKPOINT: u64 = 3;
 const INVALID_OPCODE: u64 = 6;
 const GENERAL_PROTECTION: u64 = 13;
@@ -83,16 +113,52 @@ fn main(params: &Params) {
         println!("case runtime: FAIL {fault}");
         return;
     }
-    world::build();
-    println!("split: user code at {USER_CODE:#x}, kernel at {KERNEL:#x}");
     let wanted = params.get("case");
-    for (name, run, unasked) in CASES {
-        if wanted.map_or(*unasked, |wanted| wanted == *name) {
+    let runs = |name: &str, when| match wanted {
+        Some(wanted) => wanted.split(',').any(|wanted| wanted == name),
+        None => when == When::Unasked,
+    };
+    let elsewhere = |when| when == When::Elsewhere;
+    if !CASES
+        .iter()
+        .any(|(name, _, when)| elsewhere(*when) && runs(name, *when))
+    {
+        world::build();
+        println!("split: user code at {USER_CODE:#x}, kernel at {KERNEL:#x}");
+    }
+    if params.get("gates") == Some("yes") {
+        user::return_by_sites();
+    }
+    for (name, run, when) in CASES {
+        if runs(name, *when) {
             let mut case = Case::start(name);
             run(&mut case, split);
             case.finish();
         }
     }
+}
+
+/// A debug exception or an NMI; whether it ends user mode.
+extern "C" fn hook(frame: &mut Nested) -> bool {
+    if frame.vector == NMI {
+        nmis::arrive(frame);
+        return false;
+    }
+    debug::arrive(frame)
+}
+
+/// User code goes into the kernel so often that the exits tell whether it took any.
+fn many(case: &mut Case, _: bool) {
+    user::go_on_by_itself(true);
+    let end = user::run(programs::many(), 0, 0);
+    user::go_on_by_itself(false);
+    check(case, "the end of many", end, |end| {
+        end.is_user && end.vector == INVALID_OPCODE
+    });
+    case.check(
+        user::registers_are_kept(),
+        format_args!("registers changed on the way"),
+    );
 }
 
 fn check(case: &mut Case, what: &str, end: End, holds: impl Fn(&End) -> bool) {
@@ -189,10 +255,15 @@ fn faults(case: &mut Case, _: bool) {
     }
 }
 
-/// Has user code read the secret at `at`.
+/// Has user code read the secret at `at`, and says what came of it.
 fn read_secret(case: &mut Case, at: u64, split: bool) {
-    let end = user::run(&READ, at, 0);
+    let end = look_for_secret(case, at, split);
     println!("split: user code at {at:#x}: {end}");
+}
+
+/// Has user code read the secret at `at`.
+fn look_for_secret(case: &mut Case, at: u64, split: bool) -> End {
+    let end = user::run(&READ, at, 0);
     if split {
         check(case, "the kernel's page", end, |end| {
             end.is_page_fault(NOT_YOURS_TO_READ, at)
@@ -202,6 +273,7 @@ fn read_secret(case: &mut Case, at: u64, split: bool) {
             (end.vector, end.result) == (BREAKPOINT, SECRET)
         });
     }
+    end
 }
 
 /// The kernel half has a page that user code may use, as far as its tables go.

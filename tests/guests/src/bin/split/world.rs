@@ -6,12 +6,12 @@
 //! | 2 | code, data and a stack | user code |
 //! | 511, last GiB but one | the same memory: descriptor tables, stacks and entry points have their addresses here | the kernel |
 //! | 511, last GiB | [`SECRET`], by the kernel's mistake | whoever gets here |
-//! | [`NEW_SLOT`], [`UNSEEN_SLOT`] | nothing, until a case maps the secret there, too | as above |
+//! | [`NEW_SLOT`], [`UNSEEN_SLOT`], [`FORGED_SLOT`] | nothing, until a case maps the secret there, too | as above |
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::user::{STUB_SIZE, split_stubs, split_syscall};
+use crate::entry::{STUB_SIZE, split_debug, split_nmi, split_stubs, split_syscall};
 
 /// A page of its own.
 #[repr(C, align(4096))]
@@ -47,6 +47,9 @@ pub(crate) const LEAK: u64 = KERNEL + (1 << 30);
 /// A slot of the kernel half that is filled after user code ran, and one of a table that the processor has not seen.
 pub(crate) const NEW_SLOT: usize = 300;
 pub(crate) const UNSEEN_SLOT: usize = 301;
+/// One of a table that is taken for another one.
+pub(crate) const FORGED_SLOT: usize = 302;
+pub(crate) const FORGED: u64 = 3;
 /// Where a slot of the kernel half begins.
 pub(crate) const fn slot(number: usize) -> u64 {
     0xffff << 48 | (number as u64) << 39
@@ -87,7 +90,15 @@ const fn user_data(base: u64) -> u64 {
 }
 const INTERRUPT_GATE: u64 = 0x8e00;
 const USERS_GATE: u64 = 0xee00;
+const DEBUG: usize = 1;
+const NMI: usize = 2;
 const BREAKPOINT: usize = 3;
+/// What the kernel has of its GS's segment, and user code of its own.
+const GS_BASE: u32 = 0xc000_0101;
+const KERNEL_GS_BASE: u32 = 0xc000_0102;
+
+/// TF, IF and DF.
+pub(crate) const MASKED: u64 = 0x700;
 
 const EFER: u32 = 0xc000_0080;
 const STAR: u32 = 0xc000_0081;
@@ -101,7 +112,7 @@ static COPY: Page = Page::new();
 static LOW_L3: Page = Page::new();
 static KERNEL_L3: Page = Page::new();
 static DIRECT_L2: Page = Page::new();
-static LEAK_L3: [Page; 2] = [const { Page::new() }; 2];
+static LEAK_L3: [Page; 2 + FORGED as usize] = [const { Page::new() }; 2 + FORGED as usize];
 static LEAK_L2: Page = Page::new();
 static LEAK_L1: Page = Page::new();
 static SECRET_PAGE: Page = Page::new();
@@ -114,6 +125,10 @@ static IDTS: [Page; 2] = [const { Page::new() }; 2];
 static LDTS: [Page; 2] = [const { Page::new() }; 2];
 static TSS_PAGE: Page = Page::new();
 static STACK: [Page; 2] = [const { Page::new() }; 2];
+/// What debug exceptions and NMIs come to.
+static OWN_STACKS: [Page; 2] = [const { Page::new() }; 2];
+/// Where GS is the kernel's: the entry stack's address, as far as the instructions know.
+static GS_WORDS: Page = Page::new();
 
 /// Makes it all, and has the processor use it. Interrupts stay off.
 pub(crate) fn build() {
@@ -128,7 +143,7 @@ pub(crate) fn build() {
     }
     LEAK_L2.set(0, LEAK_L1.address() | ANYBODYS);
     LEAK_L1.set(0, SECRET_PAGE.address() | ANYBODYS);
-    SECRET_PAGE.set(0, SECRET);
+    set_secret();
     USER_L3.set(0, USER_L2.address() | ANYBODYS);
     USER_L2.set(0, USER_L1.address() | ANYBODYS);
     for (page, index) in USER_PAGES.iter().zip(0..) {
@@ -146,9 +161,17 @@ fn describe() {
     for (segment, index) in SEGMENTS.into_iter().zip(0..) {
         GDT.set(index, segment);
     }
-    let stack = KERNEL + STACK[1].address() + 4096;
+    let stack = entry_stack_top();
     TSS_PAGE.set(0, stack << 32);
     TSS_PAGE.set(1, stack >> 32);
+    let [debug, nmi] = OWN_STACKS
+        .each_ref()
+        .map(|page| KERNEL + page.address() + 4096);
+    TSS_PAGE.set(4, debug << 32);
+    TSS_PAGE.set(5, debug >> 32 | nmi << 32);
+    TSS_PAGE.set(6, nmi >> 32);
+    GS_WORDS.set(0, stack);
+    take_gs();
     TSS_PAGE.set(12, (TSS_LIMIT + 1) << 48);
     set_system(TSS_SELECTOR, TSS, KERNEL + TSS_PAGE.address(), TSS_LIMIT);
     let gdt = Pointer::new(KERNEL + GDT.address(), u64::from(LDT_SELECTOR) + 15);
@@ -160,8 +183,24 @@ fn describe() {
     let efer = rdmsr(EFER);
     wrmsr(EFER, efer | EFER_BITS);
     wrmsr(STAR, 0x08 << 32 | 0x18 << 48);
-    wrmsr(FMASK, 0x700);
+    mask_flags(MASKED);
     use_entry(&split_syscall);
+}
+
+/// Has GS be the kernel's, whoever's it was.
+pub(crate) fn take_gs() {
+    wrmsr(GS_BASE, KERNEL + GS_WORDS.address());
+    wrmsr(KERNEL_GS_BASE, USER_DATA);
+}
+
+/// The flags that SYSCALL clears.
+pub(crate) fn mask_flags(flags: u64) {
+    wrmsr(FMASK, flags);
+}
+
+/// Where the stack begins that events come to which user code is interrupted by.
+pub(crate) fn entry_stack_top() -> u64 {
+    KERNEL + STACK[1].address() + 4096
 }
 
 /// Says where system calls enter the kernel.
@@ -175,15 +214,17 @@ pub(crate) fn use_idt(number: usize) {
         return;
     };
     for vector in 0..256 {
-        let stub = KERNEL + &raw const split_stubs as u64 + vector as u64 * STUB_SIZE;
-        let gate = if vector == BREAKPOINT {
-            USERS_GATE
-        } else {
-            INTERRUPT_GATE
+        let stub = &raw const split_stubs as u64 + vector as u64 * STUB_SIZE;
+        let (at, gate) = match vector {
+            DEBUG => (&raw const split_debug as u64, INTERRUPT_GATE | 1),
+            NMI => (&raw const split_nmi as u64, INTERRUPT_GATE | 2),
+            BREAKPOINT => (stub, USERS_GATE),
+            _ => (stub, INTERRUPT_GATE),
         };
-        let low = stub & 0xffff | 0x08 << 16 | gate << 32 | (stub >> 16 & 0xffff) << 48;
+        let at = KERNEL + at;
+        let low = at & 0xffff | 0x08 << 16 | gate << 32 | (at >> 16 & 0xffff) << 48;
         idt.set(2 * vector, low);
-        idt.set(2 * vector + 1, stub >> 32);
+        idt.set(2 * vector + 1, at >> 32);
     }
     let idt = Pointer::new(KERNEL + idt.address(), 4095);
     // SAFETY: the table is complete.
@@ -214,6 +255,50 @@ pub(crate) fn use_unseen_tables() {
     }
     COPY.set(UNSEEN_SLOT, LEAK_L3[1].address() | ANYBODYS);
     load_tables(&COPY);
+}
+
+/// Goes on with a copy of the top-level table that is `blocks` times 2 MiB behind it, up to [`FORGED`], in which the secret has yet another slot. Nobody else has memory there.
+pub(crate) fn use_forged_tables(blocks: u64) {
+    let at = (TOP.address() + (blocks << 21)) as *const Page;
+    // SAFETY: a page of RAM behind this program, which is nobody else's and consists of atomic words.
+    let forged = unsafe { &*at };
+    for index in 0..512 {
+        forged.set(index, TOP.get(index));
+    }
+    let leak = LEAK_L3.get(1 + blocks as usize).unwrap_or(&LEAK_L3[1]);
+    forged.set(FORGED_SLOT, leak.address() | ANYBODYS);
+    load_tables(forged);
+}
+
+/// What the level-3 table of the kernel's code has for the GiB `number`.
+pub(crate) fn kernels_gib(number: usize) -> u64 {
+    KERNEL_L3.get(number)
+}
+
+/// Gives the GiB `number` of the kernel's code what has the secret, or nothing; user code may use it, as far as the tables go.
+pub(crate) fn map_secret_at(number: usize, mapped: bool) {
+    let entry = if mapped {
+        LEAK_L2.address() | ANYBODYS
+    } else {
+        0
+    };
+    KERNEL_L3.set(number, entry);
+}
+
+/// Has the secret be what it is.
+pub(crate) fn set_secret() {
+    SECRET_PAGE.set(0, SECRET);
+}
+
+/// Where the top-level table is that system calls were set up with.
+pub(crate) fn first_table() -> u64 {
+    TOP.address()
+}
+
+/// What the kernel itself finds at `at`, in its half.
+pub(crate) fn read(at: u64) -> u64 {
+    // SAFETY: callers name what the kernel has there.
+    unsafe { (at as *const u64).read_volatile() }
 }
 
 /// Goes back to the tables that system calls were set up with.
