@@ -62,7 +62,8 @@ pub fn scenarios() -> Vec<Scenario> {
                 resets(context, guest)
             },
         )
-        .with_payloads(PAYLOADS),
+        .with_payloads(PAYLOADS)
+        .only_when_long(),
     );
     scenarios
 }
