@@ -459,20 +459,20 @@ impl Sides for Host {
         table: Gpa,
         half: &KernelHalf,
         named: &Named<'_>,
-    ) -> Result<(), StopReason> {
+    ) -> Result<bool, StopReason> {
         let Some([_, _, user]) = &self.vm.sides else {
             unreachable!("a VM without the split has one view");
         };
         let mut own = self.vm.memory.lock();
-        let admitted = own.with_split(|split, views, frames| {
-            split.admit(self.me, half, named, views, frames)?;
-            split.see(table, frames);
-            Ok(())
+        let let_in = own.with_split(|split, views, frames| {
+            split.let_in(self.me, table, half, named, views, frames)
         });
-        self.judge(admitted.unwrap_or(Ok(())))?;
-        // While the memory is held: what a flush takes a vCPU out of, it does not come back to by what it was told before.
-        self.write(field::EPT_POINTER, user.raw());
-        Ok(())
+        let is_in = self.judge(let_in.unwrap_or(Ok(false)))?;
+        if is_in {
+            // While the memory is held: what a flush takes a vCPU out of, it does not come back to by what it was told before.
+            self.write(field::EPT_POINTER, user.raw());
+        }
+        Ok(is_in)
     }
 
     fn switches(&self) -> bool {

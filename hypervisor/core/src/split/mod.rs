@@ -16,6 +16,7 @@
 mod code;
 mod error;
 pub mod gates;
+mod guard;
 mod kernel_code;
 mod kernel_half;
 mod passage;
@@ -265,6 +266,31 @@ impl Split {
         Ok(table)
     }
 
+    /// As [`Split::admit`], and notes the top-level table `table`, where nothing that is `named` has changed since it was read; false where something has, and the
+    /// vCPU must not be let into `user`.
+    ///
+    /// # Errors
+    /// As for `admit`.
+    pub fn let_in<P: Pages>(
+        &mut self,
+        vcpu: u32,
+        table: Gpa,
+        half: &KernelHalf,
+        named: &Named<'_>,
+        views: &mut Views,
+        pages: &mut P,
+    ) -> Result<bool, SplitError> {
+        if self.changes != named.changes {
+            return Ok(false);
+        }
+        self.admit(vcpu, half, named, views, pages)?;
+        let is_as_it_was = self.changes == named.changes;
+        if is_as_it_was {
+            self.see(table, pages);
+        }
+        Ok(is_as_it_was)
+    }
+
     /// A vCPU is about to run user code with this kernel half: sees to it that `user` has nothing of it but what is named, by this vCPU and by others.
     /// True where anything had to be changed.
     ///
@@ -311,55 +337,6 @@ impl Split {
         self.unsee(pages);
         settle(stale, views, pages);
         hidden
-    }
-
-    /// How often the guest changed something that it was kept from changing unseen: what was read of it before may be no more.
-    #[must_use]
-    pub const fn changes(&self) -> u64 {
-        self.changes
-    }
-
-    /// Has `kernel` keep a vCPU's `tables` from being written unseen, and not those that it had before.
-    fn guard<P: Pages>(
-        &mut self,
-        number: usize,
-        tables: &[Gpa],
-        views: &mut Views,
-        pages: &mut P,
-        stale: &mut Vec<Withdrawn>,
-    ) -> Result<(), SplitError> {
-        let own = self.paths.get_mut(number).ok_or(SplitError::NoVcpu)?;
-        if own.as_slice() == tables {
-            return Ok(());
-        }
-        let before = core::mem::take(own);
-        for table in tables {
-            let is_free = !self.guards(*table) && !self.private.has(*table);
-            if !before.contains(table) && is_free && pages.is_ram(*table) {
-                let guard = self.guard;
-                stale.push(pages.books(|_, t| views.limit(t, self.kernel, *table, ONE, guard))?);
-            }
-        }
-        for table in &before {
-            let is_free = !self.guards(*table) && !self.private.has(*table);
-            if !tables.contains(table) && is_free {
-                stale.push(pages.books(|_, t| views.reset(t, self.kernel, *table, ONE))?);
-            }
-        }
-        if let Some(own) = self.paths.get_mut(number) {
-            own.extend_from_slice(tables);
-        }
-        Ok(())
-    }
-
-    /// Whether `kernel` keeps a page from being written unseen.
-    fn guards(&self, page: Gpa) -> bool {
-        self.guarded == Some(page)
-            || self
-                .passage
-                .as_ref()
-                .is_some_and(|passage| passage.guards(page))
-            || self.paths.iter().any(|tables| tables.contains(&page))
     }
 
     /// Takes the kernel half's level-3 tables out of `user`: those in memory, as nothing else is in any view.

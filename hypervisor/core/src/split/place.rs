@@ -87,4 +87,6 @@ pub struct Named<'a> {
     pub names: &'a [Name],
     /// The tables, each once.
     pub tables: &'a [Gpa],
+    /// [`Split::changes`](super::Split::changes), before they were read.
+    pub changes: u64,
 }

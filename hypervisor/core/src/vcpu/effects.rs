@@ -74,7 +74,8 @@ pub trait Sides {
     fn is_private(&mut self, gpa: Gpa) -> bool;
     /// Whether the VM has the split, so that the upper half of the address space is never user code's.
     fn splits(&self) -> bool;
-    /// As [`Sides::admit`], of the half of the top-level table `table`, which is noted ([`Split::see`]); and has the next entry be into that view.
+    /// As [`Sides::admit`], of the half of the top-level table `table`: [`Split::let_in`]. Has the next entry be into that view; or says that it is not to be,
+    /// because what is named has changed.
     ///
     /// # Errors
     /// The VM cannot go on.
@@ -83,7 +84,7 @@ pub trait Sides {
         table: Gpa,
         half: &KernelHalf,
         named: &Named<'_>,
-    ) -> Result<(), StopReason>;
+    ) -> Result<bool, StopReason>;
     /// Whether guests of this processor can switch views without an exit.
     fn switches(&self) -> bool;
     /// Opens a passage, where the kernel allows one: [`Split::open`].

@@ -28,6 +28,7 @@ fn some_name(world: &World<'_>, slot: u64) -> Name {
 const NOTHING: Named<'static> = Named {
     names: &[],
     tables: &[],
+    changes: 0,
 };
 
 #[test]
@@ -209,6 +210,7 @@ fn tables_on_the_way_to_what_is_named_are_guarded_as_long_as_somebody_names_it()
         let named = Named {
             names: &[],
             tables: &chosen,
+            changes: 0,
         };
         world
             .work(|split, views, pages| split.admit(vcpu, &half, &named, views, pages))
@@ -254,6 +256,7 @@ fn a_private_page_that_became_a_table_is_guarded_once_it_is_given_up() {
     let named = Named {
         names: &[],
         tables: &[table],
+        changes: 0,
     };
     world
         .work(|split, views, pages| split.admit(0, &half, &named, views, pages))
@@ -299,5 +302,40 @@ fn with_more_code_than_is_kept_all_is_found_anew() {
     assert_eq!(find(&mut world, 61), Ok(Fetch::Allowed));
     assert!(is_code(&world, 61));
     assert!(!code.iter().any(|page| is_code(&world, *page)));
+    world.end();
+}
+
+#[test]
+fn nobody_is_let_in_by_what_was_read_before_it_was_guarded() {
+    let mut entries = Vec::new();
+    let mut world = World::new(&mut entries, 2, 11);
+    let top = Gpa(world.guest.tops[0] * FRAME_SIZE);
+    world.begin(world.guest.tops[0]).unwrap();
+    let half = world.guest.half(0);
+    let mut let_in = |vcpu, tables: &[Gpa], changes| {
+        let named = Named {
+            names: &[],
+            tables,
+            changes,
+        };
+        let work =
+            world.work(|split, views, pages| split.let_in(vcpu, top, &half, &named, views, pages));
+        (work.unwrap(), world.split.changes())
+    };
+    let [one, other] = [40, 41].map(|page| Gpa(page * FRAME_SIZE));
+    assert_eq!(let_in(0, &[one], 0), (false, 1), "it was read unguarded");
+    assert_eq!(let_in(0, &[one], 0), (false, 1), "it was not read again");
+    assert_eq!(let_in(0, &[one], 1), (true, 1));
+    assert_eq!(let_in(1, &[one], 1), (true, 1), "it is guarded already");
+    assert_eq!(let_in(1, &[one, other], 1), (false, 2));
+    assert_eq!(let_in(1, &[one, other], 2), (true, 2));
+    assert_eq!(
+        let_in(0, &[one], 1),
+        (false, 2),
+        "another vCPU's may matter"
+    );
+    world
+        .work(|split, views, pages| split.cover(&half, views, pages))
+        .unwrap();
     world.end();
 }

@@ -287,7 +287,11 @@ impl<'a> World<'a> {
         names: &[Name],
     ) -> Result<bool, SplitError> {
         let half = self.guest.half(process);
-        let named = Named { names, tables: &[] };
+        let named = Named {
+            names,
+            tables: &[],
+            changes: 0,
+        };
         self.work(|split, views, pages| split.admit(vcpu, &half, &named, views, pages))
     }
 

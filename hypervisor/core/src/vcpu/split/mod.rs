@@ -141,8 +141,8 @@ impl Vcpu {
                     divided.hand_over(cpu);
                     enter(cpu, &mut self.counters.split, Side::Base);
                 } else if is_user_code && !delivers {
-                    divided.enter_user(cpu).map_err(GuestFault::Stop)?;
-                    self.counters.split.to_user += 1;
+                    let entered = divided.enter_user(cpu).map_err(GuestFault::Stop)?;
+                    self.counters.split.to_user += u64::from(entered);
                 } else if let Some(gva) = violation.gva {
                     match kernel_fetch(cpu, violation, gva).map_err(GuestFault::Stop)? {
                         Fetch::Allowed => self.counters.split.code += 1,
@@ -173,8 +173,8 @@ impl Vcpu {
                     return Ok(Some(Step::SAME));
                 }
                 Place::Private if is_user_code && !delivers => {
-                    divided.enter_user(cpu).map_err(GuestFault::Stop)?;
-                    self.counters.split.to_user += 1;
+                    let entered = divided.enter_user(cpu).map_err(GuestFault::Stop)?;
+                    self.counters.split.to_user += u64::from(entered);
                 }
                 Place::Private => {
                     let gva = violation.gva.unwrap_or(Gva(0));
@@ -373,8 +373,9 @@ fn enter<C: Cpu>(cpu: &mut C, counts: &mut SplitCounts, side: Side) {
 }
 
 impl Divided {
-    /// Has `user` be what it is to be while user code runs with the guest's present tables, and has the vCPU enter it.
-    fn enter_user<C: Cpu>(&mut self, cpu: &mut C) -> Result<(), StopReason> {
+    /// Has `user` be what it is to be while user code runs with the guest's present tables, and has the vCPU enter it; false where these were changed
+    /// meanwhile, and the next fetch of user code's is to exit again.
+    fn enter_user<C: Cpu>(&mut self, cpu: &mut C) -> Result<bool, StopReason> {
         if cpu.read(field::GUEST_EFER) & EFER_LMA == 0 {
             return Err(StopReason::SplitOutsideLongMode);
         }
@@ -431,6 +432,7 @@ impl Divided {
         Named {
             names: &self.names,
             tables: &self.tables,
+            changes: self.named.map_or(0, |named| named.changes),
         }
     }
 

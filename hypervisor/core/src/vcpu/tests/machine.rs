@@ -8,14 +8,13 @@ use crate::bus::{Signal, Signals};
 use crate::cpuid::{CpuidConfig, CpuidResult, CpuidTable, VmxInstructions};
 use crate::device::board::{Devices, Setup, Start};
 use crate::fault::StopReason;
-use crate::hypercall::HypercallError;
 use crate::insn::{GprIndex, Gprs};
 use crate::msr::MsrState;
-use crate::split::{Fetch, KernelEntry, KernelHalf, Name, Named, Opening, Place, Side, Way};
+use crate::split::{Name, Place, Side};
 use crate::vcpu::mail::Mailbox;
 use crate::vcpu::split::Divided;
 use crate::vcpu::{
-    Action, Activity, Cpu, CpuBus, DeviceAccess, Readiness, Sides, Signalled, Vcpu, VcpuSetup,
+    Action, Activity, Cpu, CpuBus, DeviceAccess, Readiness, Signalled, Vcpu, VcpuSetup,
 };
 use crate::vmx::capability::{CapabilityMsrs, Negotiated, Wishes};
 use crate::vmx::exit::Interruption;
@@ -107,6 +106,9 @@ pub struct FakeCpu {
     pub lstar: Option<u64>,
     /// The VM has the split.
     pub splits: bool,
+    /// How often the guest changed something that it was kept from, and how often it will, once it has been read.
+    pub changes: u64,
+    pub changes_to_come: u64,
     /// Pages of the kernel's code that were found, where they have to be.
     pub code: Option<Vec<Gpa>>,
     /// The views of the split cannot be changed any more.
@@ -147,137 +149,6 @@ impl Signals for FakeCpu {
 impl DeviceAccess for Devices {
     fn with<T>(&mut self, work: impl FnOnce(&mut Devices) -> T) -> T {
         work(self)
-    }
-}
-
-impl Sides for FakeCpu {
-    fn enter_side(&mut self, side: Side) {
-        self.side = Some(side);
-    }
-
-    fn place(&mut self, gpa: Gpa) -> Place {
-        let place = self.places.get(&(gpa.0 >> 12));
-        place.copied().unwrap_or(Place::Elsewhere)
-    }
-
-    fn side(&self) -> Side {
-        self.side.unwrap_or(Side::Base)
-    }
-
-    fn forget_split(&mut self) {
-        self.places.clear();
-    }
-
-    fn begin_split(&mut self, _kernel: KernelEntry, table: Gpa) -> Result<Gpa, StopReason> {
-        if self.split_is_lost {
-            return Err(StopReason::SplitLost);
-        }
-        self.places.insert(table.0 >> 12, Place::Guarded);
-        Ok(table)
-    }
-
-    fn cover(&mut self, half: &KernelHalf) -> Result<(), StopReason> {
-        let nothing = Named {
-            names: &[],
-            tables: &[],
-        };
-        self.admit(half, &nothing)
-    }
-
-    fn conceal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError> {
-        if self.places.len() + pages.len() > 8 {
-            return Err(HypercallError::TooMany);
-        }
-        let pages = pages.iter().map(|page| (page.0 >> 12, Place::Private));
-        self.places.extend(pages);
-        Ok(())
-    }
-
-    fn reveal(&mut self, pages: &[Gpa]) -> Result<(), HypercallError> {
-        if !pages.iter().all(|page| self.is_private(*page)) {
-            return Err(HypercallError::BadArgument);
-        }
-        for page in pages {
-            self.places.remove(&(page.0 >> 12));
-        }
-        Ok(())
-    }
-
-    fn give_up(&mut self, gpa: Gpa) -> Result<(), StopReason> {
-        assert_eq!(self.place(gpa), Place::Private);
-        self.places.remove(&(gpa.0 >> 12));
-        self.ram[gpa.0 as usize & !0xfff..][..0x1000].fill(0);
-        Ok(())
-    }
-
-    fn is_private(&mut self, gpa: Gpa) -> bool {
-        self.place(gpa) == Place::Private
-    }
-
-    fn finds_code(&self) -> bool {
-        self.code.is_some()
-    }
-
-    fn find_code(&mut self, gpa: Gpa) -> Result<Fetch, StopReason> {
-        let Some(code) = &mut self.code else {
-            return Ok(Fetch::Elsewhere);
-        };
-        code.push(gpa);
-        self.places.insert(gpa.0 >> 12, Place::Code);
-        Ok(Fetch::Allowed)
-    }
-
-    fn lose_code(&mut self, gpa: Gpa) -> Result<(), StopReason> {
-        self.places.remove(&(gpa.0 >> 12));
-        Ok(())
-    }
-
-    fn changes(&mut self) -> u64 {
-        0
-    }
-
-    fn splits(&self) -> bool {
-        self.splits
-    }
-
-    fn enter_user(
-        &mut self,
-        _table: Gpa,
-        half: &KernelHalf,
-        named: &Named<'_>,
-    ) -> Result<(), StopReason> {
-        self.admit(half, named)?;
-        self.side = Some(Side::User);
-        Ok(())
-    }
-
-    fn switches(&self) -> bool {
-        false
-    }
-
-    fn open(&mut self, _opening: &Opening<'_>) -> Result<(), StopReason> {
-        unreachable!("this processor switches no views by itself")
-    }
-
-    fn makes_way(&mut self, _gpa: Gpa) -> bool {
-        false
-    }
-
-    fn way(&mut self) -> Option<Way> {
-        None
-    }
-
-    fn admit(&mut self, half: &KernelHalf, named: &Named<'_>) -> Result<(), StopReason> {
-        if self.split_is_lost {
-            return Err(StopReason::SplitLost);
-        }
-        let tables = half.tables().map(|(_, table)| table);
-        self.admitted.push((tables.collect(), named.names.to_vec()));
-        Ok(())
-    }
-
-    fn set_lstar(&mut self, value: u64) {
-        self.lstar = Some(value);
     }
 }
 
@@ -400,6 +271,8 @@ impl Machine {
                 admitted: Vec::new(),
                 lstar: None,
                 splits,
+                changes: 0,
+                changes_to_come: 0,
                 code: None,
                 split_is_lost: false,
             },

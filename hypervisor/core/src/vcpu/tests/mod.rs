@@ -14,6 +14,7 @@ mod mmio;
 mod modes;
 mod plain;
 mod ports;
+mod sides;
 mod split;
 mod split_code;
 mod split_private;

@@ -22,7 +22,7 @@ const HALF: usize = TOP + 0x800;
 /// A level-3 table of the kernel half, and those below it.
 const TABLE: u64 = 0xa000;
 const MIDDLE: u64 = 0xb000;
-const LOW: u64 = 0xc000;
+pub(super) const LOW: u64 = 0xc000;
 /// Where the kernel half begins; its first pages are there.
 const KERNEL: u64 = 0xffff_8000_0000_0000;
 /// A page that the kernel may write to, one that it may only read, and none.

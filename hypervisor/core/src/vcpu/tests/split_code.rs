@@ -2,8 +2,8 @@
 
 use super::machine::*;
 use super::split::{
-    FETCH, FRAMES, MONITOR_TRAP_EXIT, PAGE_FAULT, READ, READABLE, WRITE, divided, in_user,
-    run_user_code, violate,
+    FETCH, FRAMES, LOW, MONITOR_TRAP_EXIT, PAGE_FAULT, READ, READABLE, WRITABLE, WRITE, divided,
+    in_user, run_user_code, violate,
 };
 use crate::addr::Gpa;
 use crate::split::{Place, Side};
@@ -61,4 +61,23 @@ fn an_access_that_the_view_allows_by_now_is_tried_again() {
         assert_eq!((again, machine.injected()), (Action::Resume, None));
         assert_eq!((machine.cpu.side, machine.rip()), (side, rip));
     }
+}
+
+#[test]
+fn what_changes_while_it_is_read_keeps_user_code_out_until_it_is_read_again() {
+    let mut machine = divided();
+    run_user_code(&mut machine);
+    machine.cpu.set_natural(field::GUEST_GDTR_BASE, WRITABLE);
+    machine.cpu.set(field::GUEST_GDTR_LIMIT, 0x7f);
+    machine.cpu.changes_to_come = 1;
+    assert_eq!(violate(&mut machine, FETCH, CODE, CODE), Action::Resume);
+    assert_eq!(machine.cpu.side, Some(Side::Kernel));
+    assert_eq!(machine.vcpu.counters.split.to_user, 0);
+    // The guest has another page there now.
+    let table: [u8; 8] = (FRAMES[1] | 3).to_le_bytes();
+    machine.put(LOW as usize, &table);
+    assert_eq!(violate(&mut machine, FETCH, CODE, CODE), Action::Resume);
+    assert_eq!(machine.cpu.side, Some(Side::User));
+    let named = machine.cpu.admitted.iter().map(|(_, names)| names[0].gpa);
+    assert!(named.eq(FRAMES.map(Gpa)));
 }
