@@ -35,12 +35,14 @@ impl Split {
                 self.changes += 1;
                 let guard = self.guard;
                 stale.push(pages.books(|_, t| views.limit(t, self.kernel, *table, ONE, guard))?);
+                self.code.iter_mut().for_each(|code| code.lose(*table));
             }
         }
         for table in &before {
             let is_free = !self.guards(*table) && !self.private.has(*table);
             if !tables.contains(table) && is_free {
                 stale.push(pages.books(|_, t| views.reset(t, self.kernel, *table, ONE))?);
+                self.code.iter_mut().for_each(|code| code.lose(*table));
             }
         }
         if let Some(own) = self.paths.get_mut(number) {

@@ -36,6 +36,13 @@ impl KernelCode {
         self.pages.binary_search(&page).is_ok()
     }
 
+    /// The view shows a page otherwise from now on: should it be executed, it is found again.
+    pub(super) fn lose(&mut self, page: Gpa) {
+        if let Ok(place) = self.pages.binary_search(&page) {
+            self.pages.remove(place);
+        }
+    }
+
     /// Counts as many pages as there may be, of which all but those that are in are nowhere.
     #[cfg(test)]
     pub(super) fn fill(&mut self) {

@@ -261,6 +261,7 @@ impl Split {
         let guarded =
             pages.books(|_, tables| views.limit(tables, self.kernel, table, ONE, self.guard))?;
         settle(Vec::from([guarded]), views, pages);
+        self.code.iter_mut().for_each(|code| code.lose(table));
         self.guarded = Some(table);
         self.entry = Some(kernel);
         Ok(table)

@@ -24,8 +24,8 @@ const BLOCKS: usize = 2;
 enum Op {
     /// A process gets the kernel's table of a slot.
     Share(usize, usize),
-    /// A vCPU enters a process, with some of the kernel's pages named.
-    Admit(u32, usize, Vec<prop::sample::Index>),
+    /// A vCPU enters a process, with some of the kernel's pages named, and these pages the tables on the way there.
+    Admit(u32, usize, Vec<prop::sample::Index>, Vec<u64>),
     /// A vCPU enters a process with the names that it had.
     AdmitAgain(u32, usize),
     Guard(usize),
@@ -54,9 +54,10 @@ fn process() -> impl Strategy<Value = usize> {
 
 fn op() -> impl Strategy<Value = Op> {
     let names = prop::collection::vec(any::<prop::sample::Index>(), 0..5);
+    let paths = prop::collection::vec(0..RAM, 0..3);
     prop_oneof![
         6 => (process(), slot()).prop_map(|(p, s)| Op::Share(p, s)),
-        6 => (0..VCPUS, process(), names).prop_map(|(v, p, n)| Op::Admit(v, p, n)),
+        6 => (0..VCPUS, process(), names, paths).prop_map(|(v, p, n, t)| Op::Admit(v, p, n, t)),
         4 => (0..VCPUS, process()).prop_map(|(v, p)| Op::AdmitAgain(v, p)),
         2 => process().prop_map(Op::Guard),
         4 => (0..RAM).prop_map(Op::Execute),
@@ -88,9 +89,16 @@ struct Model {
     /// Pages of the kernel's code, where that has to be found.
     code: BTreeSet<u64>,
     private: BTreeSet<u64>,
+    /// Tables on the way to what a vCPU names.
+    paths: BTreeMap<u32, BTreeSet<u64>>,
 }
 
 impl Model {
+    fn guarded(&self) -> impl Iterator<Item = u64> {
+        let paths = self.paths.values().flatten().copied();
+        self.guarded.into_iter().chain(paths)
+    }
+
     fn named(&self) -> impl Iterator<Item = &Name> {
         self.names.values().flatten()
     }
@@ -116,16 +124,18 @@ impl Pair<'_> {
     fn apply(&mut self, op: &Op) {
         match op {
             Op::Share(process, slot) => self.world.guest.share(*process, *slot),
-            Op::Admit(vcpu, process, chosen) => {
+            Op::Admit(vcpu, process, chosen, paths) => {
                 let named = addresses().filter_map(|gva| self.world.name(*process, gva));
                 let named: Vec<_> = named.collect();
                 let chosen = chosen.iter().filter(|_| !named.is_empty());
                 let names: Vec<_> = chosen.map(|index| *index.get(&named)).collect();
-                self.admit(*vcpu, *process, &names);
+                let paths = paths.iter().copied().collect();
+                self.admit(*vcpu, *process, &names, &paths);
             }
             Op::AdmitAgain(vcpu, process) => {
                 let names = self.model.names.get(vcpu).cloned().unwrap_or_default();
-                self.admit(*vcpu, *process, &names);
+                let paths = self.model.paths.get(vcpu).cloned().unwrap_or_default();
+                self.admit(*vcpu, *process, &names, &paths);
             }
             Op::Guard(process) => {
                 let table = self.world.guest.tops[*process];
@@ -137,7 +147,9 @@ impl Pair<'_> {
                 match self.world.begin(table) {
                     Ok(guarded) => {
                         assert_eq!(guarded, Gpa(table * FRAME_SIZE));
-                        self.model.guarded = Some(table);
+                        if self.model.guarded.replace(table).is_none() {
+                            self.model.code.remove(&table);
+                        }
                     }
                     Err(error) => self.give_up(error),
                 }
@@ -190,7 +202,8 @@ impl Pair<'_> {
 
     fn conceal(&mut self, page: u64) {
         let gpa = Gpa(page * FRAME_SIZE + 8);
-        let is_ordinary = self.model.guarded.is_some_and(|guarded| guarded != page)
+        let is_ordinary = self.model.guarded.is_some()
+            && self.model.guarded().all(|guarded| guarded != page)
             && !self.model.code.contains(&page)
             && !self.model.tables.contains(&page);
         let was_private = self.model.private.contains(&page);
@@ -234,14 +247,16 @@ impl Pair<'_> {
         }
     }
 
-    fn admit(&mut self, vcpu: u32, process: usize, names: &[Name]) {
+    fn admit(&mut self, vcpu: u32, process: usize, names: &[Name], paths: &BTreeSet<u64>) {
         let before = self.reached();
         let expected = self.tables_of(process);
         let missing = names
             .iter()
             .any(|name| self.world.guest.table_of(process, name.gva).is_none());
-        match self.world.admit(vcpu, process, names) {
+        let tables: Vec<_> = paths.iter().map(|page| Gpa(page * FRAME_SIZE)).collect();
+        match self.world.admit_by(vcpu, process, names, &tables) {
             Ok(_) => {
+                self.change_paths(vcpu, paths);
                 let had = self.model.names.get(&vcpu).is_some_and(|had| had == names);
                 assert!(!missing || had, "a name without a table");
                 let tables = names.iter();
@@ -283,6 +298,18 @@ impl Pair<'_> {
                 }
                 // The VM stops.
                 self.forget();
+            }
+        }
+    }
+
+    /// What is guarded from now on, or no longer, counts as code only once it is found again.
+    fn change_paths(&mut self, vcpu: u32, paths: &BTreeSet<u64>) {
+        let before: BTreeSet<_> = self.model.guarded().collect();
+        self.model.paths.insert(vcpu, paths.clone());
+        let after: BTreeSet<_> = self.model.guarded().collect();
+        for page in before.symmetric_difference(&after) {
+            if !self.model.private.contains(page) {
+                self.model.code.remove(page);
             }
         }
     }
@@ -387,7 +414,8 @@ impl Pair<'_> {
         };
         for page in 0..RAM {
             let is_code = self.model.code.contains(&page);
-            let is_guarded = self.model.guarded == Some(page);
+            let is_private = self.model.private.contains(&page);
+            let is_guarded = !is_private && self.model.guarded().any(|guarded| guarded == page);
             let is_barrier = self.model.tables.contains(&page);
             let gpa = Gpa(page * FRAME_SIZE + 8);
             let place = |side| self.world.split.place(side, gpa);
@@ -400,7 +428,6 @@ impl Pair<'_> {
                 self.world.shows(Side::Base, page),
                 Some((page, EptPerms::ALL))
             );
-            let is_private = self.model.private.contains(&page);
             assert_eq!(place(Side::Kernel) == Place::Private, is_private);
             let shown = self.world.shows(Side::Kernel, page);
             assert_eq!(shown.is_none(), is_private);
@@ -410,10 +437,7 @@ impl Pair<'_> {
                 true => EptPerms::WRITE,
                 false => EptPerms::empty(),
             };
-            // What is guarded is found to be code again, should it be executed.
-            let expected = [kernel, kernel | executable].map(|perms| perms - unseen);
-            assert!(frame == page && expected.contains(&perms), "{perms:?}");
-            assert!(is_guarded || perms == expected[1], "{perms:?}");
+            assert_eq!((frame, perms), (page, (kernel | executable) - unseen));
             match self.world.shows(Side::User, page) {
                 Some((frame, perms)) if is_barrier => {
                     assert!(self.model.replaced.contains(&page));

@@ -286,10 +286,21 @@ impl<'a> World<'a> {
         process: usize,
         names: &[Name],
     ) -> Result<bool, SplitError> {
+        self.admit_by(vcpu, process, names, &[])
+    }
+
+    /// The same, with these tables on the way to what is named.
+    pub(super) fn admit_by(
+        &mut self,
+        vcpu: u32,
+        process: usize,
+        names: &[Name],
+        tables: &[Gpa],
+    ) -> Result<bool, SplitError> {
         let half = self.guest.half(process);
         let named = Named {
             names,
-            tables: &[],
+            tables,
             changes: 0,
         };
         self.work(|split, views, pages| split.admit(vcpu, &half, &named, views, pages))
