@@ -12,31 +12,31 @@
 //!                 base ------------+
 //! ```
 //!
-//! `segments` has where the processor's own tables are, `kernel` what is read of the guest's kernel, `succession` how one kernel follows another, `private` what user code keeps
-//! from it. Every other way from one view to another is here. A violation in `user` for which user code is not the reason is judged again in `kernel`, so
-//! that whatever else there is (devices, sealed pages) has one place.
+//! `violation` has what an access means that a view does not allow, `segments` where the processor's own tables are, `kernel` what is read of the guest's
+//! kernel, `succession` how one kernel follows another, `private` what user code keeps from it. A violation in `user` for which user code is not the reason is judged
+//! again in `kernel`, so that whatever else there is (devices, sealed pages) has one place.
 
 mod kernel;
 pub(super) mod private;
 mod segments;
 mod succession;
+mod violation;
 
 use alloc::vec::Vec;
 
-use kernel::{Page, kernel_fault, name, read_half, read_word};
+use kernel::{Page, name, read_half, read_word};
 use segments::{Extent, Segments};
 
 use super::counters::SplitCounts;
 use super::effects::Cpu;
 use super::step::Step;
-use super::{Vcpu, event, linear};
+use super::{Vcpu, event};
 use crate::addr::{FRAME_SIZE, Gpa, Gva};
 use crate::fault::{GuestFault, StopReason};
-use crate::split::{Fetch, KernelHalf, Name, Named, Opening, Place, Side, Way};
+use crate::split::{KernelHalf, Name, Named, Opening, Side, Way};
 use crate::vmx::controls::{Primary, Secondary};
-use crate::vmx::exit::{EptViolation, Interruption};
+use crate::vmx::exit::Interruption;
 use crate::vmx::field::{self, Natural};
-use crate::walk::{AccessKind, PageFaultCode};
 
 /// Pages of each descriptor table, or of the task-state segment, that are named at most.
 const MOST_NAMES: usize = 17;
@@ -121,105 +121,6 @@ impl Default for Divided {
 }
 
 impl Vcpu {
-    /// What a violation means to the split; `None` where it has nothing to do with it.
-    #[cold]
-    pub(super) fn split_violation<C: Cpu>(
-        &mut self,
-        cpu: &mut C,
-        violation: &EptViolation,
-    ) -> Result<Option<Step>, GuestFault> {
-        let Some(divided) = &mut self.divided else {
-            return Ok(None);
-        };
-        let is_user_code = (cpu.read(field::GUEST_SS_ACCESS) >> 5) & 3 == 3;
-        let delivers = Interruption(cpu.read(field::IDT_VECTORING_INFO)).is_valid();
-        match cpu.side() {
-            Side::Base => return Ok(None),
-            Side::Kernel if violation.fetch && violation.translated => {
-                if cpu.read(field::GUEST_CR0).0 & CR0_PG == 0 {
-                    // Then every address counts as user mode's, and this kernel is about to hand over to another.
-                    divided.hand_over(cpu);
-                    enter(cpu, &mut self.counters.split, Side::Base);
-                } else if is_user_code && !delivers {
-                    let entered = divided.enter_user(cpu).map_err(GuestFault::Stop)?;
-                    self.counters.split.to_user += u64::from(entered);
-                } else if let Some(gva) = violation.gva {
-                    match kernel_fetch(cpu, violation, gva).map_err(GuestFault::Stop)? {
-                        Fetch::Allowed => self.counters.split.code += 1,
-                        Fetch::Elsewhere => return Ok(None),
-                        Fetch::Refused => {
-                            // As supervisor-mode execution prevention does (Intel SDM vol. 3A, "Determination of Access Rights").
-                            let code = PageFaultCode::PROTECTION | PageFaultCode::FETCH;
-                            event::undo_unblocking(cpu, violation.unblocked_nmi);
-                            event::inject_page_fault(cpu, gva.0, code.bits());
-                            return Ok(Some(Step::SAME));
-                        }
-                    }
-                } else {
-                    return Ok(None);
-                }
-            }
-            Side::Kernel => match cpu.place(violation.gpa) {
-                place @ (Place::Guarded | Place::Code) if violation.write => {
-                    self.counters.split.steps += 1;
-                    divided.stepping = Some(match place {
-                        Place::Code => Stepping::Code(written(cpu, violation)),
-                        _ => Stepping::Guarded(written(cpu, violation)),
-                    });
-                    enter(cpu, &mut self.counters.split, Side::Base);
-                    event::undo_unblocking(cpu, violation.unblocked_nmi);
-                    event::reinject_interrupted(cpu);
-                    self.want(cpu, Primary::MONITOR_TRAP, true);
-                    return Ok(Some(Step::SAME));
-                }
-                Place::Private if is_user_code && !delivers => {
-                    let entered = divided.enter_user(cpu).map_err(GuestFault::Stop)?;
-                    self.counters.split.to_user += u64::from(entered);
-                }
-                Place::Private => {
-                    let gva = violation.gva.unwrap_or(Gva(0));
-                    if private::is_refused(violation, delivers) {
-                        private::refuse(cpu, violation, gva);
-                        return Ok(Some(Step::SAME));
-                    }
-                    cpu.give_up(violation.gpa).map_err(GuestFault::Stop)?;
-                }
-                Place::Open if !violation.fetch => {}
-                _ => return Ok(None),
-            },
-            Side::User if delivers || !is_user_code => {
-                enter(cpu, &mut self.counters.split, Side::Kernel)
-            }
-            Side::User => {
-                match cpu.place(violation.gpa) {
-                    Place::Barrier => {}
-                    Place::Open if !violation.fetch => return Ok(Some(Step::SAME)),
-                    _ => return Ok(None),
-                }
-                let Some(gva) = violation.gva.filter(|gva| gva.0 & UPPER_HALF != 0) else {
-                    let gpa = violation.gpa;
-                    return Err(GuestFault::Stop(StopReason::SplitConflict { gpa }));
-                };
-                // The processor itself, for a table that the kernel exchanged on a way without exits.
-                let segments = Segments::read(cpu);
-                if segments.has(gva) && divided.named.map(|named| named.segments) != Some(segments)
-                {
-                    divided.enter_user(cpu).map_err(GuestFault::Stop)?;
-                    return Ok(Some(Step::SAME));
-                }
-                self.counters.split.faults += 1;
-                enter(cpu, &mut self.counters.split, Side::Kernel);
-                event::undo_unblocking(cpu, violation.unblocked_nmi);
-                let code = kernel_fault(cpu, gva);
-                event::inject_page_fault(cpu, gva.0, code.bits());
-                return Ok(Some(Step::SAME));
-            }
-        }
-        event::undo_unblocking(cpu, violation.unblocked_nmi);
-        event::reinject_interrupted(cpu);
-        Ok(Some(Step::SAME))
-    }
-
     /// The instruction, or the delivery, that `kernel` did not allow is done.
     #[cold]
     pub(super) fn monitor_trap<C: Cpu>(&mut self, cpu: &mut C) -> Result<Step, GuestFault> {
@@ -326,41 +227,6 @@ impl Vcpu {
         let way = self.divided.as_ref().and_then(|_| cpu.way());
         cause & CAUSES == SINGLE_STEP && way.is_some_and(|way| way.is_gate(Self::rip(cpu)))
     }
-}
-
-/// What a fetch of the kernel's is that `kernel` does not allow.
-fn kernel_fetch<C: Cpu>(
-    cpu: &mut C,
-    violation: &EptViolation,
-    gva: Gva,
-) -> Result<Fetch, StopReason> {
-    if !cpu.finds_code() {
-        let is_users = violation.kernel_executes || cpu.is_private(violation.gpa);
-        return Ok(match is_users {
-            true => Fetch::Refused,
-            false => Fetch::Elsewhere,
-        });
-    }
-    match linear::is_user_modes(cpu, gva) {
-        true => Ok(Fetch::Refused),
-        false => cpu.find_code(violation.gpa),
-    }
-}
-
-/// The pages that an access writes to of which one was refused: a few bytes around a page's end may be in two.
-fn written<C: Cpu>(cpu: &mut C, violation: &EptViolation) -> [Gpa; 2] {
-    /// The longest operand that is not a string.
-    const LONGEST: u64 = 64;
-    let other = violation.gva.and_then(|gva| {
-        let offset = gva.page_offset();
-        let other = match offset {
-            ..LONGEST => gva.0.wrapping_sub(offset + 1),
-            _ if offset >= FRAME_SIZE - LONGEST => gva.0.wrapping_add(FRAME_SIZE - offset),
-            _ => return None,
-        };
-        linear::locate(cpu, Gva(other), AccessKind::Read).ok()
-    });
-    [violation.gpa, other.unwrap_or(violation.gpa)]
 }
 
 /// Has the vCPU be in the view of `side`.

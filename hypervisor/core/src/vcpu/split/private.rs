@@ -3,10 +3,11 @@
 use alloc::vec::Vec;
 
 use super::UPPER_HALF;
+use super::violation::Meaning;
 use crate::addr::{FRAME_SIZE, Gva};
 use crate::hypercall::{Hypercall, HypercallError};
 use crate::vcpu::effects::Cpu;
-use crate::vcpu::{Vcpu, event, linear};
+use crate::vcpu::{Vcpu, linear};
 use crate::vmx::exit::EptViolation;
 use crate::walk::{AccessKind, PageFaultCode};
 
@@ -44,24 +45,20 @@ impl Vcpu {
     }
 }
 
-/// Whether the kernel's access, which `kernel` did not allow because the page is private, is to be refused with a page fault: it reads, or it writes
+/// The page fault that the kernel's access is refused with, which `kernel` did not allow because the page is private: it reads, or it writes
 /// by an address that is user code's. Everything else, the processor's own accesses among it, puts the page to another use.
-pub(super) const fn is_refused(violation: &EptViolation, delivers: bool) -> bool {
-    let is_users = match violation.gva {
-        Some(gva) => gva.0 & UPPER_HALF == 0,
-        None => false,
-    };
-    violation.translated && !delivers && (is_users || !violation.write)
-}
-
-/// The page fault of a kernel that a protection key would keep from the page: Linux takes it for an address that is not to be used, where it expects such
+///
+/// It is that of a kernel that a protection key would keep from the page: Linux takes it for an address that is not to be used, where it expects such
 /// addresses, and for a mistake of its own elsewhere.
-pub(super) fn refuse<C: Cpu>(cpu: &mut C, violation: &EptViolation, gva: Gva) {
-    event::undo_unblocking(cpu, violation.unblocked_nmi);
-    event::inject_page_fault(cpu, gva.0, code(violation.write).bits());
+pub(super) fn refused(violation: &EptViolation, delivers: bool) -> Option<Meaning> {
+    let gva = violation
+        .gva
+        .filter(|_| violation.translated && !delivers)?;
+    let is_users = gva.0 & UPPER_HALF == 0;
+    (is_users || !violation.write).then(|| Meaning::PageFault(gva, code(violation.write)))
 }
 
-/// Of that page fault.
+/// The error code of that page fault.
 pub(in crate::vcpu) fn code(write: bool) -> PageFaultCode {
     let mut code = PageFaultCode::PROTECTION | PageFaultCode::PROTECTION_KEY;
     code.set(PageFaultCode::WRITE, write);
