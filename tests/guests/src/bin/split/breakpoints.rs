@@ -21,16 +21,20 @@ const WAYS: u32 = 4;
 /// Of a page of ways out, what is looked at.
 const MOST_WAYS: u64 = 0x200;
 
-/// Each instruction of each gate that [`tour`](programs::tour) goes through.
-pub(crate) fn execution(case: &mut Case, split: bool) {
-    // The gates are there once user code ran.
+/// Where gates are, with the split, once user code ran; without, where they would be.
+fn find_gates(case: &mut Case, split: bool) -> Gates {
     user::run(&[0xcc], 0, 0);
     let gates = Gates::find();
     case.check(
         gates.is_some() == split,
         format_args!("gates: {}", gates.is_some()),
     );
-    let at = gates.unwrap_or(Gates::PLACE);
+    gates.unwrap_or(Gates::PLACE)
+}
+
+/// Each instruction of each gate that [`tour`](programs::tour) goes through.
+pub(crate) fn execution(case: &mut Case, split: bool) {
+    let at = find_gates(case, split);
     let entry = Range {
         start: KERNEL + &raw const split_syscall as u64,
         length: 4,
@@ -39,7 +43,10 @@ pub(crate) fn execution(case: &mut Case, split: bool) {
         start: 0,
         length: 0,
     };
-    let debug_stub = gates.map_or(Some(none), Gates::debug_stub);
+    let debug_stub = match split {
+        true => at.debug_stub(),
+        false => Some(none),
+    };
     case.check(debug_stub.is_some(), format_args!("no stub of #DB's own"));
     let debug_stub = debug_stub.unwrap_or(none);
     let ways = Range {
@@ -97,13 +104,7 @@ pub(crate) fn execution(case: &mut Case, split: bool) {
 
 /// The words that gates keep registers in, where they look for a top-level table, and the entry stack.
 pub(crate) fn data(case: &mut Case, split: bool) {
-    user::run(&[0xcc], 0, 0);
-    let gates = Gates::find();
-    case.check(
-        gates.is_some() == split,
-        format_args!("gates: {}", gates.is_some()),
-    );
-    let at = gates.unwrap_or(Gates::PLACE);
+    let at = find_gates(case, split);
     let [rax, rcx] = at.words();
     // Behind the frame of an exception: the first that its entry pushes.
     let pushed = world::entry_stack_top() - 48;
